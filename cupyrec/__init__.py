@@ -1,0 +1,29 @@
+"""cupyrec: recommendation models whose embedding tables are larger than GPU memory.
+
+The names below are imported when they are first used: `import cupyrec` loads neither CuPy nor Numba nor pyarrow.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+__version__ = "0.1.0"
+
+_MODULE_OF = {
+    "Batch": "cupyrec.batch",
+    "CriteoFiles": "cupyrec.datasets.criteo",
+    "CupyrecError": "cupyrec.errors",
+}
+
+__all__ = ["__version__", *sorted(_MODULE_OF)]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module 'cupyrec' has no attribute {name!r}")
+    return getattr(importlib.import_module(_MODULE_OF[name]), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,5 @@
+"""`python -m cupyrec`."""
+
+from cupyrec.cli import main
+
+main()

@@ -1,0 +1,105 @@
+"""One mini-batch as plain data, validated once where it is made."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from cupyrec.errors import DataError
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Batch:
+    """B samples with F sparse features and N lookups in all, in host memory.
+
+    dense:   (B, dense features) float32, already transformed.
+    rows:    (N,) int64, global rows: table offset + id within the table. Feature after feature, and within a
+             feature sample after sample: the lookups of bag (f, b) are rows[offsets[f*B + b] : offsets[f*B + b + 1]].
+    offsets: (F*B + 1,) int64, ascending from 0 to N. A bag may have any length, 0 too.
+    labels:  (B,) float32, 0 or 1.
+    """
+
+    dense: np.ndarray
+    rows: np.ndarray
+    offsets: np.ndarray
+    labels: np.ndarray
+
+    @property
+    def samples(self) -> int:
+        """B."""
+        return self.labels.shape[0]
+
+    @property
+    def features(self) -> int:
+        """F. A batch without samples has none."""
+        return (self.offsets.shape[0] - 1) // self.samples if self.samples else 0
+
+    @property
+    def lookups(self) -> int:
+        """N."""
+        return self.rows.shape[0]
+
+    def validate(self, table_rows: Sequence[int], dense_features: int) -> Batch:
+        """Check shapes, dtypes and that every row lies in its feature's table; return the batch itself.
+
+        table_rows: (F,) rows of each table. O(N). Raises DataError that says expected and actual.
+        """
+        B, F = self.samples, len(table_rows)
+        for name, array, shape, dtype in (
+            ("dense", self.dense, (B, dense_features), np.float32),
+            ("rows", self.rows, (self.lookups,), np.int64),
+            ("offsets", self.offsets, (F * B + 1,), np.int64),
+            ("labels", self.labels, (B,), np.float32),
+        ):
+            if array.shape != shape or array.dtype != dtype:
+                raise DataError(
+                    f"batch.{name} must be {shape} {np.dtype(dtype)}, but is {array.shape} {array.dtype}"
+                )
+        if self.offsets[0] != 0 or self.offsets[-1] != self.lookups or np.any(np.diff(self.offsets) < 0):
+            raise DataError(f"batch.offsets must ascend from 0 to the number of lookups, {self.lookups}")
+        starts = table_offsets(table_rows)
+        for feature in range(F):
+            lookups = self.rows[self.offsets[feature * B] : self.offsets[(feature + 1) * B]]
+            first, last = starts[feature], starts[feature + 1]
+            if lookups.size and (lookups.min() < first or lookups.max() >= last):
+                raise DataError(
+                    f"feature {feature} has rows from {lookups.min()} to {lookups.max()}, "
+                    f"but its table holds the global rows {first} to {last - 1}"
+                )
+        return self
+
+    @classmethod
+    def from_bags(
+        cls,
+        dense: np.ndarray,
+        bags: Sequence[Sequence[Sequence[int]]],
+        labels: np.ndarray,
+        table_rows: Sequence[int],
+    ) -> Batch:
+        """Make a validated batch from ids within each table.
+
+        dense: (B, dense features); bags: F lists of B lists of ids; labels: (B,); table_rows: (F,).
+        Convenient, not fast: readers build their arrays directly. Raises DataError.
+        """
+        starts = table_offsets(table_rows)
+        lengths = [len(bag) for feature in bags for bag in feature]
+        ids = [
+            start + int(i)
+            for start, feature in zip(starts[:-1], bags, strict=True)
+            for bag in feature
+            for i in bag
+        ]
+        batch = cls(
+            dense=np.ascontiguousarray(dense, dtype=np.float32),
+            rows=np.array(ids, dtype=np.int64),
+            offsets=np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]).astype(np.int64),
+            labels=np.ascontiguousarray(labels, dtype=np.float32),
+        )
+        return batch.validate(table_rows, batch.dense.shape[1])
+
+
+def table_offsets(table_rows: Sequence[int]) -> np.ndarray:
+    """The first global row of each table, and after them the rows of all tables: (F + 1,) int64."""
+    return np.concatenate([[0], np.cumsum(np.asarray(table_rows, dtype=np.int64))]).astype(np.int64)

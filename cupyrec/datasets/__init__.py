@@ -1,0 +1,1 @@
+"""Sources of mini-batches: Criteo files and generated data."""

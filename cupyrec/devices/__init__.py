@@ -1,0 +1,1 @@
+"""The one seam between NumPy and CuPy: memory, threads or streams, matrix products, kernel launches."""

@@ -1,0 +1,1 @@
+"""Stateless maths, forward and backward, one operation a file."""

@@ -1,0 +1,1 @@
+"""Models, made out of functions."""

@@ -1,0 +1,1 @@
+"""Where embeddings live and are trained; one file for each system."""

@@ -1,0 +1,1 @@
+"""The trainer and what goes with it: evaluation, metrics, saved models, progress."""
