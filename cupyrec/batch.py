@@ -1,9 +1,10 @@
-"""One mini-batch as plain data, validated once where it is made."""
+"""One mini-batch as plain data, validated once where it is made, and the plan of its coalesced update."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -15,8 +16,8 @@ class Batch:
     """B samples with F sparse features and N lookups in all, in host memory.
 
     dense:   (B, dense features) float32, already transformed.
-    rows:    (N,) int64, global rows: table offset + id within the table. Feature after feature, and within a
-             feature sample after sample: the lookups of bag (f, b) are rows[offsets[f*B + b] : offsets[f*B + b + 1]].
+    rows:    (N,) int64, global rows: table offset + id within the table. Feature after feature, and within
+             a feature sample after sample: bag (f, b) is rows[offsets[f*B + b] : offsets[f*B + b + 1]].
     offsets: (F*B + 1,) int64, ascending from 0 to N. A bag may have any length, 0 too.
     labels:  (B,) float32, 0 or 1.
     """
@@ -54,9 +55,7 @@ class Batch:
             ("labels", self.labels, (B,), np.float32),
         ):
             if array.shape != shape or array.dtype != dtype:
-                raise DataError(
-                    f"batch.{name} must be {shape} {np.dtype(dtype)}, but is {array.shape} {array.dtype}"
-                )
+                raise DataError(f"batch.{name} must be {shape} {np.dtype(dtype)}, but is {array.shape} {array.dtype}")
         if self.offsets[0] != 0 or self.offsets[-1] != self.lookups or np.any(np.diff(self.offsets) < 0):
             raise DataError(f"batch.offsets must ascend from 0 to the number of lookups, {self.lookups}")
         starts = table_offsets(table_rows)
@@ -85,12 +84,7 @@ class Batch:
         """
         starts = table_offsets(table_rows)
         lengths = [len(bag) for feature in bags for bag in feature]
-        ids = [
-            start + int(i)
-            for start, feature in zip(starts[:-1], bags, strict=True)
-            for bag in feature
-            for i in bag
-        ]
+        ids = [start + int(i) for start, feature in zip(starts[:-1], bags, strict=True) for bag in feature for i in bag]
         batch = cls(
             dense=np.ascontiguousarray(dense, dtype=np.float32),
             rows=np.array(ids, dtype=np.int64),
@@ -98,6 +92,25 @@ class Batch:
             labels=np.ascontiguousarray(labels, dtype=np.float32),
         )
         return batch.validate(table_rows, batch.dense.shape[1])
+
+
+@dataclass(frozen=True, eq=False)
+class CoalescePlan:
+    """The lookups of one batch sorted by row, stably, and cut into one segment for each unique row.
+
+    unique_rows:     (U,) int64, ascending.
+    segment_offsets: (U + 1,) int64, from 0 to N.
+    segment_bags:    (N,) int32, the bag f*B + b of each lookup; within a segment in lookup order.
+    """
+
+    unique_rows: Any
+    segment_offsets: Any
+    segment_bags: Any
+
+    @property
+    def unique(self) -> int:
+        """U."""
+        return self.unique_rows.shape[0]
 
 
 def table_offsets(table_rows: Sequence[int]) -> np.ndarray:

@@ -1,1 +1,1 @@
-"""Optimizers as stateless updates, for dense parameters and for embedding rows, and learning-rate schedules."""
+"""Optimizers, for dense parameters and for embedding rows, and learning-rate schedules."""

@@ -1,0 +1,273 @@
+"""What a model and a run are made of, as plain validated data: one source for the command line and the TOML file."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from cupyrec.errors import ConfigError
+
+CRITEO_DENSE_FEATURES = 13
+CRITEO_SPARSE_FEATURES = 26
+
+
+@dataclass(frozen=True)
+class DlrmConfig:
+    """The shape of a DLRM.
+
+    table_rows:       (F,) rows of each embedding table.
+    dense_features:   columns of the dense input.
+    dimension:        D, of every table.
+    bottom, top:      widths of the layers after the input; bottom ends in D, top in 1.
+    pooling:          how the rows of a bag become one vector: sum or mean.
+    self_interaction: whether the dot interaction takes each vector's product with itself too.
+    """
+
+    table_rows: tuple[int, ...]
+    dense_features: int = CRITEO_DENSE_FEATURES
+    dimension: int = 16
+    bottom: tuple[int, ...] = (512, 256, 64, 16)
+    top: tuple[int, ...] = (512, 256, 1)
+    pooling: str = "sum"
+    self_interaction: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("table_rows", "bottom", "top"):
+            object.__setattr__(self, name, tuple(int(width) for width in getattr(self, name)))
+        widths = {
+            "table_rows": self.table_rows,
+            "bottom": self.bottom,
+            "top": self.top,
+            "dimension": (self.dimension,),
+            "dense_features": (self.dense_features,),
+        }
+        for name, values in widths.items():
+            if not values or min(values) < 1:
+                raise ConfigError(f"{name} must be whole numbers of at least 1, but is {_text(values)}")
+        if self.bottom[-1] != self.dimension:
+            raise ConfigError(
+                f"the bottom MLP must end in the embedding dimension, {self.dimension}, but is {_text(self.bottom)}"
+            )
+        if self.top[-1] != 1:
+            raise ConfigError(f"the top MLP must end in 1, the logit, but is {_text(self.top)}")
+        if self.pooling not in ("sum", "mean"):
+            raise ConfigError(f"pooling must be sum or mean, but is {self.pooling!r}")
+
+    @property
+    def features(self) -> int:
+        """F."""
+        return len(self.table_rows)
+
+
+def _text(widths: tuple[int, ...]) -> str:
+    return "-".join(str(width) for width in widths) or "empty"
+
+
+def whole_number(least: int) -> Callable[[Any], int]:
+    """A converter to int that accepts `1000`, `1_000` and `1e6`, and nothing below `least`."""
+
+    def convert(value: Any) -> int:
+        number = None if isinstance(value, bool) else _number(value)
+        if number is None or number != int(number) or number < least:
+            raise ValueError(f"a whole number of at least {least}")
+        return int(number)
+
+    return convert
+
+
+def real_number(above: float | None = None, least: float | None = None) -> Callable[[Any], float]:
+    """A converter to a finite float, above or at least a bound."""
+
+    def convert(value: Any) -> float:
+        number = None if isinstance(value, bool) else _number(value)
+        bound = f" above {above:g}" if above is not None else f" of at least {least:g}" if least is not None else ""
+        if number is None or (above is not None and number <= above) or (least is not None and number < least):
+            raise ValueError(f"a number{bound}")
+        return float(number)
+
+    return convert
+
+
+def _number(value: Any) -> float | int | None:
+    """value as a finite number, or None."""
+    try:
+        number = value if isinstance(value, (int, float)) else int(value)
+    except (TypeError, ValueError):
+        try:
+            number = float(value)
+        except (TypeError, ValueError):
+            return None
+    return number if math.isfinite(number) else None
+
+
+def widths(value: Any) -> tuple[int, ...]:
+    """Layer widths: `512-256-16`, `512,256,16` or a list."""
+    parts = value.replace(",", "-").split("-") if isinstance(value, str) else value
+    try:
+        return tuple(whole_number(1)(part) for part in ([parts] if isinstance(parts, int) else parts))
+    except (TypeError, ValueError):
+        raise ValueError("layer widths such as 512-256-16") from None
+
+
+def hash_rows(value: Any) -> tuple[int, ...]:
+    """Rows of every table: one number, or one for each of the 26 category columns."""
+    parts = value.split(",") if isinstance(value, str) else [value] if isinstance(value, (int, float)) else value
+    try:
+        numbers = tuple(whole_number(1)(part) for part in parts)
+    except (TypeError, ValueError):
+        numbers = ()
+    if len(numbers) not in (1, CRITEO_SPARSE_FEATURES):
+        raise ValueError(f"one number, or {CRITEO_SPARSE_FEATURES} with commas between them, each at least 1")
+    return numbers
+
+
+def texts(value: Any) -> tuple[str, ...]:
+    """One text or several."""
+    parts = [value] if isinstance(value, (str, Path)) else value
+    if isinstance(parts, (int, float)):
+        parts = [str(parts)]
+    try:
+        return tuple(str(part) for part in parts)
+    except TypeError:
+        raise ValueError("one path or a list of paths") from None
+
+
+def text(value: Any) -> str:
+    """One text."""
+    if not isinstance(value, (str, Path)):
+        raise ValueError("a text")
+    return str(value)
+
+
+def flag(value: Any) -> bool:
+    """True or false."""
+    if not isinstance(value, bool):
+        raise ValueError("true or false")
+    return value
+
+
+def choice(*names: str) -> Callable[[Any], str]:
+    """One of a few names."""
+
+    def convert(value: Any) -> str:
+        if value not in names:
+            raise ValueError(" or ".join(names))
+        return str(value)
+
+    return convert
+
+
+def option(default: Any, convert: Callable[[Any], Any], help_text: str, metavar: str | None = None) -> Any:
+    """A field of RunConfig: how its value is read, and what `--help` says of it."""
+    return field(default=default, metadata={"convert": convert, "help": help_text, "metavar": metavar})
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Every option of `cupyrec train`; the command line and the TOML file use the names with hyphens.
+
+    Make one with `RunConfig.from_values`, which converts and checks. None means: not set.
+    """
+
+    paths: tuple[str, ...] = option((), texts, "Criteo files, globs or folders to train on.")
+    valid: tuple[str, ...] = option(
+        (), texts, "Files to validate on, or a share of the tail of the training files, such as 0.1.", "SHARE|PATH"
+    )
+    output: str | None = option(None, text, "Folder for the trained model, its metrics and its configuration.", "DIR")
+    overwrite: bool = option(False, flag, "Replace what an earlier run left in the output folder.")
+    hash_rows: tuple[int, ...] = option(
+        (100_000,), hash_rows, "Rows of each table, one number or 26; a category's row is its hex modulo this.", "ROWS"
+    )
+    on_bad_row: str = option(
+        "error", choice("error", "skip"), "Stop at a bad row, or count it, write it to a file and go on.", "error|skip"
+    )
+    batch_size: int = option(2048, whole_number(1), "Samples in a mini-batch.", "SAMPLES")
+    epochs: int = option(1, whole_number(1), "Passes over the training files.", "N")
+    max_steps: int | None = option(None, whole_number(1), "Stop after this many steps.", "STEPS")
+    dimension: int = option(16, whole_number(1), "Embedding dimension.", "D")
+    bottom_mlp: tuple[int, ...] = option(
+        (512, 256, 64, 16), widths, "Widths of the bottom MLP's layers; the last is the embedding dimension.", "WIDTHS"
+    )
+    top_mlp: tuple[int, ...] = option((512, 256, 1), widths, "Widths of the top MLP's layers; the last is 1.", "WIDTHS")
+    pooling: str = option("sum", choice("sum", "mean"), "How the rows of a bag become one vector.", "sum|mean")
+    self_interaction: bool = option(False, flag, "Let the dot interaction take each vector with itself too.")
+    optimizer: str = option(
+        "rowwise-adagrad",
+        choice("sgd", "adagrad", "rowwise-adagrad"),
+        "For embeddings and MLPs alike.",
+        "sgd|adagrad|rowwise-adagrad",
+    )
+    learning_rate: float = option(0.02, real_number(above=0), "Learning rate after the warm-up.", "RATE")
+    eps: float = option(1e-10, real_number(least=0), "Added to Adagrad's root, outside of it.", "EPS")
+    warmup_steps: int = option(
+        0, whole_number(0), "Steps over which the learning rate rises to its full value.", "STEPS"
+    )
+    decay_start_step: int = option(0, whole_number(0), "Step at which the learning rate begins to fall.", "STEP")
+    decay_steps: int = option(0, whole_number(0), "Steps over which it falls; 0 keeps it constant.", "STEPS")
+    decay_power: float = option(2.0, real_number(above=0), "Power of the polynomial decay.", "POWER")
+    end_learning_rate: float = option(0.0, real_number(least=0), "Learning rate at the end of the decay.", "RATE")
+    eval_every: int = option(
+        0, whole_number(0), "Validate every so many steps as well as at the end; 0 does not.", "STEPS"
+    )
+    log_every: int = option(100, whole_number(1), "Steps between the lines of metrics.jsonl.", "STEPS")
+    system: str = option("auto", choice("auto", "resident"), "Where embeddings live and are trained.", "auto|resident")
+    device: str = option("auto", choice("auto", "cpu"), "What computes.", "auto|cpu")
+    threads: int | None = option(None, whole_number(1), "CPU threads; every usable core when not given.", "N")
+    seed: int = option(1, whole_number(0), "Seed of the initial weights.", "SEED")
+
+    @classmethod
+    def from_values(cls, values: Mapping[str, Any], *, source: str = "") -> RunConfig:
+        """Convert and check raw values, keyed by field name or by option name.
+
+        source: where they come from, for messages. Raises ConfigError on an unknown name (with the nearest known
+        one) and on a value that cannot be used.
+        """
+        where = f"{source}: " if source else ""
+        known = {each.name: each for each in fields(cls)}
+        converted: dict[str, Any] = {}
+        for name, value in values.items():
+            key = name.replace("-", "_")
+            if key not in known:
+                nearest = difflib.get_close_matches(key, known, n=1, cutoff=0)[0]
+                raise ConfigError(f"{where}unknown option '{name}'; did you mean '{option_name(nearest)}'?")
+            try:
+                converted[key] = known[key].metadata["convert"](value)
+            except ValueError as error:
+                raise ConfigError(f"{where}{option_name(key)} must be {error}, but is {value!r}") from None
+        return cls(**converted)
+
+    def to_toml(self) -> str:
+        """The configuration as a TOML file that reads back to the same; options that are not set are left out."""
+        lines = []
+        for each in fields(self):
+            value = getattr(self, each.name)
+            if value is not None:
+                # JSON's numbers, strings, lists and booleans are TOML's too.
+                shown = list(value) if isinstance(value, tuple) else value
+                lines.append(f"{option_name(each.name)} = {json.dumps(shown)}\n")
+        return "".join(lines)
+
+
+def option_name(field_name: str) -> str:
+    """`batch_size` as the command line and the file write it: `batch-size`."""
+    return field_name.replace("_", "-")
+
+
+def read_config_file(path: str | Path) -> dict[str, Any]:
+    """The raw values of a TOML file. Raises ConfigError when it cannot be read or is no TOML."""
+    try:
+        import tomllib
+    except ImportError:  # Python 3.10
+        import tomli as tomllib
+    try:
+        with open(path, "rb") as file:
+            return tomllib.load(file)
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not a TOML file: {error}") from None
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None

@@ -1,0 +1,57 @@
+"""What a CPU kernel is: a Numba function over a part of its items, called from several threads at once.
+
+A kernel takes `(start, stop, *arguments)` and works on the items start .. stop-1 alone; `CpuDevice.launch` gives
+each thread a part. The functions release the GIL and start no threads of their own, so that no threading layer
+of Numba is ever loaded: none to spin against BLAS, and none to abort when two Python threads meet in it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numba
+from llvmlite import ir
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+CACHE_LINE_BYTES = 64
+# Rows of a table far larger than the caches come from memory: kernels ask for a row this many rows ahead.
+PREFETCH_ROWS = 8
+
+# contract: one multiply-add instruction where there is one. Sums are never reordered.
+cpu_kernel: Callable[[Callable[..., Any]], Callable[..., Any]] = numba.njit(
+    nogil=True, cache=True, error_model="numpy", fastmath={"contract"}
+)
+
+# For inner products: sums may be cut into the lanes of a vector register. The order is the compiler's, always the
+# same for one machine.
+cpu_dot_kernel: Callable[[Callable[..., Any]], Callable[..., Any]] = numba.njit(
+    nogil=True, cache=True, error_model="numpy", fastmath={"contract", "reassoc", "nsz"}
+)
+
+
+@intrinsic
+def _prefetch(typing_context, array, row, column):
+    """Ask for the cache line of array[row, column], to be read and written soon; never faults."""
+
+    def generate(context, builder, signature, arguments):
+        array_type = signature.args[0]
+        struct = cgutils.create_struct_proxy(array_type)(context, builder, arguments[0])
+        pointer = cgutils.get_item_pointer(context, builder, array_type, struct, list(arguments[1:]))
+        pointer = builder.bitcast(pointer, ir.IntType(8).as_pointer())
+        int32 = ir.IntType(32)
+        function_type = ir.FunctionType(ir.VoidType(), [pointer.type, int32, int32, int32])
+        function = cgutils.get_or_insert_function(builder.module, function_type, "llvm.prefetch.p0i8")
+        for_reading, all_cache_levels, data_cache = (
+            ir.Constant(int32, 0),
+            ir.Constant(int32, 3),
+            ir.Constant(int32, 1),
+        )
+        builder.call(function, [pointer, for_reading, all_cache_levels, data_cache])
+        return context.get_dummy_value()
+
+    return numba.types.void(array, numba.types.intp, numba.types.intp), generate
+
+
+prefetch: Any = _prefetch

@@ -1,0 +1,59 @@
+"""Initial embedding weights from a counter: any row can be made by itself, in any order, on any device."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from cupyrec.devices.cpu import CpuDevice
+from cupyrec.devices.numba_kernel import cpu_kernel
+
+# The constants of splitmix64: the step of its counter and the two multipliers of its mixing function.
+GOLDEN_GAMMA = np.uint64(0x9E3779B97F4A7C15)
+MIX_1 = np.uint64(0xBF58476D1CE4E5B9)
+MIX_2 = np.uint64(0x94D049BB133111EB)
+
+
+def fill_initial_rows(
+    device: CpuDevice,
+    records: Any,
+    dimension: int,
+    *,
+    seed: int,
+    table: int,
+    bound: float,
+    first_row: int = 0,
+) -> None:
+    """records[r, d] = uniform in (-bound, bound), from seed, table, row and d alone.
+
+        key = mix(mix(seed) + table);   bits = mix(key + (row * D + d + 1) * gamma)
+        value = bound * ((bits >> 40) + 0.5) / 2**23 - bound
+
+    records: (rows, record width) of a floating dtype, device; the first `dimension` columns are overwritten.
+    first_row: the row within the table that records[0] is.
+    Source: splitmix64, Steele, Lea and Flood 2014; its 24 highest bits fit float32 exactly.
+    """
+    key = _mix((int(_mix(np.uint64(seed % 2**64))) + table) % 2**64)
+    device.launch(_fill, records.shape[0], records, dimension, key, bound, first_row)
+
+
+def _mix(value: Any) -> np.uint64:
+    return np.uint64(_mix64(np.uint64(value)))
+
+
+@cpu_kernel
+def _mix64(z):
+    z = (z ^ (z >> np.uint64(30))) * MIX_1
+    z = (z ^ (z >> np.uint64(27))) * MIX_2
+    return z ^ (z >> np.uint64(31))
+
+
+@cpu_kernel
+def _fill(start, stop, records, dimension, key, bound, first_row):
+    scale = bound / (1 << 23)
+    for r in range(start, stop):
+        counter = np.uint64(first_row + r) * np.uint64(dimension)
+        for d in range(dimension):
+            bits = _mix64(key + (counter + np.uint64(d + 1)) * GOLDEN_GAMMA)
+            records[r, d] = scale * (float(bits >> np.uint64(40)) + 0.5) - bound

@@ -1,0 +1,89 @@
+"""DLRM, the part that is not embeddings: from dense features and pooled embedding vectors to logits, and back.
+
+Source: Naumov et al. 2019, arXiv 1906.00091.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from cupyrec.config import DlrmConfig
+from cupyrec.devices.cpu import CpuDevice
+from cupyrec.functions.bce_with_logits import bce_with_logits
+from cupyrec.functions.dot_interaction import dot_interaction_backward, dot_interaction_forward, interaction_width
+from cupyrec.models.mlp import Mlp, mlp_parameters
+
+
+class Dlrm:
+    """X = bottom(dense);  R = interaction(X, Y);  logit = top(R).
+
+    parameters, gradients: (P,), device: all dense parameters, bottom MLP then top MLP.
+    Works in memory of its own, for at most max_samples; what a method returns is valid until its next call.
+    """
+
+    def __init__(
+        self, device: CpuDevice, config: DlrmConfig, *, max_samples: int, seed: int = 0, dtype: Any = np.float32
+    ) -> None:
+        self._device, self.config = device, config
+        D, F = config.dimension, config.features
+        width = interaction_width(F, D, self_interaction=config.self_interaction)
+        bottom = (config.dense_features, *config.bottom)
+        top = (width, *config.top)
+        cut, total = mlp_parameters(bottom), dense_parameters(config)
+        self.parameters = device.empty(total, dtype)
+        self.gradients = device.empty(total, dtype)
+        self.bottom = Mlp(
+            device, bottom, self.parameters[:cut], self.gradients[:cut], max_samples=max_samples, relu_last=True
+        )
+        self.top = Mlp(
+            device, top, self.parameters[cut:], self.gradients[cut:], max_samples=max_samples, relu_last=False
+        )
+        for mlp, seeds in zip((self.bottom, self.top), np.random.SeedSequence(seed).spawn(2), strict=True):
+            mlp.initialize(seeds)
+        self._R = device.empty((max_samples, width), dtype)
+        self._dR = device.empty((max_samples, width), dtype)
+        self._dX = device.empty((max_samples, D), dtype)
+        self._dY = device.empty((max_samples, F, D), dtype)
+        self._dlogits = device.empty(max_samples, dtype)
+        self._loss_sum = device.empty(1, np.float64)
+        self._X: Any = None
+        self._Y: Any = None
+
+    def forward(self, dense: Any, Y: Any) -> Any:
+        """dense: (B, dense features), Y: (B, F, D), device; both kept until the backward pass. Returns logits (B,)."""
+        R = self._R[: dense.shape[0]]
+        self._X, self._Y = self.bottom.forward(dense), Y
+        dot_interaction_forward(self._device, self._X, Y, R, self_interaction=self.config.self_interaction)
+        return self.top.forward(R)[:, 0]
+
+    def backward(self, logits: Any, labels: Any) -> tuple[float, Any]:
+        """After forward: the mean loss of the batch, and dY: (B, F, D); fills `gradients`.
+
+        logits: what forward returned; labels: (B,) of the same dtype, device.
+        """
+        B = labels.shape[0]
+        dR, dX, dY = self._dR[:B], self._dX[:B], self._dY[:B]
+        dlogits = self._dlogits[:B]
+        bce_with_logits(self._device, logits, labels, dlogits, self._loss_sum)
+        self.top.backward(dlogits.reshape(B, 1), dR)
+        dot_interaction_backward(
+            self._device, dR, self._X, self._Y, dX, dY, self_interaction=self.config.self_interaction
+        )
+        self.bottom.backward(dX, None)
+        return float(self._loss_sum[0]) / B, dY
+
+
+def dense_parameters(config: DlrmConfig) -> int:
+    """P, the parameters of both MLPs."""
+    width = interaction_width(config.features, config.dimension, self_interaction=config.self_interaction)
+    return mlp_parameters((config.dense_features, *config.bottom)) + mlp_parameters((width, *config.top))
+
+
+def activation_elements(config: DlrmConfig) -> int:
+    """Elements that one sample needs in the memory of a Dlrm and of its pooled vectors: values and gradients."""
+    width = interaction_width(config.features, config.dimension, self_interaction=config.self_interaction)
+    layers = sum(config.bottom) + sum(config.bottom[:-1]) + sum(config.top) + sum(config.top[:-1])
+    pooled_with_gradient = 2 * config.features * config.dimension
+    return layers + 2 * width + config.dimension + pooled_with_gradient + 1

@@ -1,0 +1,87 @@
+"""A stack of fully connected layers that works in memory of its own."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from cupyrec.devices.cpu import CpuDevice
+from cupyrec.functions.bias_activation import bias_activation_backward, bias_activation_forward
+from cupyrec.functions.linear import linear_backward, linear_forward
+
+
+def mlp_parameters(widths: Sequence[int]) -> int:
+    """Weights and biases of an MLP with these widths, input included."""
+    return sum((below + 1) * above for below, above in itertools.pairwise(widths))
+
+
+class Mlp:
+    """Y = layer_n(... layer_1(X)), each layer max(X W^T + b, 0); the last without the ReLU where it is told so.
+
+    weights[i]: (out, in), biases[i]: (out,): views of `parameters`; their gradients: views of `gradients`.
+    """
+
+    def __init__(
+        self,
+        device: CpuDevice,
+        widths: Sequence[int],
+        parameters: Any,
+        gradients: Any,
+        *,
+        max_samples: int,
+        relu_last: bool,
+    ) -> None:
+        """widths: of the input, then of each layer. parameters, gradients: (mlp_parameters(widths),), device."""
+        self._device = device
+        self.widths = tuple(widths)
+        self.weights, self.biases = _layer_views(self.widths, parameters)
+        self._weight_gradients, self._bias_gradients = _layer_views(self.widths, gradients)
+        layers = len(self.weights)
+        self._relu = [True] * (layers - 1) + [relu_last]
+        self._outputs = [device.empty((max_samples, width), parameters.dtype) for width in self.widths[1:]]
+        # Gradients of the inputs of layers 2 .. n; the caller has the place for the first.
+        self._input_gradients = [device.empty((max_samples, width), parameters.dtype) for width in self.widths[1:-1]]
+        self._input: Any = None
+
+    def initialize(self, seeds: np.random.SeedSequence) -> None:
+        """W ~ N(0, 2 / (in + out)), b ~ N(0, 1 / out) (variances), as in the DLRM reference."""
+        for weight, bias, seed in zip(self.weights, self.biases, seeds.spawn(len(self.weights)), strict=True):
+            random = np.random.Generator(np.random.Philox(seed))
+            above, below = weight.shape
+            weight[...] = random.normal(0, np.sqrt(2 / (below + above)), weight.shape)
+            bias[...] = random.normal(0, np.sqrt(1 / above), bias.shape)
+
+    def forward(self, X: Any) -> Any:
+        """X: (B, in), device; kept until the backward pass. Returns (B, out): valid until the next forward pass."""
+        self._input, samples = X, X.shape[0]
+        for W, b, relu, output in zip(self.weights, self.biases, self._relu, self._outputs, strict=True):
+            Y = output[:samples]
+            linear_forward(self._device, X, W, Y)
+            bias_activation_forward(self._device, Y, b, relu=relu)
+            X = Y
+        return X
+
+    def backward(self, dY: Any, dX: Any | None) -> None:
+        """From dY: (B, out), which is modified, to the gradients of all parameters and, where wanted, dX: (B, in)."""
+        samples = dY.shape[0]
+        for layer in reversed(range(len(self.weights))):
+            X = self._outputs[layer - 1][:samples] if layer else self._input
+            below = self._input_gradients[layer - 1][:samples] if layer else dX
+            Y = self._outputs[layer][:samples]
+            bias_activation_backward(self._device, dY, Y, self._bias_gradients[layer], relu=self._relu[layer])
+            linear_backward(self._device, dY, X, self.weights[layer], self._weight_gradients[layer], below)
+            dY = below
+
+
+def _layer_views(widths: Sequence[int], flat: Any) -> tuple[list[Any], list[Any]]:
+    """Cut (P,) into a weight (out, in) and a bias (out,) for each layer."""
+    weights, biases, at = [], [], 0
+    for below, above in itertools.pairwise(widths):
+        weights.append(flat[at : at + above * below].reshape(above, below))
+        at += above * below
+        biases.append(flat[at : at + above])
+        at += above
+    return weights, biases

@@ -1,0 +1,81 @@
+"""Adagrad: each weight's step is divided by the root of the sum of its squared gradients."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, ClassVar
+
+import numpy as np
+
+from cupyrec.devices.cpu import CpuDevice
+from cupyrec.devices.numba_kernel import CACHE_LINE_BYTES, PREFETCH_ROWS, cpu_kernel, prefetch
+from cupyrec.functions.embedding_bag import segment_gradient
+from cupyrec.optim.row_update import RowUpdate, launch_row_update
+
+DEFAULT_EPS = 1e-10
+
+
+@dataclass(frozen=True)
+class Adagrad:
+    """h += g**2;  w -= learning_rate * g / (sqrt(h) + eps).
+
+    h begins at 0; eps stands outside the root, as in PyTorch.
+    Source: Duchi, Hazan and Singer 2011.
+    """
+
+    eps: float = DEFAULT_EPS
+    name: ClassVar[str] = "adagrad"
+
+    def row_state_width(self, dimension: int) -> int:
+        """Optimizer state of one row, in elements: h of each weight."""
+        return dimension
+
+    def dense_state_size(self, parameters: int) -> int:
+        """Optimizer state of the dense parameters, in elements: h of each."""
+        return parameters
+
+    def update_rows(self, device: CpuDevice, update: RowUpdate, *, learning_rate: float) -> None:
+        """Sum the gradients of each unique row and apply one step, in place.
+
+            g[u] = sum of dY[bag(l)] over the lookups l of row u, in lookup order
+            h[u] += g[u]**2;   w[u] -= learning_rate * g[u] / (sqrt(h[u]) + eps)
+
+        A record is w (D), then h (D). update.records is modified, at the plan's rows alone.
+        """
+        launch_row_update(device, _row_kernel, update, learning_rate, self.eps)
+
+    def update_dense(self, device: CpuDevice, w: Any, g: Any, state: Any, *, learning_rate: float) -> None:
+        """The same for dense parameters. w, g, state: (P,), device; state is h. w and state are modified."""
+        device.launch(dense_adagrad, w.shape[0], w, g, state, learning_rate, self.eps)
+
+
+@cpu_kernel
+def dense_adagrad(start, stop, w, g, h, learning_rate, eps):
+    """h += g**2;  w -= learning_rate * g / (sqrt(h) + eps), on the parameters start .. stop-1."""
+    rate, eps = w.dtype.type(learning_rate), w.dtype.type(eps)
+    for p in range(start, stop):
+        h[p] += g[p] * g[p]
+        w[p] -= rate * g[p] / (np.sqrt(h[p]) + eps)
+
+
+@cache
+def _row_kernel(dimension: int, item_bytes: int, mean: bool) -> Any:
+    D, line = dimension, CACHE_LINE_BYTES // item_bytes
+
+    @cpu_kernel
+    def update_rows(start, stop, records, dY, offsets, rows, segments, bags, learning_rate, eps):
+        rate, eps = records.dtype.type(learning_rate), records.dtype.type(eps)
+        g = np.empty(D, dtype=records.dtype)
+        for u in range(start, stop):
+            if u + PREFETCH_ROWS < stop:
+                for d in range(0, 2 * D, line):
+                    prefetch(records, rows[u + PREFETCH_ROWS], d)
+            segment_gradient(g, dY, offsets, bags, segments[u], segments[u + 1], D, mean)
+            row = rows[u]
+            for d in range(D):
+                h = records[row, D + d] + g[d] * g[d]
+                records[row, D + d] = h
+                records[row, d] -= rate * g[d] / (np.sqrt(h) + eps)
+
+    return update_rows

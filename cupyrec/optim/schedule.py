@@ -1,0 +1,48 @@
+"""The learning rate as a pure function of the step."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from cupyrec.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class WarmupPolynomialDecay:
+    """Linear warm-up, then constant, then polynomial decay, then the end rate for good.
+
+        step < warmup_steps:           rate * (step + 1) / warmup_steps
+        step < decay_start:            rate
+        step < decay_start + decay:    end + (rate - end) * (1 - (step - decay_start) / decay) ** power
+        after:                         end, where there is a decay
+
+    Steps count from 0. Warm-up ends at the full rate on step warmup_steps - 1 and wins over a decay that starts
+    earlier. Source: the schedule of the DLRM reference (power 2), whose warm-up begins at rate 0, so that its first
+    step teaches nothing; here it begins at rate / warmup_steps.
+    """
+
+    rate: float
+    warmup_steps: int = 0
+    decay_start_step: int = 0
+    decay_steps: int = 0
+    end_rate: float = 0.0
+    power: float = 2.0
+
+    def __post_init__(self) -> None:
+        if not self.rate > 0:
+            raise ConfigError(f"the learning rate must be above 0, but is {self.rate}")
+        if min(self.warmup_steps, self.decay_start_step, self.decay_steps) < 0:
+            raise ConfigError("warm-up and decay steps must not be negative")
+        if not 0 <= self.end_rate <= self.rate:
+            raise ConfigError(f"the end learning rate must lie between 0 and {self.rate}, but is {self.end_rate}")
+        if not self.power > 0:
+            raise ConfigError(f"the power of the decay must be above 0, but is {self.power}")
+
+    def __call__(self, step: int) -> float:
+        """The learning rate of a step, counted from 0."""
+        if step < self.warmup_steps:
+            return self.rate * (step + 1) / self.warmup_steps
+        if self.decay_steps == 0 or step < self.decay_start_step:
+            return self.rate
+        done = min((step - self.decay_start_step) / self.decay_steps, 1.0)
+        return self.end_rate + (self.rate - self.end_rate) * (1.0 - done) ** self.power

@@ -1,0 +1,70 @@
+"""Stochastic gradient descent without momentum."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, ClassVar
+
+import numpy as np
+
+from cupyrec.devices.cpu import CpuDevice
+from cupyrec.devices.numba_kernel import CACHE_LINE_BYTES, PREFETCH_ROWS, cpu_kernel, prefetch
+from cupyrec.functions.embedding_bag import segment_gradient
+from cupyrec.optim.row_update import RowUpdate, launch_row_update
+
+
+@dataclass(frozen=True)
+class Sgd:
+    """w -= learning_rate * g."""
+
+    name: ClassVar[str] = "sgd"
+
+    def row_state_width(self, dimension: int) -> int:
+        """Optimizer state of one row, in elements."""
+        return 0
+
+    def dense_state_size(self, parameters: int) -> int:
+        """Optimizer state of the dense parameters, in elements."""
+        return 0
+
+    def update_rows(self, device: CpuDevice, update: RowUpdate, *, learning_rate: float) -> None:
+        """Sum the gradients of each unique row and apply one step, in place.
+
+            g[u] = sum of dY[bag(l)] over the lookups l of row u, in lookup order
+            w[u] -= learning_rate * g[u]
+
+        update.records is modified, at the plan's rows alone.
+        """
+        launch_row_update(device, _row_kernel, update, learning_rate)
+
+    def update_dense(self, device: CpuDevice, w: Any, g: Any, state: Any, *, learning_rate: float) -> None:
+        """w -= learning_rate * g. w, g: (P,), device; state: (0,). w is modified."""
+        device.launch(_dense, w.shape[0], w, g, learning_rate)
+
+
+@cpu_kernel
+def _dense(start, stop, w, g, learning_rate):
+    rate = w.dtype.type(learning_rate)
+    for p in range(start, stop):
+        w[p] -= rate * g[p]
+
+
+@cache
+def _row_kernel(dimension: int, item_bytes: int, mean: bool) -> Any:
+    D, line = dimension, CACHE_LINE_BYTES // item_bytes
+
+    @cpu_kernel
+    def update_rows(start, stop, records, dY, offsets, rows, segments, bags, learning_rate):
+        rate = records.dtype.type(learning_rate)
+        g = np.empty(D, dtype=records.dtype)
+        for u in range(start, stop):
+            if u + PREFETCH_ROWS < stop:
+                for d in range(0, D, line):
+                    prefetch(records, rows[u + PREFETCH_ROWS], d)
+            segment_gradient(g, dY, offsets, bags, segments[u], segments[u + 1], D, mean)
+            row = rows[u]
+            for d in range(D):
+                records[row, d] -= rate * g[d]
+
+    return update_rows
