@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import difflib
+import importlib
 import json
 import math
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -14,6 +16,8 @@ from cupyrec.errors import ConfigError
 
 CRITEO_DENSE_FEATURES = 13
 CRITEO_SPARSE_FEATURES = 26
+# Of the bottom MLP, before the last one, which has the embedding dimension.
+DEFAULT_BOTTOM_LAYERS = (512, 256, 64)
 
 
 @dataclass(frozen=True)
@@ -31,7 +35,7 @@ class DlrmConfig:
     table_rows: tuple[int, ...]
     dense_features: int = CRITEO_DENSE_FEATURES
     dimension: int = 16
-    bottom: tuple[int, ...] = (512, 256, 64, 16)
+    bottom: tuple[int, ...] = (*DEFAULT_BOTTOM_LAYERS, 16)
     top: tuple[int, ...] = (512, 256, 1)
     pooling: str = "sum"
     self_interaction: bool = False
@@ -186,12 +190,15 @@ class RunConfig:
     on_bad_row: str = option(
         "error", choice("error", "skip"), "Stop at a bad row, or count it, write it to a file and go on.", "error|skip"
     )
+    bad_rows: str | None = option(
+        None, text, "File for the bad rows that are skipped; bad_rows.tsv in the output folder when not given.", "FILE"
+    )
     batch_size: int = option(2048, whole_number(1), "Samples in a mini-batch.", "SAMPLES")
     epochs: int = option(1, whole_number(1), "Passes over the training files.", "N")
     max_steps: int | None = option(None, whole_number(1), "Stop after this many steps.", "STEPS")
     dimension: int = option(16, whole_number(1), "Embedding dimension.", "D")
-    bottom_mlp: tuple[int, ...] = option(
-        (512, 256, 64, 16), widths, "Widths of the bottom MLP's layers; the last is the embedding dimension.", "WIDTHS"
+    bottom_mlp: tuple[int, ...] | None = option(
+        None, widths, "Widths of the bottom MLP's layers; the last is D.  [default: 512-256-64-D]", "WIDTHS"
     )
     top_mlp: tuple[int, ...] = option((512, 256, 1), widths, "Widths of the top MLP's layers; the last is 1.", "WIDTHS")
     pooling: str = option("sum", choice("sum", "mean"), "How the rows of a bag become one vector.", "sum|mean")
@@ -252,6 +259,18 @@ class RunConfig:
                 lines.append(f"{option_name(each.name)} = {json.dumps(shown)}\n")
         return "".join(lines)
 
+    def model_for(self, table_rows: tuple[int, ...], dense_features: int) -> DlrmConfig:
+        """The model that these options describe, for data with these tables. Raises ConfigError."""
+        return DlrmConfig(
+            table_rows=table_rows,
+            dense_features=dense_features,
+            dimension=self.dimension,
+            bottom=self.bottom_mlp or (*DEFAULT_BOTTOM_LAYERS, self.dimension),
+            top=self.top_mlp,
+            pooling=self.pooling,
+            self_interaction=self.self_interaction,
+        )
+
 
 def option_name(field_name: str) -> str:
     """`batch_size` as the command line and the file write it: `batch-size`."""
@@ -260,14 +279,11 @@ def option_name(field_name: str) -> str:
 
 def read_config_file(path: str | Path) -> dict[str, Any]:
     """The raw values of a TOML file. Raises ConfigError when it cannot be read or is no TOML."""
-    try:
-        import tomllib
-    except ImportError:  # Python 3.10
-        import tomli as tomllib
+    toml = importlib.import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")
     try:
         with open(path, "rb") as file:
-            return tomllib.load(file)
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            return toml.load(file)
+    except (toml.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: not a TOML file: {error}") from None
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None

@@ -25,9 +25,7 @@ class DataError(CupyrecError, ValueError):
     column: 1-based column, or None when the whole line is meant.
     """
 
-    def __init__(
-        self, reason: str, *, path: object = None, line: int | None = None, column: int | None = None
-    ):
+    def __init__(self, reason: str, *, path: object = None, line: int | None = None, column: int | None = None):
         self.reason, self.path, self.line, self.column = reason, path, line, column
         place = [] if path is None else [str(path)]
         if line is not None:

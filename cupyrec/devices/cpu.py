@@ -99,7 +99,8 @@ class CpuDevice:
             function(*arguments)
         except BaseException as error:
             errors.append(error)
-        errors += [error for worker in busy if (error := worker.ended.get()) is not None]
+        ends = [worker.ended.get() for worker in busy]
+        errors += [end for end in ends if end is not None]
         if errors:
             raise errors[0]
 

@@ -29,18 +29,21 @@ class HostTable:
         dimension: int,
         *,
         state_width: int = 0,
-        seed: int = 0,
+        seed: int | None = 0,
         dtype: Any = np.float32,
     ) -> None:
         """Allocate and initialise: weights of table f are U(-1/sqrt(rows), 1/sqrt(rows)), as in the DLRM reference.
 
-        table_rows: (F,) rows of each table; state_width: optimizer state a row, in elements.
+        table_rows: (F,) rows of each table; state_width: optimizer state a row, in elements; seed: None
+        leaves the weights 0, for those who fill them otherwise.
         """
         self.table_rows = tuple(int(rows) for rows in table_rows)
         self.dimension = dimension
         self.starts = table_offsets(self.table_rows)
         width = record_width(dimension, state_width, np.dtype(dtype).itemsize)
         self.records = device.empty((int(self.starts[-1]), width), dtype)
+        if seed is None:
+            return
         for table, rows in enumerate(self.table_rows):
             fill_initial_rows(
                 device, self.records_of(table), dimension, seed=seed, table=table, bound=1 / math.sqrt(rows)

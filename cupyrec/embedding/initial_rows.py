@@ -28,7 +28,7 @@ def fill_initial_rows(
     """records[r, d] = uniform in (-bound, bound), from seed, table, row and d alone.
 
         key = mix(mix(seed) + table);   bits = mix(key + (row * D + d + 1) * gamma)
-        value = bound * ((bits >> 40) + 0.5) / 2**23 - bound
+        value = (bound / 2**23) * ((bits >> 40) - 2**23 + 0.5)
 
     records: (rows, record width) of a floating dtype, device; the first `dimension` columns are overwritten.
     first_row: the row within the table that records[0] is.
@@ -56,4 +56,5 @@ def _fill(start, stop, records, dimension, key, bound, first_row):
         counter = np.uint64(first_row + r) * np.uint64(dimension)
         for d in range(dimension):
             bits = _mix64(key + (counter + np.uint64(d + 1)) * GOLDEN_GAMMA)
-            records[r, d] = scale * (float(bits >> np.uint64(40)) + 0.5) - bound
+            # The difference is exact and one product is left to round: the same bits on every device.
+            records[r, d] = scale * (float(bits >> np.uint64(40)) - (1 << 23) + 0.5)

@@ -1,0 +1,56 @@
+"""`cupyrec evaluate`: metrics of a saved model on Criteo files."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import click
+
+from cupyrec.cli.report import describe_metrics
+from cupyrec.cli.train import INTERRUPTED_EXIT_CODE
+
+
+@click.command()
+@click.argument("model", metavar="MODEL")
+@click.argument("paths", nargs=-1, required=True, metavar="PATH...")
+@click.option("--batch-size", type=click.IntRange(min=1), default=2048, show_default=True, help="Samples at a time.")
+@click.option("--threads", type=click.IntRange(min=1), help="CPU threads; every usable core when not given.")
+@click.option("--on-bad-row", type=click.Choice(["error", "skip"]), default="error", show_default=True)
+@click.option(
+    "--bad-rows", default="bad_rows.tsv", show_default=True, metavar="FILE", help="File for skipped bad rows."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the metrics as one line of JSON.")
+def evaluate(
+    model: str,
+    paths: tuple[str, ...],
+    batch_size: int,
+    threads: int | None,
+    on_bad_row: str,
+    bad_rows: str,
+    as_json: bool,
+) -> None:
+    """Evaluate MODEL, the folder of a trained model, on Criteo files."""
+    from cupyrec.datasets.criteo import CriteoFiles
+    from cupyrec.training.interrupt import StopOnInterrupt
+    from cupyrec.training.trained_model import load_model
+
+    loaded = load_model(model, batch_size=batch_size, threads=threads)
+    data = CriteoFiles(
+        paths,
+        hash_rows=loaded.config.table_rows,
+        on_bad_row="skip" if on_bad_row == "skip" else "error",
+        bad_rows_path=bad_rows,
+    )
+    with StopOnInterrupt() as stop:
+        metrics = loaded.evaluate(data, stop_requested=stop)
+    if metrics is None:
+        click.echo("interrupted before the end; no metrics", err=True)
+        sys.exit(INTERRUPTED_EXIT_CODE)
+    if as_json:
+        click.echo(json.dumps(metrics.as_dict()))
+        return
+    for line in describe_metrics(metrics):
+        click.echo(line)
+    if data.bad_rows:
+        click.echo(f"skipped {data.bad_rows:,} bad rows, written to {bad_rows}")

@@ -1,0 +1,142 @@
+"""`cupyrec generate`: write Criteo-format data of any size from a known model."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.metadata
+import json
+import sys
+from pathlib import Path
+
+import click
+from tqdm import tqdm
+
+from cupyrec.datasets.planted_model import DEFAULT_CATEGORIES, PlantedModel
+from cupyrec.datasets.staged_output import staged_output
+from cupyrec.datasets.synthetic import COMPRESSIONS, write_blocks
+from cupyrec.errors import ConfigError
+from cupyrec.training.metrics import BinaryMetrics, MetricsResult
+
+REPORTS = 10  # lines of progress when nobody watches a terminal
+
+
+@click.command()
+@click.option("--rows", type=int, required=True, help="How many rows to write in all.")
+@click.option(
+    "--output",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="File to write; one that ends with .gz or .zst is compressed. With --files, the folder to write.",
+)
+@click.option("--seed", type=int, default=1, show_default=True, help="Another seed is another model and other rows.")
+@click.option(
+    "--files", type=int, default=1, show_default=True, help="More than 1 writes a folder of day_0, day_1, ..."
+)
+@click.option("--compress", type=click.Choice(COMPRESSIONS), help="Compress the files of a folder (with --files).")
+@click.option(
+    "--categories",
+    type=int,
+    default=DEFAULT_CATEGORIES,
+    show_default=True,
+    help="Values of the largest category column; the other large ones follow. A few thousand suit a small set.",
+)
+@click.option(
+    "--skew",
+    type=float,
+    default=0.0,
+    show_default=True,
+    help="Added to the Zipf exponents of large columns, about 1.5: negative makes rare values more common.",
+)
+@click.option("--force", is_flag=True, help="Replace output that exists.")
+def generate(
+    rows: int,
+    output: Path,
+    seed: int,
+    files: int,
+    compress: str | None,
+    categories: int,
+    skew: float,
+    force: bool,
+) -> None:
+    """Write Criteo-format data of any size from a known model.
+
+    The same options give the same rows, and a smaller set is the beginning of a larger one. The log loss and
+    AUC of the model that made the labels, the best that any learner can expect on these rows, are printed and
+    written to a .json file beside the output.
+    """
+    model = PlantedModel(seed, categories, skew)
+    compression = _compression(output, files, compress)
+    report_path = report_path_of(output)
+    with (
+        staged_output([output, report_path], force=force) as (staged_data, staged_report),
+        BinaryMetrics() as metrics,
+    ):
+        progress = _Progress(rows)
+        for block in write_blocks(model, rows, staged_data, files=files, compression=compression):
+            metrics.update(block.logits, block.labels)
+            progress.advance(block.labels.shape[0])
+        progress.close()
+        result = metrics.result()
+        report = {
+            "cupyrec": importlib.metadata.version("cupyrec"),
+            "rows": rows,
+            "files": files,
+            **dataclasses.asdict(model),
+            "planted": {"log_loss": result.log_loss, "auc": result.auc},
+            "constant": {"log_loss": result.constant_log_loss, "base_rate": result.base_rate},
+        }
+        staged_report.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    _print_result(result, rows, output, report_path)
+
+
+def report_path_of(output: Path) -> Path:
+    """The .json file beside the output: its name without .gz or .zst, and without .tsv or .txt."""
+    name = output.name
+    for suffixes in ((".gz", ".zst"), (".tsv", ".txt")):
+        for suffix in suffixes:
+            name = name.removesuffix(suffix)
+    return output.with_name(f"{name or output.name}.json")
+
+
+def _compression(output: Path, files: int, compress: str | None) -> str | None:
+    ending = output.suffix.removeprefix(".")
+    ending_compression = ending if ending in COMPRESSIONS else None
+    if files > 1:
+        if ending_compression:
+            raise ConfigError(
+                f"with --files, {output} is a folder; name it without .{ending} and add --compress {ending}"
+            )
+        return compress
+    if compress not in (None, ending_compression):
+        raise ConfigError(f"a single file that is to be compressed must end with .{compress}: {output}")
+    return ending_compression
+
+
+def _print_result(result: MetricsResult, rows: int, output: Path, report_path: Path) -> None:
+    auc = "undefined, as the labels are all alike" if result.auc is None else f"{result.auc:.6f}"
+    click.echo(f"{rows:,} rows written to {output}, figures to {report_path}")
+    click.echo(f"planted model:       log loss {result.log_loss:.6f}, AUC {auc}")
+    constant = "undefined" if result.constant_log_loss is None else f"{result.constant_log_loss:.6f}"
+    click.echo(f"constant prediction: log loss {constant}, base rate {result.base_rate:.6f}")
+
+
+class _Progress:
+    """A bar where standard error is a terminal, else a plain line at every tenth of the work."""
+
+    def __init__(self, rows: int):
+        self.rows, self.done, self.reported = rows, 0, 0
+        self.bar = tqdm(total=rows, unit=" rows", unit_scale=True) if sys.stderr.isatty() else None
+
+    def advance(self, rows: int) -> None:
+        """Count `rows` more rows as written."""
+        self.done += rows
+        if self.bar is not None:
+            self.bar.update(rows)
+        elif self.done * REPORTS // self.rows > self.reported:
+            self.reported = self.done * REPORTS // self.rows
+            click.echo(f"{self.done:,} of {self.rows:,} rows", err=True)
+
+    def close(self) -> None:
+        """End the bar, so that what is printed next starts on a line of its own."""
+        if self.bar is not None:
+            self.bar.close()

@@ -1,0 +1,57 @@
+"""Results as lines for a person to read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from cupyrec.training.metrics import MetricsResult
+    from cupyrec.training.run import RunReport
+
+
+def describe_run(report: RunReport) -> Iterator[str]:
+    """The summary of a training run."""
+    result = report.result
+    training_seconds = max(result.seconds - result.evaluation_seconds, 1e-9)
+    how = "interrupted after" if result.interrupted else "trained"
+    yield (
+        f"{how} {result.steps:,} steps, {result.samples:,} samples in {training_seconds:.1f} s "
+        f"({result.samples / training_seconds:,.0f} samples/s, {result.data_wait_seconds / training_seconds:.0%} of "
+        f"it waiting for data), evaluated for {result.evaluation_seconds:.1f} s"
+    )
+    if result.final is not None and result.best is not None:
+        yield f"final (step {result.final.step:,}):"
+        yield from describe_metrics(result.final.metrics)
+        if result.best.step != result.final.step:
+            yield f"best AUC (step {result.best.step:,}):"
+            yield from describe_metrics(result.best.metrics)
+        else:
+            yield "the final figures are the best of the run"
+    if report.bad_rows:
+        yield f"skipped {report.bad_rows:,} bad rows, written to {report.bad_rows_path}"
+    if report.saved_in is not None:
+        yield f"saved in {report.saved_in}"
+    else:
+        yield "not saved: no --output was given" if result.steps else "not saved: no step was trained"
+
+
+def describe_metrics(metrics: MetricsResult) -> Iterator[str]:
+    """One metric a line."""
+    rows = (
+        ("AUC", metrics.auc, "0.5 for a constant prediction"),
+        ("log loss", metrics.log_loss, f"{_number(metrics.constant_log_loss)} for a constant prediction"),
+        ("normalised entropy", metrics.normalized_entropy, "1 for a constant prediction"),
+        (
+            "accuracy at 0.5",
+            metrics.accuracy,
+            f"{metrics.samples:,} samples, {_number(metrics.base_rate)} of them clicks",
+        ),
+        ("calibration", metrics.calibration, "mean prediction / share of clicks"),
+    )
+    for name, value, note in rows:
+        yield f"  {name:<20} {_number(value):>9}   ({note})"
+
+
+def _number(value: float | None) -> str:
+    return "undefined" if value is None else f"{value:.4f}"

@@ -1,0 +1,70 @@
+"""`cupyrec train`: every field of RunConfig is an option here and a key of the TOML file."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from typing import Any
+
+import click
+
+from cupyrec.cli.report import describe_run
+from cupyrec.config import RunConfig, option_name, read_config_file
+
+INTERRUPTED_EXIT_CODE = 130
+
+
+def _options(command: Any) -> Any:
+    """Add an option for each field of RunConfig but the paths, which are arguments."""
+    for each in reversed([each for each in dataclasses.fields(RunConfig) if each.name != "paths"]):
+        name, is_flag = option_name(each.name), isinstance(each.default, bool)
+        command = click.option(
+            f"--{name}/--no-{name}" if is_flag else f"--{name}",
+            each.name,
+            is_flag=is_flag,
+            multiple=each.name == "valid",
+            default=None,
+            metavar=each.metadata["metavar"],
+            help=each.metadata["help"] + _shown_default(each.default),
+        )(command)
+    return command
+
+
+def _shown_default(default: Any) -> str:
+    if default is None or default == () or isinstance(default, bool):
+        return ""
+    shown = "-".join(map(str, default)) if isinstance(default, tuple) else f"{default}"
+    return f"  [default: {shown}]"
+
+
+@click.command()
+@click.argument("paths", nargs=-1, metavar="PATH...")
+@click.option(
+    "--config", "config_file", metavar="FILE", help="TOML file with any of these options; the command line wins."
+)
+@_options
+def train(paths: tuple[str, ...], config_file: str | None, **options: Any) -> None:
+    """Train a DLRM on Criteo files: plain, .gz or .zst; one, several, a folder or a glob such as 'day_*'."""
+    values: dict[str, Any] = {}
+    if config_file is not None:
+        from_file = RunConfig.from_values(read_config_file(config_file), source=config_file)
+        values = {each.name: getattr(from_file, each.name) for each in dataclasses.fields(RunConfig)}
+        values = {name: value for name, value in values.items() if value is not None}
+    values |= {name: value for name, value in options.items() if value not in (None, ())}
+    if paths:
+        values["paths"] = paths
+    config = RunConfig.from_values(values)
+
+    # Here and not above: these load Numba and pyarrow, which `--help` and wrong options need not wait for.
+    from cupyrec.training.progress import open_progress
+    from cupyrec.training.run import run_training
+
+    progress = open_progress()
+    try:
+        report = run_training(config, say=click.echo, progress=progress)
+    finally:
+        progress.close()
+    for line in describe_run(report):
+        click.echo(line)
+    if report.result.interrupted:
+        sys.exit(INTERRUPTED_EXIT_CODE)

@@ -1,0 +1,67 @@
+"""From what the user names, files, folders and patterns, to the list of files to read."""
+
+from __future__ import annotations
+
+import glob
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from cupyrec.errors import ConfigError, DataError
+
+COMPRESSED_SUFFIXES = (".gz", ".zst")
+# What a folder is searched for, each also with a compressed suffix. Not .csv: the format has tabs.
+FOLDER_PATTERN = re.compile(r"(day_.*|.*\.(tsv|txt))(\.gz|\.zst)?")
+
+
+def find_input_files(paths: str | Path | Sequence[str | Path]) -> tuple[Path, ...]:
+    """The files that `paths` name, each as the user would name it.
+
+    A file stands for itself; a folder for the files in it called day_*, *.tsv or *.txt, each also with .gz or
+    .zst; a pattern with *, ? or [ for the files that match. Several are taken in the order given; within a
+    folder or a pattern names are ordered as people count, day_2 before day_10.
+
+    Raises DataError for a missing or empty file and for a folder or pattern without matches, ConfigError
+    when no path or one file twice is given.
+    """
+    named = [paths] if isinstance(paths, (str, Path)) else list(paths)
+    if not named:
+        raise ConfigError("no input file is given; name files, a folder or a pattern such as 'day_*'")
+    files = tuple(file for path in named for file in _expand(path))
+    seen = set()
+    for file in files:
+        if file.stat().st_size == 0:
+            raise DataError("the file is empty", path=file)
+        if (place := file.resolve()) in seen:
+            raise ConfigError(f"the input file {file} is given twice; name it once")
+        seen.add(place)
+    return files
+
+
+def natural_order(path: Path) -> list[tuple[int, int | str]]:
+    """A sorting key that compares digits as numbers: day_2 comes before day_10."""
+    parts = re.split(r"([0-9]+)", str(path))
+    return [(0, int(part)) if part.isdecimal() else (1, part) for part in parts]
+
+
+def _expand(named: str | Path) -> list[Path]:
+    path = Path(named)
+    try:
+        if path.is_file():
+            return [path]
+        if path.is_dir():
+            found = [file for file in path.iterdir() if FOLDER_PATTERN.fullmatch(file.name)]
+            wanted = "files called day_*, *.tsv or *.txt, plain or with .gz or .zst"
+        elif path.exists():
+            raise DataError("not a regular file; input is read more than once", path=path)
+        elif glob.has_magic(str(path)):
+            found = [Path(file) for file in glob.glob(str(path), recursive=True)]
+            wanted = "files that match this pattern"
+        else:
+            raise DataError("no such file", path=path)
+        files = sorted((file for file in found if file.is_file()), key=natural_order)
+    except OSError as error:
+        raise DataError(f"cannot be read: {error.strerror}", path=path) from None
+    if not files:
+        raise DataError(f"there are no {wanted}", path=path)
+    return files

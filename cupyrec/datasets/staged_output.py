@@ -1,0 +1,61 @@
+"""Write outputs beside their place and move them there when all is well."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from cupyrec.errors import OutputError
+
+# What a folder may hold and still be replaced: the files of an earlier run, so that nothing else is lost.
+REPLACEABLE = re.compile(r"day_\d+(\.gz|\.zst)?")
+
+
+@contextlib.contextmanager
+def staged_output(outputs: Sequence[Path], *, force: bool) -> Iterator[list[Path]]:
+    """Give a path to write for each of `outputs`, and move what was written into place at the end.
+
+    outputs: files or folders, all in one folder, which must exist.
+    force:   replace outputs that exist. A folder is replaced only when it holds nothing but day files.
+
+    When the block raises or is interrupted, all that was written is deleted and the outputs stay as they were.
+    Raises OutputError for outputs that exist or cannot be written, also for an OSError within the block.
+    """
+    folder = outputs[0].parent
+    if not folder.is_dir():
+        reason = "is not a folder" if folder.exists() else "does not exist; create it first"
+        raise OutputError(f"cannot write {outputs[0]}: {folder} {reason}")
+    for output in outputs:
+        _check_free(output, force=force)
+    try:
+        stage = Path(tempfile.mkdtemp(prefix=f".{outputs[0].name}.", suffix=".partial", dir=folder))
+    except OSError as error:
+        raise OutputError(f"cannot write {outputs[0]}: {error.strerror}") from error
+    try:
+        staged = [stage / output.name for output in outputs]
+        yield staged
+        for source, output in zip(staged, outputs, strict=True):
+            if output.is_dir():
+                output.rename(stage / f"replaced.{output.name}")
+            source.replace(output)
+    except OutputError:
+        raise
+    except OSError as error:
+        raise OutputError(f"cannot write {outputs[0]}: {error.strerror or error}") from error
+    finally:
+        shutil.rmtree(stage, ignore_errors=True)
+
+
+def _check_free(output: Path, *, force: bool) -> None:
+    if not output.exists():
+        return
+    if not force:
+        raise OutputError(f"{output} exists; give another name, or --force to replace it")
+    if output.is_dir():
+        others = sorted(file.name for file in output.iterdir() if not REPLACEABLE.fullmatch(file.name))
+        if others:
+            raise OutputError(f"{output} holds {others[0]}, not only day files, and is not replaced")

@@ -1,0 +1,72 @@
+"""What a run takes of memory, known before anything is allocated."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from cupyrec.byte_sizes import format_bytes
+from cupyrec.config import DlrmConfig
+from cupyrec.embedding.host_table import record_width
+from cupyrec.errors import MemoryPlanError
+from cupyrec.models.dlrm import activation_elements, dense_parameters
+from cupyrec.optim.registry import Optimizer
+
+FLOAT_BYTES = 4
+
+
+@dataclass(frozen=True)
+class MemoryPlan:
+    """Bytes by what they hold; all float32.
+
+    tables_bytes: embedding weights; row_state_bytes: the optimizer's state of the rows and what pads records to
+    16 bytes; dense_bytes: MLP weights, gradients and optimizer state; activation_bytes: values and gradients of one
+    batch of the largest size.
+    """
+
+    rows: int
+    tables_bytes: int
+    row_state_bytes: int
+    dense_bytes: int
+    activation_bytes: int
+
+    @property
+    def total_bytes(self) -> int:
+        """All of it."""
+        return self.tables_bytes + self.row_state_bytes + self.dense_bytes + self.activation_bytes
+
+    def lines(self) -> list[str]:
+        """The plan as a person reads it."""
+        parts = (
+            (f"embedding tables ({self.rows:,} rows)", self.tables_bytes),
+            ("optimizer state of the rows", self.row_state_bytes),
+            ("MLPs with gradients and state", self.dense_bytes),
+            ("activations", self.activation_bytes),
+            ("total", self.total_bytes),
+        )
+        return [f"{what:<42} {format_bytes(size):>10}" for what, size in parts]
+
+    def check(self, available_bytes: int | None) -> None:
+        """Raise MemoryPlanError when the plan does not fit. available_bytes: None where the system does not say."""
+        if available_bytes is None or self.total_bytes <= available_bytes:
+            return
+        raise MemoryPlanError(
+            f"the run needs {format_bytes(self.total_bytes)} of memory "
+            f"(embedding tables {format_bytes(self.tables_bytes)}, optimizer state "
+            f"{format_bytes(self.row_state_bytes)}), but {format_bytes(available_bytes)} are available; "
+            f"choose a smaller --hash-rows or --dimension, or --optimizer sgd, which keeps no state"
+        )
+
+
+def plan_memory(config: DlrmConfig, optimizer: Optimizer | None, max_samples: int) -> MemoryPlan:
+    """What training takes, or, without an optimizer, prediction. max_samples: the most samples of a batch."""
+    rows, D = sum(config.table_rows), config.dimension
+    state = optimizer.row_state_width(D) if optimizer else 0
+    parameters = dense_parameters(config)
+    dense_state = optimizer.dense_state_size(parameters) if optimizer else 0
+    return MemoryPlan(
+        rows=rows,
+        tables_bytes=rows * D * FLOAT_BYTES,
+        row_state_bytes=rows * (record_width(D, state, FLOAT_BYTES) - D) * FLOAT_BYTES,
+        dense_bytes=(2 * parameters + dense_state) * FLOAT_BYTES,
+        activation_bytes=max_samples * activation_elements(config) * FLOAT_BYTES,
+    )

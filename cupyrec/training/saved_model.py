@@ -1,0 +1,130 @@
+"""A trained model on disk: `model.safetensors` (in shards when large) and `model.json`, which says what it is."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cupyrec import __version__
+from cupyrec.config import DlrmConfig
+from cupyrec.embedding.host_table import HostTable
+from cupyrec.errors import ModelError, OutputError
+from cupyrec.models.dlrm import Dlrm
+from cupyrec.training.safetensors_io import ArraySource, open_tensors, read_metadata, write_sharded
+
+DESCRIPTION_FILE = "model.json"
+FORMAT, FORMAT_VERSION = "cupyrec-model", 1
+MAX_SHARD_BYTES = 4_000_000_000
+
+
+def save_model(
+    folder: str | Path,
+    model: Dlrm,
+    table: HostTable,
+    *,
+    steps: int,
+    training: Mapping[str, Any] | None = None,
+    max_shard_bytes: int = MAX_SHARD_BYTES,
+) -> None:
+    """Write weights (no optimizer state) and description; a reader sees the old model or the new one, whole.
+
+    Tensors: `embedding.F.weight` (rows, D), and `bottom.L.weight` (out, in), `bottom.L.bias` (out,), `top...` alike.
+    training: JSON-safe facts about the run, kept with the model. Tables are streamed: memory does not grow with them.
+    Raises OutputError when the folder cannot be written.
+    """
+    folder = Path(folder)
+    config = asdict(model.config)
+    identity = {"format": FORMAT, "model": json.dumps(config), "steps": str(steps)}
+    description = {
+        "format": FORMAT,
+        "version": FORMAT_VERSION,
+        "cupyrec": __version__,
+        "model": config,
+        "steps": steps,
+        "dense_transform": "log(max(x, 0) + 1)",
+        "category_to_row": "hexadecimal value modulo the rows of its table; a blank is 0",
+        "training": dict(training or {}),
+    }
+    sources = {name: ArraySource(array) for name, array in model_tensors(model, table).items()}
+    write_sharded(folder, sources, identity, max_shard_bytes)
+    write_text(folder / DESCRIPTION_FILE, json.dumps(description, indent=2) + "\n")
+
+
+def write_text(path: Path, content: str) -> None:
+    """Write a small file beside its place and rename it. Raises OutputError."""
+    temporary = path.with_name(f".{path.name}.partial")
+    try:
+        with open(temporary, "w", encoding="utf-8") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise OutputError(f"{path}: cannot be written: {error.strerror}") from None
+
+
+def read_model(folder: str | Path) -> tuple[DlrmConfig, dict[str, Any]]:
+    """The shape of a saved model and the whole of its model.json.
+
+    Raises ModelError that says which file is missing, damaged or of another kind.
+    """
+    folder = Path(folder)
+    description = _read_description(folder)
+    try:
+        config = DlrmConfig(**description["model"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise ModelError(f"{folder / DESCRIPTION_FILE}: the description of the model is damaged: {error}") from None
+    metadata = read_metadata(folder)
+    if metadata.get("model") != json.dumps(asdict(config)) or metadata.get("steps") != str(description.get("steps")):
+        raise ModelError(f"{folder}: {DESCRIPTION_FILE} and the tensors beside it are not of the same model")
+    return config, description
+
+
+def read_weights(folder: str | Path, model: Dlrm, table: HostTable) -> None:
+    """Fill a model and its tables, made for the saved shape, with the saved weights. Raises ModelError."""
+    tensors = open_tensors(Path(folder))
+    for name, target in model_tensors(model, table).items():
+        if name not in tensors:
+            raise ModelError(f"{folder}: tensor {name} is missing")
+        if tensors[name].shape != target.shape or tensors[name].dtype != target.dtype:
+            raise ModelError(
+                f"{folder}: tensor {name} is {tensors[name].shape} {tensors[name].dtype}, "
+                f"but {target.shape} {target.dtype} was expected"
+            )
+        np.copyto(target, tensors[name])
+
+
+def model_tensors(model: Dlrm, table: HostTable) -> dict[str, np.ndarray]:
+    """All weights by the names they have in the file: views."""
+    tensors = {f"embedding.{t}.weight": table.weights_of(t) for t in range(len(table.table_rows))}
+    for part, mlp in (("bottom", model.bottom), ("top", model.top)):
+        for layer, (weight, bias) in enumerate(zip(mlp.weights, mlp.biases, strict=True)):
+            tensors[f"{part}.{layer}.weight"] = weight
+            tensors[f"{part}.{layer}.bias"] = bias
+    return tensors
+
+
+def _read_description(folder: Path) -> dict[str, Any]:
+    path = folder / DESCRIPTION_FILE
+    try:
+        description = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ModelError(f"{folder}: holds no cupyrec model: {DESCRIPTION_FILE}: {error.strerror}") from None
+    except ValueError as error:
+        raise ModelError(f"{path}: damaged: {error}") from None
+    if not isinstance(description, dict) or description.get("format") != FORMAT:
+        raise ModelError(f"{path}: not a cupyrec model")
+    if description.get("version") != FORMAT_VERSION:
+        raise ModelError(
+            f"{path}: format version {description.get('version')}, but this cupyrec reads {FORMAT_VERSION}"
+        )
+    return description

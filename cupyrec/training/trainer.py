@@ -1,0 +1,218 @@
+"""The trainer: allocates a model once, feeds a system with batches, watches the loss and evaluates."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cupyrec.config import DlrmConfig
+from cupyrec.datasets.source import Source
+from cupyrec.devices.cpu import CpuDevice
+from cupyrec.devices.host_memory import available_bytes
+from cupyrec.embedding.host_table import HostTable
+from cupyrec.errors import CupyrecError, DivergenceError
+from cupyrec.models.dlrm import Dlrm
+from cupyrec.optim.registry import Optimizer
+from cupyrec.optim.rowwise_adagrad import RowwiseAdagrad
+from cupyrec.optim.schedule import WarmupPolynomialDecay
+from cupyrec.systems.resident import ResidentSystem
+from cupyrec.systems.step import StepResult, System
+from cupyrec.training.evaluation import Evaluation, check_source_fits, evaluate
+from cupyrec.training.memory_plan import plan_memory
+from cupyrec.training.metrics import MetricsResult
+from cupyrec.training.saved_model import save_model
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """How a run went.
+
+    steps, samples:     trained in this call.
+    seconds:            all of it; data_wait_seconds: waiting for batches; evaluation_seconds: evaluating.
+    final, best:        the last evaluation, and the one with the highest AUC; None without validation data.
+    interrupted:        whether it was asked to stop before its end.
+    """
+
+    steps: int
+    samples: int
+    seconds: float
+    data_wait_seconds: float
+    evaluation_seconds: float
+    final: Evaluation | None
+    best: Evaluation | None
+    interrupted: bool
+
+
+class Trainer:
+    """One model, on one device, trained by one system."""
+
+    def __init__(
+        self,
+        config: DlrmConfig,
+        *,
+        optimizer: Optimizer | None = None,
+        schedule: WarmupPolynomialDecay | float = 0.02,
+        batch_size: int = 2048,
+        threads: int | None = None,
+        seed: int = 1,
+    ) -> None:
+        """Check that the model fits in memory, then allocate and initialise it.
+
+        optimizer: row-wise Adagrad when not given. schedule: or a constant learning rate. batch_size: the most samples
+        of a batch. seed: of all initial weights. Raises ConfigError, and MemoryPlanError before allocating.
+        """
+        self.config, self.batch_size = config, batch_size
+        optimizer = RowwiseAdagrad() if optimizer is None else optimizer
+        schedule = schedule if isinstance(schedule, WarmupPolynomialDecay) else WarmupPolynomialDecay(schedule)
+        self.memory_plan = plan_memory(config, optimizer, batch_size)
+        self.memory_plan.check(available_bytes())
+        self._device = CpuDevice(threads)
+        self.threads = self._device.threads
+        with self._device.running():
+            model = Dlrm(self._device, config, max_samples=batch_size, seed=seed)
+            table = HostTable(
+                self._device,
+                config.table_rows,
+                config.dimension,
+                state_width=optimizer.row_state_width(config.dimension),
+                seed=seed,
+            )
+        self.system: System = ResidentSystem(self._device, model, table, optimizer, schedule, max_samples=batch_size)
+
+    def fit(
+        self,
+        source: Source,
+        *,
+        valid: Source | None = None,
+        epochs: int = 1,
+        max_steps: int | None = None,
+        eval_every: int = 0,
+        on_step: Callable[[StepResult, float], None] | None = None,
+        on_evaluation: Callable[[Evaluation], None] | None = None,
+        stop_requested: Callable[[], bool] = lambda: False,
+    ) -> TrainingResult:
+        """Train on `source`, `epochs` times over, and evaluate on `valid` every `eval_every` steps and at the end.
+
+        on_step is told each step's result and the share, 0 to 1, of the work done; on_evaluation each evaluation.
+        stop_requested is asked after each step; the step is then whole, and there is no evaluation at the end.
+
+        Raises ConfigError when the source does not fit the model, DivergenceError when the loss is not finite,
+        and what the source raises; the weights are then those after the last whole step.
+        """
+        for part in (source, valid):
+            if part is not None:
+                check_source_fits(part, self.config)
+        run = _Run(source, self.batch_size, epochs, max_steps)
+        started = time.perf_counter()
+        evaluations: list[Evaluation] = []
+        evaluation_seconds, interrupted, steps, samples = 0.0, False, 0, 0
+
+        def evaluate_now() -> None:
+            nonlocal evaluation_seconds
+            if valid is None:
+                return
+            begun = time.perf_counter()
+            metrics = evaluate(self.system, valid, self.batch_size, stop_requested=stop_requested)
+            evaluation_seconds += time.perf_counter() - begun
+            if metrics is not None:
+                evaluations.append(Evaluation(self.system.steps_done, metrics))
+                if on_evaluation is not None:
+                    on_evaluation(evaluations[-1])
+
+        with self._device.running(), closing(run.batches()) as batches:
+            for result in self.system.train(batches):
+                steps, samples = steps + 1, samples + result.samples
+                if not math.isfinite(result.loss):
+                    raise _diverged(result)
+                if on_step is not None:
+                    on_step(result, run.fraction_done(steps))
+                if stop_requested():
+                    interrupted = True
+                    break
+                if eval_every and steps % eval_every == 0:
+                    evaluate_now()
+            self.system.finish()
+            evaluated = bool(evaluations) and evaluations[-1].step == self.system.steps_done
+            if steps and not interrupted and not stop_requested() and not evaluated:
+                evaluate_now()
+        return TrainingResult(
+            steps=steps,
+            samples=samples,
+            seconds=time.perf_counter() - started,
+            data_wait_seconds=run.wait_seconds,
+            evaluation_seconds=evaluation_seconds,
+            final=evaluations[-1] if evaluations else None,
+            best=max(evaluations, key=_auc, default=None),
+            interrupted=interrupted or stop_requested(),
+        )
+
+    def evaluate(self, source: Source) -> MetricsResult:
+        """Metrics of the present weights on a source."""
+        check_source_fits(source, self.config)
+        with self._device.running():
+            metrics = evaluate(self.system, source, self.batch_size)
+        assert metrics is not None  # nothing asked it to stop
+        return metrics
+
+    def save(self, folder: str | Path, description: dict[str, Any] | None = None) -> None:
+        """Write the weights and what they mean; see save_model."""
+        save_model(folder, self.system.model, self.system.table, steps=self.system.steps_done, training=description)
+
+
+class _Run:
+    """The batches of all epochs, and how long the trainer waited for them."""
+
+    def __init__(self, source: Source, batch_size: int, epochs: int, max_steps: int | None) -> None:
+        self._source, self._batch_size, self._epochs, self._max_steps = source, batch_size, epochs, max_steps
+        self._fraction_of_data = 0.0
+        self.wait_seconds = 0.0
+
+    def batches(self) -> Generator[Any, None, None]:
+        """Yield at most max_steps batches, epoch after epoch."""
+        left = math.inf if self._max_steps is None else self._max_steps
+        for epoch in range(self._epochs):
+            with closing(self._source.batches(self._batch_size, on_progress=self._note(epoch))) as batches:
+                for batch in self._timed(batches):
+                    if batch.samples == 0:
+                        continue
+                    yield batch
+                    left -= 1
+                    if left <= 0:
+                        return
+
+    def fraction_done(self, steps: int) -> float:
+        """The share of the work done: of the data, or of the steps where those end first."""
+        of_steps = 0.0 if self._max_steps is None else steps / self._max_steps
+        return min(max(self._fraction_of_data, of_steps), 1.0)
+
+    def _note(self, epoch: int) -> Callable[[float], None]:
+        def note(fraction: float) -> None:
+            self._fraction_of_data = (epoch + fraction) / self._epochs
+
+        return note
+
+    def _timed(self, batches: Iterator[Any]) -> Iterator[Any]:
+        while True:
+            begun = time.perf_counter()
+            batch = next(batches, None)
+            self.wait_seconds += time.perf_counter() - begun
+            if batch is None:
+                return
+            yield batch
+
+
+def _auc(evaluation: Evaluation) -> float:
+    auc = evaluation.metrics.auc
+    return -math.inf if auc is None else auc
+
+
+def _diverged(result: StepResult) -> CupyrecError:
+    return DivergenceError(
+        f"the loss is {result.loss} at step {result.step:,} (learning rate {result.learning_rate:g}); "
+        "usual causes: a learning rate that is too high, no --warmup-steps, or dense features that are far too large"
+    )

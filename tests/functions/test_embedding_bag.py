@@ -1,0 +1,119 @@
+"""Embedding bags: values against loops, gradients, odd sizes, empty bags, threads, the cut into parts."""
+
+import numpy as np
+import pytest
+import reference
+from batch_strategies import random_batch
+from gradcheck import assert_gradient
+
+from cupyrec.batch import Batch
+from cupyrec.devices.cpu import CpuDevice
+from cupyrec.embedding.coalesce import Coalescer
+from cupyrec.functions.embedding_bag import balanced_bounds, embedding_bag_backward, embedding_bag_forward
+
+TABLE_ROWS = (7, 1, 30)
+THREADS = (1, 2, 3, 5, 7, 40)
+
+
+def records_for(table_rows, width, dtype, seed=1):
+    return np.random.default_rng(seed).standard_normal((sum(table_rows), width)).astype(dtype)
+
+
+def forward(records, batch, features, dimension, *, mean, threads=1):
+    Y = np.full((batch.samples, features, dimension), np.nan, dtype=records.dtype)
+    device = CpuDevice(threads)
+    with device.running():
+        embedding_bag_forward(device, records, batch, Y, mean=mean)
+    return Y
+
+
+def backward(dY, batch, table_rows, *, mean, threads=1):
+    """(unique rows, dW)."""
+    device = CpuDevice(threads)
+    with device.running():
+        plan = Coalescer(device, table_rows).plan(batch)
+        dW = np.full((plan.unique, dY.shape[2]), np.nan, dtype=dY.dtype)
+        embedding_bag_backward(device, dY, batch, plan, dW, mean=mean)
+        return plan.unique_rows.copy(), dW
+
+
+@pytest.mark.parametrize(
+    ("dimension", "mean"),
+    [(1, False), (2, True), (3, False), (15, False), (16, True), (17, False), (64, False), (128, True), (200, False)],
+)
+def test_forward_equals_loops_and_is_the_same_for_any_number_of_threads(dimension, mean):
+    batch = random_batch(np.random.default_rng(dimension), TABLE_ROWS, 5, most_lookups=50)
+    assert 0 in np.diff(batch.offsets) or dimension != 1, "an empty bag is meant to be there"
+    records = records_for(TABLE_ROWS, dimension + 3, np.float32)
+    alone = forward(records, batch, 3, dimension, mean=mean)
+    expected = reference.embedding_bag_forward(records[:, :dimension], batch.rows, batch.offsets, 5, 3, mean=mean)
+    np.testing.assert_allclose(alone, expected, rtol=1e-5, atol=2e-5)
+    for threads in THREADS[1:]:
+        np.testing.assert_array_equal(
+            forward(records, batch, 3, dimension, mean=mean, threads=threads), alone, err_msg=f"{threads} threads"
+        )
+
+
+@pytest.mark.parametrize("mean", [False, True])
+def test_empty_bags_give_zeros(mean):
+    batch = Batch.from_bags(np.zeros((3, 1)), [[[], [2, 2, 1], []], [[], [], []]], np.zeros(3), [3, 1])
+    records = np.array([[1, 10], [2, 20], [4, 40], [np.nan, np.nan]], dtype=np.float32)
+    Y = forward(records, batch, 2, 2, mean=mean)
+    expected = np.zeros((3, 2, 2), dtype=np.float32)
+    expected[1, 0] = np.float32([10, 100]) / np.float32(3) if mean else [10, 100]
+    np.testing.assert_array_equal(Y, expected)
+
+
+def test_no_samples():
+    batch = Batch.from_bags(np.zeros((0, 1)), [[], []], np.zeros(0), [3, 1])
+    assert forward(records_for((3, 1), 2, np.float32), batch, 2, 2, mean=False).shape == (0, 2, 2)
+    unique_rows, dW = backward(np.zeros((0, 2, 2), dtype=np.float32), batch, [3, 1], mean=False)
+    assert (unique_rows.size, dW.shape) == (0, (0, 2))
+
+
+@pytest.mark.parametrize(
+    ("samples", "dimension", "table_rows", "mean"),
+    [(1, 1, (1,), False), (3, 5, (1, 4), False), (7, 16, (5, 1, 2, 3, 9), True), (3, 3, (1, 1), True)],
+)
+def test_gradients(samples, dimension, table_rows, mean):
+    random = np.random.default_rng(samples)
+    batch = random_batch(random, table_rows, samples)
+    weights = records_for(table_rows, dimension, np.float64)
+    C = random.standard_normal((samples, len(table_rows), dimension))
+    unique_rows, dW = backward(C, batch, table_rows, mean=mean)
+    gradient = np.zeros_like(weights)
+    gradient[unique_rows] = dW
+    assert_gradient(
+        lambda: float((C * forward(weights, batch, len(table_rows), dimension, mean=mean)).sum()), weights, gradient
+    )
+
+
+@pytest.mark.parametrize("mean", [False, True])
+def test_backward_equals_loops_and_is_the_same_for_any_number_of_threads(mean):
+    dimension = 3
+    batch = random_batch(np.random.default_rng(4), TABLE_ROWS, 9, most_lookups=20)
+    dY = np.random.default_rng(5).standard_normal((9, 3, dimension)).astype(np.float32)
+    unique_rows, alone = backward(dY, batch, TABLE_ROWS, mean=mean)
+    expected = reference.embedding_bag_backward(dY, batch.rows, batch.offsets, mean=mean)
+    assert unique_rows.tolist() == sorted(expected)
+    np.testing.assert_allclose(alone, [expected[row] for row in unique_rows], rtol=1e-5, atol=2e-5)
+    for threads in THREADS[1:]:
+        np.testing.assert_array_equal(backward(dY, batch, TABLE_ROWS, mean=mean, threads=threads)[1], alone)
+
+
+@pytest.mark.parametrize("threads", THREADS)
+def test_parts_cover_every_unique_row_once_and_weigh_hot_rows(threads):
+    # Row 0 of the only table is in all lookups but 50.
+    bags = [[[0] * 20, list(range(1, 51)), [0] * 400]]
+    batch = Batch.from_bags(np.zeros((3, 1)), bags, np.zeros(3), [60])
+    device = CpuDevice(threads)
+    plan = Coalescer(device, [60]).plan(batch)
+    bounds = balanced_bounds(device, plan)
+    assert bounds[0] == 0
+    assert bounds[-1] == plan.unique == 51
+    assert (np.diff(bounds) >= 0).all()
+    if 1 < threads <= 5:
+        # The hot row outweighs all others together: they fall to one other part or more.
+        assert bounds[1] == 1 or bounds[1] == 0
+        costs = plan.segment_offsets[bounds]
+        assert np.sort(np.diff(costs))[-1] == 420
