@@ -73,7 +73,7 @@ def write_blocks(
         path = output / name if files > 1 else output
         with _open_output(path, compression) as out:
             for block in generate_blocks(model, rows * number // files, rows * (number + 1) // files):
-                out.write(memoryview(block.text))
+                out.write(block.text.data)
                 yield block
 
 

@@ -17,15 +17,16 @@ def loss_and_gradient(logits, labels):
     return loss_sum[0], gradient
 
 
+@pytest.mark.parametrize(("dtype", "tolerance"), [(np.float32, 1e-6), (np.float64, 1e-12)])
 @pytest.mark.parametrize("samples", [0, 1, 3, 7])
-def test_values(samples):
+def test_values(samples, dtype, tolerance):
     random = np.random.default_rng(samples)
-    logits = (4 * random.standard_normal(samples)).astype(np.float32)
-    labels = random.integers(0, 2, samples).astype(np.float32)
+    logits = (4 * random.standard_normal(samples)).astype(dtype)
+    labels = random.integers(0, 2, samples).astype(dtype)
     loss, gradient = loss_and_gradient(logits, labels)
     expected_loss, expected_gradient = reference.bce_with_logits(logits, labels)
-    assert loss == pytest.approx(expected_loss, rel=1e-12)
-    np.testing.assert_allclose(gradient, expected_gradient, rtol=1e-6, atol=1e-9)
+    assert loss == pytest.approx(expected_loss, rel=tolerance)
+    np.testing.assert_allclose(gradient, expected_gradient, rtol=tolerance, atol=tolerance / 10)
 
 
 @pytest.mark.parametrize("samples", [1, 3, 7])

@@ -9,8 +9,8 @@ from cupyrec.devices.cpu import CpuDevice
 from cupyrec.functions.dot_interaction import dot_interaction_backward, dot_interaction_forward, interaction_width
 
 # (F, D, self_interaction): F + 1 vectors below, at and above the unroll of 8; few, as each is compiled for itself.
-CHECKED_BY_DIFFERENCES = [(1, 1, False), (2, 3, True), (5, 16, False), (1, 5, True)]
-COMPARED = [(2, 1, False), (7, 17, True), (8, 2, False), (26, 15, False)]
+CHECKED_BY_DIFFERENCES = [(1, 1, False), (2, 3, True), (5, 16, False)]
+COMPARED = [(2, 1, False), (7, 17, True), (8, 2, False)]
 
 
 def arrays(samples, features, dimension, dtype, *, self_interaction):
@@ -38,11 +38,12 @@ def test_width():
 
 def test_order_of_the_pairs():
     # Products of primes tell which pair stands where.
-    X, Y = np.array([[2.0]]), np.array([[[3.0], [5.0]]])
-    R, _, _ = forward_and_backward(X, Y, np.zeros((1, 4)), self_interaction=False)
+    X, Y = np.array([[2]], dtype=np.float32), np.array([[[3], [5]]], dtype=np.float32)
+    R, _, _ = forward_and_backward(X, Y, np.zeros((1, 4), dtype=np.float32), self_interaction=False)
     np.testing.assert_array_equal(R, [[2, 6, 10, 15]])
-    R, _, _ = forward_and_backward(X, Y, np.zeros((1, 7)), self_interaction=True)
-    np.testing.assert_array_equal(R, [[2, 4, 6, 9, 10, 15, 25]])
+    X, Y = np.array([[2.0, 0, 0]]), np.array([[[3.0, 0, 0], [5.0, 0, 0]]])
+    R, _, _ = forward_and_backward(X, Y, np.zeros((1, 9)), self_interaction=True)
+    np.testing.assert_array_equal(R, [[2, 0, 0, 4, 6, 9, 10, 15, 25]])
 
 
 @pytest.mark.parametrize("samples", [1, 3])

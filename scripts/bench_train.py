@@ -1,0 +1,325 @@
+"""Training steps on the CPU, cupyrec against PyTorch, interleaved in one process on the same batches.
+
+    pip install torch==2.13.0
+    python scripts/bench_train.py --shape A --shape B --output result.json
+
+Shapes: A: 26 tables x 100,000 rows, D 16, one lookup a bag, bottom 512-256-64-16, top 512-256-1.
+        B: 8 tables x 1,000,000 rows, D 128, 20 lookups a bag, bottom 512-256-128, top 1024-1024-512-256-1.
+Both: batch 2048, SGD, batches in memory, uniform rows. torch is a tight loop over a list of sparse EmbeddingBags (the
+usual way), and the same with one bag for all tables (tuned). All begin from the same weights, and their losses
+are compared before anything is timed. Beside the times stand the floors: the matrix products alone, and the bytes of
+rows at the rate of a copy measured in the same run. Times are medians of interleaved rounds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.nn import functional
+
+from cupyrec.batch import Batch
+from cupyrec.config import DlrmConfig
+from cupyrec.devices.cpu import CpuDevice
+from cupyrec.embedding.coalesce import Coalescer
+from cupyrec.embedding.host_table import HostTable
+from cupyrec.functions.embedding_bag import embedding_bag_forward
+from cupyrec.models.dlrm import Dlrm
+from cupyrec.optim.row_update import RowUpdate
+from cupyrec.optim.schedule import WarmupPolynomialDecay
+from cupyrec.optim.sgd import Sgd
+from cupyrec.systems.resident import ResidentSystem
+
+BATCH_SIZE = 2048
+LEARNING_RATE = 0.01
+BATCHES = 8
+SHAPES = {
+    "A": (DlrmConfig((100_000,) * 26, 13, 16, (512, 256, 64, 16), (512, 256, 1)), 1),
+    "B": (DlrmConfig((1_000_000,) * 8, 13, 128, (512, 256, 128), (1024, 1024, 512, 256, 1)), 20),
+}
+FLOAT_BYTES = 4
+
+
+def make_batches(config: DlrmConfig, bag_lookups: int) -> list[Batch]:
+    """Uniform rows, standard normal dense features, a quarter of the labels 1."""
+    random = np.random.default_rng(1)
+    batches = []
+    for _ in range(BATCHES):
+        ids = [random.integers(0, rows, BATCH_SIZE * bag_lookups) for rows in config.table_rows]
+        starts = np.concatenate([[0], np.cumsum(config.table_rows)[:-1]])
+        batches.append(
+            Batch(
+                dense=random.standard_normal((BATCH_SIZE, config.dense_features), dtype=np.float32),
+                rows=np.concatenate([start + each for start, each in zip(starts, ids, strict=True)]),
+                offsets=np.arange(0, config.features * BATCH_SIZE * bag_lookups + 1, bag_lookups),
+                labels=(random.random(BATCH_SIZE) < 0.25).astype(np.float32),
+            ).validate(config.table_rows, config.dense_features)
+        )
+    return batches
+
+
+class TorchDlrm(torch.nn.Module):
+    """The same model in PyTorch, with weights copied from ours."""
+
+    def __init__(self, model: Dlrm, table: HostTable, *, one_bag: bool) -> None:
+        super().__init__()
+        config = model.config
+        self.one_bag, self.features, self.dimension = one_bag, config.features, config.dimension
+        tables = (
+            [table.records[:, : config.dimension]]
+            if one_bag
+            else [table.weights_of(each) for each in range(config.features)]
+        )
+        self.bags = torch.nn.ModuleList(
+            torch.nn.EmbeddingBag.from_pretrained(
+                torch.tensor(weights), freeze=False, mode="sum", sparse=True, include_last_offset=True
+            )
+            for weights in tables
+        )
+        self.bottom = _layers(model.bottom, last_relu=True)
+        self.top = _layers(model.top, last_relu=False)
+        self.lower = torch.tril_indices(config.features + 1, config.features + 1, offset=-1)
+
+    def forward(self, dense: torch.Tensor, inputs: list[tuple[torch.Tensor, torch.Tensor]]) -> torch.Tensor:
+        x = self.bottom(dense)
+        if self.one_bag:
+            pooled = self.bags[0](*inputs[0]).view(self.features, -1, self.dimension).transpose(0, 1)
+            z = torch.cat([x.unsqueeze(1), pooled], dim=1)
+        else:
+            z = torch.stack([x, *(bag(*each) for bag, each in zip(self.bags, inputs, strict=True))], dim=1)
+        pairs = torch.bmm(z, z.transpose(1, 2))[:, self.lower[0], self.lower[1]]
+        return self.top(torch.cat([x, pairs], dim=1)).squeeze(1)
+
+
+def _layers(mlp, *, last_relu: bool) -> torch.nn.Sequential:
+    parts: list[torch.nn.Module] = []
+    for number, (weight, bias) in enumerate(zip(mlp.weights, mlp.biases, strict=True), start=1):
+        layer = torch.nn.Linear(weight.shape[1], weight.shape[0])
+        with torch.no_grad():
+            layer.weight.copy_(torch.tensor(weight))
+            layer.bias.copy_(torch.tensor(bias))
+        parts.append(layer)
+        if last_relu or number < len(mlp.weights):
+            parts.append(torch.nn.ReLU())
+    return torch.nn.Sequential(*parts)
+
+
+def torch_inputs(config: DlrmConfig, batch: Batch, *, one_bag: bool) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Ids and offsets of every bag of tables, made before anything is timed."""
+    if one_bag:
+        return [(torch.tensor(batch.rows), torch.tensor(batch.offsets))]
+    inputs, start = [], 0
+    for feature, rows in enumerate(config.table_rows):
+        offsets = batch.offsets[feature * BATCH_SIZE : (feature + 1) * BATCH_SIZE + 1]
+        ids = batch.rows[offsets[0] : offsets[-1]] - start
+        inputs.append((torch.tensor(ids), torch.tensor(offsets - offsets[0])))
+        start += rows
+    return inputs
+
+
+def torch_stepper(model: TorchDlrm, config: DlrmConfig, batches: list[Batch]) -> Callable[[int], float]:
+    """One call, one training step; returns its loss."""
+    prepared = [
+        (torch.tensor(b.dense), torch_inputs(config, b, one_bag=model.one_bag), torch.tensor(b.labels)) for b in batches
+    ]
+    optimizer = torch.optim.SGD(model.parameters(), lr=LEARNING_RATE)
+
+    def step(number: int) -> float:
+        dense, inputs, labels = prepared[number % len(prepared)]
+        optimizer.zero_grad(set_to_none=True)
+        loss = functional.binary_cross_entropy_with_logits(model(dense, inputs), labels)
+        loss.backward()
+        optimizer.step()
+        return loss.item()
+
+    return step
+
+
+def torch_embedding_stepper(model: TorchDlrm, config: DlrmConfig, batches: list[Batch]) -> Callable[[int], float]:
+    """Embedding forward, backward and SGD update alone, with a gradient of ones."""
+    prepared = [torch_inputs(config, batch, one_bag=model.one_bag) for batch in batches]
+    optimizer = torch.optim.SGD(model.bags.parameters(), lr=1e-9)
+
+    def step(number: int) -> float:
+        optimizer.zero_grad(set_to_none=True)
+        pooled = [bag(*each) for bag, each in zip(model.bags, prepared[number % len(prepared)], strict=True)]
+        torch.autograd.backward(pooled, [torch.ones_like(each) for each in pooled])
+        optimizer.step()
+        return 0.0
+
+    return step
+
+
+def cupyrec_stepper(device: CpuDevice, model: Dlrm, table: HostTable, batches: list[Batch]) -> Callable[[int], float]:
+    """One call, one step of the resident system."""
+    system = ResidentSystem(device, model, table, Sgd(), WarmupPolynomialDecay(LEARNING_RATE), max_samples=BATCH_SIZE)
+
+    def endless():  # type: ignore[no-untyped-def]
+        number = 0
+        while True:
+            yield batches[number % len(batches)]
+            number += 1
+
+    results = system.train(endless())
+    return lambda _number: next(results).loss
+
+
+def cupyrec_embedding_stepper(
+    device: CpuDevice, config: DlrmConfig, table: HostTable, batches: list[Batch]
+) -> Callable[[int], float]:
+    """Embedding forward, coalescing, backward and SGD update alone, with a gradient of ones."""
+    Y = device.empty((BATCH_SIZE, config.features, config.dimension))
+    dY = device.empty((BATCH_SIZE, config.features, config.dimension))
+    dY[...] = 1
+    coalescer, optimizer = Coalescer(device, config.table_rows), Sgd()
+
+    def step(number: int) -> float:
+        batch = batches[number % len(batches)]
+        embedding_bag_forward(device, table.records, batch, Y, mean=False)
+        update = RowUpdate(table.records, dY, batch.offsets, coalescer.plan(batch), mean=False)
+        optimizer.update_rows(device, update, learning_rate=1e-9)
+        return 0.0
+
+    return step
+
+
+def products_stepper(device: CpuDevice, model: Dlrm) -> Callable[[int], float]:
+    """The matrix products of a step and nothing else, cut over the threads as training does."""
+    random = np.random.default_rng(2)
+    products = []
+    for mlp in (model.bottom, model.top):
+        for layer, W in enumerate(mlp.weights):
+            above, below = W.shape
+            X = random.standard_normal((BATCH_SIZE, below), dtype=np.float32)
+            Y = random.standard_normal((BATCH_SIZE, above), dtype=np.float32)
+            products += [(X, W.T, np.empty_like(Y)), (Y.T, X, np.empty_like(W))]
+            if mlp is model.top or layer:
+                products.append((Y, W, np.empty_like(X)))
+
+    def step(_number: int) -> float:
+        for A, B, out in products:
+            device.matmul(A, B, out)
+        return 0.0
+
+    return step
+
+
+def products_flops(model: Dlrm) -> int:
+    """Floating-point operations of products_stepper."""
+    weights = [W.size for mlp in (model.bottom, model.top) for W in mlp.weights]
+    return 2 * BATCH_SIZE * (3 * sum(weights) - model.bottom.weights[0].size)
+
+
+def copy_stepper(device: CpuDevice) -> tuple[Callable[[int], float], int]:
+    """A copy of 256 MB on all threads; and the bytes it reads and writes."""
+    source, target = device.empty(1 << 26), device.empty(1 << 26)
+    source[...] = 1
+
+    def copy(start: int, stop: int) -> None:
+        np.copyto(target[start:stop], source[start:stop])
+
+    def step(_number: int) -> float:
+        device.launch(copy, source.size)
+        return 0.0
+
+    return step, 2 * source.nbytes
+
+
+def row_bytes(config: DlrmConfig, table: HostTable, batches: list[Batch]) -> int:
+    """Bytes of rows that a step must read and write: each lookup once forward, each unique row in and out."""
+    width = table.records.shape[1] * FLOAT_BYTES
+    lookups = statistics.mean(batch.lookups for batch in batches)
+    unique = statistics.mean(np.unique(batch.rows).size for batch in batches)
+    return int(width * (lookups + 2 * unique))
+
+
+def interleaved_ms(steppers: dict[str, Callable[[int], float]], rounds: int) -> dict[str, list[float]]:
+    """Time of each stepper in every round, one after another within a round, after two rounds of warming up."""
+    times: dict[str, list[float]] = {name: [] for name in steppers}
+    for number in range(rounds + 2):
+        for name, step in steppers.items():
+            begun = time.perf_counter()
+            step(number)
+            if number >= 2:
+                times[name].append((time.perf_counter() - begun) * 1e3)
+    return times
+
+
+def measure(shape: str, threads: int, rounds: int) -> dict[str, object]:
+    """All figures of one shape."""
+    config, bag_lookups = SHAPES[shape]
+    batches = make_batches(config, bag_lookups)
+    device = CpuDevice(threads)
+    with device.running():
+        model = Dlrm(device, config, max_samples=BATCH_SIZE, seed=1)
+        table = HostTable(device, config.table_rows, config.dimension, seed=1)
+        listed, tuned = TorchDlrm(model, table, one_bag=False), TorchDlrm(model, table, one_bag=True)
+        steppers = {
+            "cupyrec": cupyrec_stepper(device, model, table, batches),
+            "torch_list": torch_stepper(listed, config, batches),
+            "torch_one_bag": torch_stepper(tuned, config, batches),
+        }
+        losses = {name: [step(number) for number in range(3)] for name, step in steppers.items()}
+        for name, values in losses.items():
+            np.testing.assert_allclose(values, losses["cupyrec"], rtol=1e-5, err_msg=name)
+        copy, copied_bytes = copy_stepper(device)
+        steppers |= {
+            "products_alone": products_stepper(device, model),
+            "copy": copy,
+            "cupyrec_embedding": cupyrec_embedding_stepper(device, config, table, batches),
+            "torch_list_embedding": torch_embedding_stepper(listed, config, batches),
+        }
+        times = interleaved_ms(steppers, rounds)
+        moved, flops = row_bytes(config, table, batches), products_flops(model)
+    medians = {name: statistics.median(values) for name, values in times.items()}
+    copy_rate = copied_bytes / medians["copy"] / 1e6
+    embedding_floor = moved / copy_rate / 1e6
+
+    def ratio(above: str, below: str) -> float:
+        return round(statistics.median(a / b for a, b in zip(times[above], times[below], strict=True)), 3)
+
+    return {
+        "shape": shape,
+        "median_ms": {name: round(value, 2) for name, value in medians.items()},
+        "min_ms": {name: round(min(values), 2) for name, values in times.items()},
+        "copy_GB_per_s": round(copy_rate, 1),
+        "products_GFLOP_per_s": round(flops / medians["products_alone"] / 1e6, 1),
+        "embedding_floor_ms": round(embedding_floor, 2),
+        "step_floor_ms": round(embedding_floor + medians["products_alone"], 2),
+        "cupyrec_over_torch_list": ratio("cupyrec", "torch_list"),
+        "cupyrec_over_torch_one_bag": ratio("cupyrec", "torch_one_bag"),
+        "embedding_torch_list_over_cupyrec": ratio("torch_list_embedding", "cupyrec_embedding"),
+        "first_losses": losses,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--shape", action="append", choices=sorted(SHAPES), help="default: all")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--output", type=Path, help="also write the JSON here")
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    report = {
+        "machine": {"cpu": platform.processor() or platform.machine(), "threads": arguments.threads},
+        "versions": {"torch": torch.__version__, "numpy": np.__version__, "python": platform.python_version()},
+        "batch_size": BATCH_SIZE,
+        "rounds": arguments.rounds,
+        "shapes": [measure(shape, arguments.threads, arguments.rounds) for shape in arguments.shape or sorted(SHAPES)],
+    }
+    text = json.dumps(report, indent=2)
+    print(text)
+    if arguments.output:
+        arguments.output.write_text(text + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
