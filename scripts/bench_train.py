@@ -6,20 +6,25 @@
 Shapes: A: 26 tables x 100,000 rows, D 16, one lookup a bag, bottom 512-256-64-16, top 512-256-1.
         B: 8 tables x 1,000,000 rows, D 128, 20 lookups a bag, bottom 512-256-128, top 1024-1024-512-256-1.
 Both: batch 2048, SGD, batches in memory, uniform rows. torch is a tight loop over a list of sparse EmbeddingBags (the
-usual way), and the same with one bag for all tables (tuned). All begin from the same weights, and their losses
+usual way); tuned, it has one bag for all tables and a malloc that keeps its memory. All begin from the same weights, and their losses
 are compared before anything is timed. Beside the times stand the floors: the matrix products alone, and the bytes of
-rows at the rate of a copy measured in the same run. Times are medians of interleaved rounds.
+rows at the rate of a copy measured in the same run. Each system has a process of its own and runs one step at a time,
+in turn, so that no thread pool disturbs another's. Times are medians, ratios medians of the rounds' ratios.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
+import os
 import platform
 import statistics
 import time
 from collections.abc import Callable
+from multiprocessing.connection import Connection
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -45,6 +50,15 @@ SHAPES = {
     "B": (DlrmConfig((1_000_000,) * 8, 13, 128, (512, 256, 128), (1024, 1024, 512, 256, 1)), 20),
 }
 FLOAT_BYTES = 4
+# Of glibc: memory once taken is kept, so that large tensors are not paged in anew on every step.
+TUNED_MALLOC = {
+    "MALLOC_MMAP_THRESHOLD_": "4294967296",
+    "MALLOC_TRIM_THRESHOLD_": "4294967296",
+    "MALLOC_TOP_PAD_": "268435456",
+}
+WARM_ROUNDS = 3
+# Between two steps: threads of the process before stop spinning.
+PAUSE_S = 0.03
 
 
 def make_batches(config: DlrmConfig, bag_lookups: int) -> list[Batch]:
@@ -240,47 +254,86 @@ def row_bytes(config: DlrmConfig, table: HostTable, batches: list[Batch]) -> int
     return int(width * (lookups + 2 * unique))
 
 
-def interleaved_ms(steppers: dict[str, Callable[[int], float]], rounds: int) -> dict[str, list[float]]:
-    """Time of each stepper in every round, one after another within a round, after two rounds of warming up."""
-    times: dict[str, list[float]] = {name: [] for name in steppers}
-    for number in range(rounds + 2):
-        for name, step in steppers.items():
-            begun = time.perf_counter()
-            step(number)
-            if number >= 2:
-                times[name].append((time.perf_counter() - begun) * 1e3)
-    return times
+def build(shape: str, system: str, threads: int) -> tuple[dict[str, Callable[[int], float]], dict[str, float]]:
+    """In a worker process: what it can run, by name, and the constants that go with it."""
+    config, bag_lookups = SHAPES[shape]
+    batches = make_batches(config, bag_lookups)
+    device = CpuDevice(threads)
+    model = Dlrm(device, config, max_samples=BATCH_SIZE, seed=1)
+    table = HostTable(device, config.table_rows, config.dimension, seed=1)
+    if system != "cupyrec":
+        torch.set_num_threads(threads)
+        peer = TorchDlrm(model, table, one_bag=system != "torch_list")
+        return {
+            system: torch_stepper(peer, config, batches),
+            f"{system}_embedding": torch_embedding_stepper(peer, config, batches),
+        }, {}
+    # For the rest of the process: its threads and the hold on BLAS end with it.
+    device.running().__enter__()
+    copy, copied_bytes = copy_stepper(device)
+    return {
+        system: cupyrec_stepper(device, model, table, batches),
+        "cupyrec_embedding": cupyrec_embedding_stepper(device, config, table, batches),
+        "products_alone": products_stepper(device, model),
+        "copy": copy,
+    }, {
+        "copied_bytes": copied_bytes,
+        "row_bytes": row_bytes(config, table, batches),
+        "flops": products_flops(model),
+    }
+
+
+def work(connection: Connection, shape: str, system: str, threads: int) -> None:
+    """A worker process: builds its model, then runs single steps when it is asked to."""
+    steppers, constants = build(shape, system, threads)
+    connection.send((list(steppers), constants))
+    while (asked := connection.recv()) is not None:
+        name, number = asked
+        begun = time.perf_counter()
+        loss = steppers[name](number)
+        connection.send(((time.perf_counter() - begun) * 1e3, loss))
+
+
+def start_worker(shape: str, system: str, threads: int) -> tuple[Connection, list[str], dict[str, float]]:
+    """Start a worker with the environment its system is to have; wait until it is ready."""
+    ours, theirs = multiprocessing.get_context("spawn").Pipe()
+    with patch.dict(os.environ, TUNED_MALLOC if system == "torch_tuned" else {}):
+        multiprocessing.get_context("spawn").Process(
+            target=work, args=(theirs, shape, system, threads), daemon=True
+        ).start()
+    names, constants = ours.recv()
+    return ours, names, constants
 
 
 def measure(shape: str, threads: int, rounds: int) -> dict[str, object]:
     """All figures of one shape."""
-    config, bag_lookups = SHAPES[shape]
-    batches = make_batches(config, bag_lookups)
-    device = CpuDevice(threads)
-    with device.running():
-        model = Dlrm(device, config, max_samples=BATCH_SIZE, seed=1)
-        table = HostTable(device, config.table_rows, config.dimension, seed=1)
-        listed, tuned = TorchDlrm(model, table, one_bag=False), TorchDlrm(model, table, one_bag=True)
-        steppers = {
-            "cupyrec": cupyrec_stepper(device, model, table, batches),
-            "torch_list": torch_stepper(listed, config, batches),
-            "torch_one_bag": torch_stepper(tuned, config, batches),
-        }
-        losses = {name: [step(number) for number in range(3)] for name, step in steppers.items()}
-        for name, values in losses.items():
-            np.testing.assert_allclose(values, losses["cupyrec"], rtol=1e-5, err_msg=name)
-        copy, copied_bytes = copy_stepper(device)
-        steppers |= {
-            "products_alone": products_stepper(device, model),
-            "copy": copy,
-            "cupyrec_embedding": cupyrec_embedding_stepper(device, config, table, batches),
-            "torch_list_embedding": torch_embedding_stepper(listed, config, batches),
-        }
-        times = interleaved_ms(steppers, rounds)
-        moved, flops = row_bytes(config, table, batches), products_flops(model)
+    workers: dict[str, Connection] = {}
+    constants: dict[str, float] = {}
+    systems = ("cupyrec", "torch_list", "torch_tuned")
+    for system in systems:
+        connection, names, found = start_worker(shape, system, threads)
+        workers |= dict.fromkeys(names, connection)
+        constants |= found
+
+    def step(name: str, number: int) -> tuple[float, float]:
+        workers[name].send((name, number))
+        return workers[name].recv()
+
+    losses = {system: [step(system, number)[1] for number in range(3)] for system in systems}
+    for system in systems:
+        np.testing.assert_allclose(losses[system], losses["cupyrec"], rtol=1e-5, err_msg=system)
+    times: dict[str, list[float]] = {name: [] for name in workers}
+    for number in range(rounds + WARM_ROUNDS):
+        for name in workers:
+            time.sleep(PAUSE_S)
+            elapsed_ms, _ = step(name, number)
+            if number >= WARM_ROUNDS:
+                times[name].append(elapsed_ms)
+    for connection in set(workers.values()):
+        connection.send(None)
     medians = {name: statistics.median(values) for name, values in times.items()}
-    copy_rate = copied_bytes / medians["copy"] / 1e6
-    embedding_floor = moved / copy_rate / 1e6
+    copy_rate = constants["copied_bytes"] / medians["copy"] / 1e6
+    embedding_floor = constants["row_bytes"] / copy_rate / 1e6
 
     def ratio(above: str, below: str) -> float:
         return round(statistics.median(a / b for a, b in zip(times[above], times[below], strict=True)), 3)
@@ -290,12 +343,12 @@ def measure(shape: str, threads: int, rounds: int) -> dict[str, object]:
         "median_ms": {name: round(value, 2) for name, value in medians.items()},
         "min_ms": {name: round(min(values), 2) for name, values in times.items()},
         "copy_GB_per_s": round(copy_rate, 1),
-        "products_GFLOP_per_s": round(flops / medians["products_alone"] / 1e6, 1),
+        "products_GFLOP_per_s": round(constants["flops"] / medians["products_alone"] / 1e6, 1),
         "embedding_floor_ms": round(embedding_floor, 2),
         "step_floor_ms": round(embedding_floor + medians["products_alone"], 2),
         "cupyrec_over_torch_list": ratio("cupyrec", "torch_list"),
-        "cupyrec_over_torch_one_bag": ratio("cupyrec", "torch_one_bag"),
-        "embedding_torch_list_over_cupyrec": ratio("torch_list_embedding", "cupyrec_embedding"),
+        "cupyrec_over_torch_tuned": ratio("cupyrec", "torch_tuned"),
+        "torch_list_over_cupyrec_embedding": ratio("torch_list_embedding", "cupyrec_embedding"),
         "first_losses": losses,
     }
 
@@ -307,7 +360,6 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--output", type=Path, help="also write the JSON here")
     arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
     report = {
         "machine": {"cpu": platform.processor() or platform.machine(), "threads": arguments.threads},
         "versions": {"torch": torch.__version__, "numpy": np.__version__, "python": platform.python_version()},

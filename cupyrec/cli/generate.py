@@ -45,7 +45,7 @@ REPORTS = 10  # lines of progress when nobody watches a terminal
     type=float,
     default=0.0,
     show_default=True,
-    help="Added to the Zipf exponents of large columns, about 1.5: negative makes rare values more common.",
+    help="Added to the Zipf exponents of large columns, about 1.6: negative makes rare values more common.",
 )
 @click.option("--force", is_flag=True, help="Replace output that exists.")
 def generate(

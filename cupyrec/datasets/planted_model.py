@@ -37,7 +37,7 @@ RANKS = 4_096  # values beyond this rank are too rare for an effect
 RARE_SHARE = 0.02  # a value of this share of the rows has half its effect
 LATENT_DIM = 2
 # Standard deviations of the three parts of the logit.
-INTEGER_SPREAD, EFFECT_SPREAD, INTERACTION_SPREAD = 0.25, 1.15, 0.7
+INTEGER_SPREAD, EFFECT_SPREAD, INTERACTION_SPREAD = 0.2, 1.15, 0.75
 # Pairs of category columns (0-based) that interact: columns of few values, as each pair must occur often.
 INTERACTING = ((4, 5), (5, 8), (8, 16), (16, 22), (22, 4), (4, 8))
 CALIBRATION_ROWS = 16_384

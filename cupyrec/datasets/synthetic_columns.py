@@ -7,7 +7,7 @@ Distributions: an integer is log-logistic (heavy tail, median and spread as give
 A category is a rank r in 1..values with P(r) proportional to the integral of x**-exponent over [r, r + 1), a
 bounded Zipf law that is drawn by inverting its distribution. Shapes, blank shares and numbers of values
 follow the Kaggle set loosely; they are this project's own choice, not measurements. Small columns have
-exponents about 1, large ones about 1.5: nearer to 1, so many values would occur a few times only that
+exponents about 1, large ones about 1.6: nearer to 1, so many values would occur a few times only that
 a learner of a million rows would fall clearly behind the model that made the labels.
 """
 
@@ -73,32 +73,32 @@ INTEGER_COLUMNS = (
 )
 
 CATEGORY_COLUMNS = (
-    CategoryColumn(values=1_500, exponent=1.65, blank=0.0),
+    CategoryColumn(values=1_500, exponent=1.75, blank=0.0),
     CategoryColumn(values=580, exponent=0.95, blank=0.0),
-    CategoryColumn(values=10_000_000, exponent=1.48, blank=0.034),
-    CategoryColumn(values=2_200_000, exponent=1.54, blank=0.034),
+    CategoryColumn(values=10_000_000, exponent=1.58, blank=0.034),
+    CategoryColumn(values=2_200_000, exponent=1.64, blank=0.034),
     CategoryColumn(values=305, exponent=1.35, blank=0.0),
     CategoryColumn(values=24, exponent=1.1, blank=0.12),
-    CategoryColumn(values=12_500, exponent=1.4, blank=0.0),
+    CategoryColumn(values=12_500, exponent=1.5, blank=0.0),
     CategoryColumn(values=630, exponent=1.3, blank=0.0),
     CategoryColumn(values=3, exponent=1.6, blank=0.0),
-    CategoryColumn(values=93_000, exponent=1.52, blank=0.0),
-    CategoryColumn(values=5_700, exponent=1.42, blank=0.0),
-    CategoryColumn(values=8_400_000, exponent=1.47, blank=0.034),
-    CategoryColumn(values=3_200, exponent=1.45, blank=0.0),
+    CategoryColumn(values=93_000, exponent=1.62, blank=0.0),
+    CategoryColumn(values=5_700, exponent=1.52, blank=0.0),
+    CategoryColumn(values=8_400_000, exponent=1.57, blank=0.034),
+    CategoryColumn(values=3_200, exponent=1.55, blank=0.0),
     CategoryColumn(values=27, exponent=0.9, blank=0.0),
-    CategoryColumn(values=15_000, exponent=1.44, blank=0.0),
-    CategoryColumn(values=5_500_000, exponent=1.53, blank=0.034),
+    CategoryColumn(values=15_000, exponent=1.54, blank=0.0),
+    CategoryColumn(values=5_500_000, exponent=1.63, blank=0.034),
     CategoryColumn(values=10, exponent=0.8, blank=0.0),
-    CategoryColumn(values=5_650, exponent=1.43, blank=0.0),
-    CategoryColumn(values=2_200, exponent=1.7, blank=0.44),
+    CategoryColumn(values=5_650, exponent=1.53, blank=0.0),
+    CategoryColumn(values=2_200, exponent=1.8, blank=0.44),
     CategoryColumn(values=4, exponent=0.7, blank=0.44),
-    CategoryColumn(values=7_000_000, exponent=1.51, blank=0.034),
+    CategoryColumn(values=7_000_000, exponent=1.61, blank=0.034),
     CategoryColumn(values=18, exponent=1.4, blank=0.76),
     CategoryColumn(values=15, exponent=0.85, blank=0.0),
-    CategoryColumn(values=286_000, exponent=1.55, blank=0.034),
+    CategoryColumn(values=286_000, exponent=1.65, blank=0.034),
     CategoryColumn(values=105, exponent=0.95, blank=0.44),
-    CategoryColumn(values=142_000, exponent=1.58, blank=0.44),
+    CategoryColumn(values=142_000, exponent=1.68, blank=0.44),
 )
 
 DRAWS = 1 + len(INTEGER_COLUMNS) + len(CATEGORY_COLUMNS)  # label, integers, categories: 40 a row
@@ -110,7 +110,7 @@ def category_columns(categories: int, skew: float = 0.0) -> tuple[CategoryColumn
 
     categories: how many values the largest column has. Columns of more than FEWEST_CATEGORIES values change
                 in proportion, but do not fall below FEWEST_CATEGORIES.
-    skew:       added to the exponents of the same columns; -0.5 gives about 1.
+    skew:       added to the exponents of the same columns; -0.6 gives about 1.
 
     Raises ConfigError for categories outside FEWEST_CATEGORIES..MOST_CATEGORIES, skew outside SKEW_RANGE.
     """

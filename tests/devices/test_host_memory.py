@@ -225,9 +225,14 @@ def test_memory_goes_back_with_the_last_view():
 
 
 class RecordingMap(mmap.mmap):
-    """Notes what is advised, and refuses as a kernel without huge pages does."""
+    """Notes how it is made and what is advised, and refuses as a kernel without huge pages does."""
 
+    flags: list
     advised: list
+
+    def __new__(cls, descriptor, length, *, flags):
+        cls.flags.append(flags)
+        return super().__new__(cls, descriptor, length, flags=flags)
 
     def madvise(self, option, start, length):
         self.advised.append((option, start % mmap.PAGESIZE, length))
@@ -236,12 +241,15 @@ class RecordingMap(mmap.mmap):
 
 @pytest.mark.skipif(not hasattr(mmap, "MADV_HUGEPAGE"), reason="this system has no MADV_HUGEPAGE")
 def test_whole_huge_pages_are_advised_and_a_refusal_is_no_error(monkeypatch):
+    monkeypatch.setattr(RecordingMap, "flags", [], raising=False)
     monkeypatch.setattr(RecordingMap, "advised", [], raising=False)
     monkeypatch.setattr(host_memory.mmap, "mmap", RecordingMap)
     for size_bytes in (100, 2 * HUGE_PAGE_BYTES + 12_345):
         array = host_array(size_bytes, np.uint8)
         array[:] = 3
         assert array[-1] == 3
+    # Shared memory would follow other rules for huge pages.
+    assert RecordingMap.flags == [mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS] * 2
     assert RecordingMap.advised == [(mmap.MADV_HUGEPAGE, 0, 2 * HUGE_PAGE_BYTES)]
 
 

@@ -23,9 +23,7 @@ few_scores = st.sampled_from([-1.5, -0.0, 0.0, 1e-45, -1e-45, 0.25, 3.0e38, -3.0
 def auc_of_every_pair(scores, positive):
     """The definition, pair by pair, as an exact fraction."""
     wins = sum(
-        Fraction(1) if p > n else Fraction(1, 2) if p == n else 0
-        for p in scores[positive]
-        for n in scores[~positive]
+        Fraction(1) if p > n else Fraction(1, 2) if p == n else 0 for p in scores[positive] for n in scores[~positive]
     )
     return float(wins / (int(positive.sum()) * int((~positive).sum())))
 
@@ -183,42 +181,54 @@ def test_a_closed_one_says_so():
 
 def test_a_folder_that_is_missing_is_an_output_error(tmp_path):
     auc = ExactAuc(max_buffer_rows=2, folder=tmp_path / "nowhere")
-    with pytest.raises(
-        OutputError, match=r"nowhere: cannot write the temporary file of the AUC \(No such file"
-    ):
+    with pytest.raises(OutputError, match=r"nowhere: cannot write the temporary file of the AUC \(No such file"):
         auc.add(np.arange(3, dtype=np.float32), np.array([True, False, True]))
 
 
+class SmallDisk:
+    """Stands for tempfile.TemporaryFile: three bytes a call, and `room_bytes` in all."""
+
+    def __init__(self, room_bytes):
+        self.room_bytes, self.file, self._open = room_bytes, None, tempfile.TemporaryFile
+
+    def __call__(self, **options):
+        self.file = self._open(**options)
+        return self
+
+    def write(self, data):
+        if not self.room_bytes:
+            raise OSError(28, "No space left on device")
+        written = self.file.write(data[: min(3, self.room_bytes)])
+        self.room_bytes -= written
+        return written
+
+    def fileno(self):
+        return self.file.fileno()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.file.close()
+
+
 def test_a_full_disk_is_an_output_error_and_leaves_no_file(tmp_path, monkeypatch):
-    real_temporary_file = tempfile.TemporaryFile
-    opened = []
-
-    class FullDisk:
-        """A temporary file whose disk takes four bytes and no more."""
-
-        def __init__(self, **options):
-            self.file = real_temporary_file(**options)
-            self.room = 4
-            opened.append(self)
-
-        def write(self, data):
-            if not self.room:
-                raise OSError(28, "No space left on device")
-            self.room -= (written := self.file.write(data[: self.room]))
-            return written
-
-        def __enter__(self):
-            return self
-
-        def __exit__(self, *_):
-            self.file.close()
-
-    monkeypatch.setattr(tempfile, "TemporaryFile", FullDisk)
+    disk = SmallDisk(room_bytes=10)
+    monkeypatch.setattr(tempfile, "TemporaryFile", disk)
     auc = ExactAuc(max_buffer_rows=8, folder=tmp_path)
     with pytest.raises(OutputError, match="No space left on device"):
         auc.add(np.arange(9, dtype=np.float32), np.arange(9) % 2 == 0)
-    assert opened[0].file.closed
+    assert disk.file.closed
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_disk_that_takes_a_little_at_a_time_gets_all(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "TemporaryFile", SmallDisk(room_bytes=1000))
+    auc = ExactAuc(max_buffer_rows=8, folder=tmp_path)
+    scores, positive = np.arange(40, dtype=np.float32), np.arange(40) % 3 == 0
+    auc.add(scores, positive)
+    assert auc.value() == auc_of_every_pair(scores, positive)
+    auc.close()
 
 
 def test_a_buffer_of_no_rows_is_refused():

@@ -1,5 +1,6 @@
 """What we write the safetensors package reads, and the other way round; damage is found and named."""
 
+import io
 import json
 import os
 import tracemalloc
@@ -198,6 +199,16 @@ def test_a_full_disk_is_an_output_error_and_leaves_nothing(tmp_path, monkeypatch
     with pytest.raises(OutputError, match=r"model.*: cannot be written \(No space left on device\): check"):
         write_sharded(tmp_path, tensors, max_shard_bytes=max_shard_bytes)
     assert names_in(tmp_path) == []
+
+
+def test_a_disk_that_takes_a_little_at_a_time_gets_all():
+    class Slow(io.BytesIO):
+        def write(self, data):
+            return super().write(data[:3])
+
+    file = Slow()
+    safetensors_io._write_all(file, b"0123456789")
+    assert file.getvalue() == b"0123456789"
 
 
 def test_every_file_is_on_the_disk_before_the_first_is_renamed(tmp_path, monkeypatch):

@@ -1,0 +1,103 @@
+"""Coalesced row updates of all three optimizers: values, untouched rows, hot rows, threads."""
+
+import numpy as np
+import pytest
+import reference
+from batch_strategies import random_batch
+
+from cupyrec.batch import Batch
+from cupyrec.devices.cpu import CpuDevice
+from cupyrec.embedding.coalesce import Coalescer
+from cupyrec.embedding.host_table import record_width
+from cupyrec.optim.registry import make_optimizer
+from cupyrec.optim.row_update import RowUpdate
+
+OPTIMIZERS = ("sgd", "adagrad", "rowwise-adagrad")
+TABLE_ROWS = (1, 40, 7)
+EPS = 1e-6
+
+
+def update_rows(optimizer, records, dY, batch, table_rows, *, mean, threads=1, learning_rate=0.1):
+    """The records after one step; the argument stays as it is."""
+    device, records = CpuDevice(threads), records.copy()
+    with device.running():
+        update = RowUpdate(records, dY, batch.offsets, Coalescer(device, table_rows).plan(batch), mean)
+        optimizer.update_rows(device, update, learning_rate=learning_rate)
+    return records
+
+
+def random_records(random, table_rows, optimizer, dimension):
+    """Weights, state of at least 0 and, in the padding, values that nothing may change."""
+    width = record_width(dimension, optimizer.row_state_width(dimension), 4)
+    records = random.standard_normal((sum(table_rows), width)).astype(np.float32)
+    records[:, dimension:] = abs(records[:, dimension:])
+    return records
+
+
+@pytest.mark.parametrize(("dimension", "mean"), [(1, False), (3, True), (16, False), (17, False)])
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_equals_loops_and_touches_used_weights_and_state_alone(name, dimension, mean):
+    random, optimizer = np.random.default_rng(dimension), make_optimizer(name, eps=EPS)
+    batch = random_batch(random, TABLE_ROWS, 9)
+    records = random_records(random, TABLE_ROWS, optimizer, dimension)
+    dY = random.standard_normal((9, 3, dimension)).astype(np.float32)
+    after = update_rows(optimizer, records, dY, batch, TABLE_ROWS, mean=mean)
+
+    gradients = reference.embedding_bag_backward(dY, batch.rows, batch.offsets, mean=mean)
+    state_width = optimizer.row_state_width(dimension)
+    expected = reference.update_rows(
+        name, records, dimension, state_width, gradients, learning_rate=0.1, eps=EPS
+    )
+    np.testing.assert_allclose(after, expected, rtol=1e-5, atol=1e-6)
+    used = sorted(gradients)
+    unused = np.setdiff1d(np.arange(len(records)), used)
+    assert unused.size, "some row is meant to be unused"
+    np.testing.assert_array_equal(after[unused], records[unused])
+    np.testing.assert_array_equal(after[:, dimension + state_width :], records[:, dimension + state_width :])
+    assert (after[used, :dimension] != records[used, :dimension]).any(axis=1).all()
+
+
+@pytest.mark.parametrize(("dimension", "mean"), [(3, True), (17, False)])
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_same_bits_for_any_number_of_threads(name, dimension, mean):
+    random, optimizer = np.random.default_rng(dimension), make_optimizer(name, eps=EPS)
+    batch = random_batch(random, TABLE_ROWS, 33)
+    records = random_records(random, TABLE_ROWS, optimizer, dimension)
+    dY = random.standard_normal((33, 3, dimension)).astype(np.float32)
+    alone = update_rows(optimizer, records, dY, batch, TABLE_ROWS, mean=mean)
+    for threads in (2, 3, 7, 60):
+        shared = update_rows(optimizer, records, dY, batch, TABLE_ROWS, mean=mean, threads=threads)
+        np.testing.assert_array_equal(shared.view(np.int32), alone.view(np.int32), err_msg=f"{threads} threads")
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_one_row_in_all_lookups(name, threads):
+    random, optimizer = np.random.default_rng(7), make_optimizer(name, eps=EPS)
+    batch = Batch.from_bags(np.zeros((50, 1)), [[[2] * (b % 7) for b in range(50)]], np.zeros(50), [5])
+    records = random_records(random, [5], optimizer, 16)
+    dY = random.standard_normal((50, 1, 16)).astype(np.float32)
+    after = update_rows(optimizer, records, dY, batch, [5], mean=False, threads=threads)
+    hot = sum((b % 7) * dY[b, 0].astype(np.float64) for b in range(50))
+    expected = reference.update_rows(
+        name, records, 16, optimizer.row_state_width(16), {2: hot}, learning_rate=0.1, eps=EPS
+    )
+    np.testing.assert_allclose(after, expected, rtol=2e-5, atol=2e-5)
+    np.testing.assert_array_equal(after[[0, 1, 3, 4]], records[[0, 1, 3, 4]])
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_no_lookups_change_nothing(name):
+    optimizer = make_optimizer(name, eps=EPS)
+    batch = Batch.from_bags(np.zeros((3, 1)), [[[], [], []]], np.zeros(3), [5])
+    records = random_records(np.random.default_rng(1), [5], optimizer, 16)
+    dY = np.ones((3, 1, 16), dtype=np.float32)
+    np.testing.assert_array_equal(update_rows(optimizer, records, dY, batch, [5], mean=False), records)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_records_and_gradient_must_have_one_dtype(name):
+    batch = Batch.from_bags(np.zeros((1, 1)), [[[0]]], np.zeros(1), [1])
+    records, dY = np.zeros((1, 36), dtype=np.float32), np.zeros((1, 1, 16))
+    with pytest.raises(TypeError, match="records are float32, but their gradient is float64"):
+        update_rows(make_optimizer(name, eps=EPS), records, dY, batch, [1], mean=False)
