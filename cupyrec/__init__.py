@@ -11,9 +11,18 @@ from typing import Any
 __version__ = "0.1.0"
 
 _MODULE_OF = {
+    "Adagrad": "cupyrec.optim.adagrad",
     "Batch": "cupyrec.batch",
+    "BatchList": "cupyrec.datasets.source",
     "CriteoFiles": "cupyrec.datasets.criteo",
     "CupyrecError": "cupyrec.errors",
+    "DlrmConfig": "cupyrec.config",
+    "RowwiseAdagrad": "cupyrec.optim.rowwise_adagrad",
+    "RunConfig": "cupyrec.config",
+    "Sgd": "cupyrec.optim.sgd",
+    "Trainer": "cupyrec.training.trainer",
+    "WarmupPolynomialDecay": "cupyrec.optim.schedule",
+    "load_model": "cupyrec.training.trained_model",
 }
 
 __all__ = ["__version__", *sorted(_MODULE_OF)]

@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import importlib
 import sys
+from collections.abc import Sequence
+from typing import NoReturn
 
 import click
 
+from cupyrec import __version__
 from cupyrec.errors import CupyrecError
+
+# What a shell reports of a process that SIGINT ended: 128 + 2.
+INTERRUPTED_EXIT_CODE = 130
 
 # name: one line for the overview; the module and its function are called the same.
 COMMANDS = {
@@ -32,17 +38,51 @@ class LazyGroup(click.Group):
         with formatter.section("Commands"):
             formatter.write_dl(list(COMMANDS.items()))
 
+    def invoke(self, ctx: click.Context) -> object:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            # Training handles Ctrl-C by itself; this is the one that came at another time, or a second one.
+            click.echo("cupyrec: interrupted", err=True)
+            return ctx.exit(INTERRUPTED_EXIT_CODE)
 
-@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(package_name="cupyrec")
-def cupyrec() -> None:
+
+@click.group(
+    cls=LazyGroup,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    invoke_without_command=True,
+    no_args_is_help=False,
+)
+@click.version_option(__version__)
+@click.pass_context
+def cupyrec(ctx: click.Context) -> None:
     """Train recommendation models whose embedding tables are larger than GPU memory."""
+    if ctx.invoked_subcommand is None:
+        click.echo(ctx.get_help())
 
 
-def main() -> None:
-    """Run the command; an error that cupyrec raises on purpose becomes one line and an exit code."""
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command and exit; whatever the user can set right becomes one line and an exit code.
+
+    arguments: those of the process when None.
+    """
     try:
-        cupyrec()
+        result = cupyrec.main(arguments, prog_name="cupyrec", standalone_mode=False)
+    except click.ClickException as error:
+        _fail(_describe(error), error.exit_code)
     except CupyrecError as error:
-        click.echo(f"cupyrec: error: {error}", err=True)
-        sys.exit(error.exit_code)
+        _fail(str(error), error.exit_code)
+    # What ctx.exit was given, or what a command returned: nothing.
+    sys.exit(result)
+
+
+def _describe(error: click.ClickException) -> str:
+    """click's message, and where the options are listed."""
+    message = error.format_message().rstrip(".")
+    context = error.ctx if isinstance(error, click.UsageError) else None
+    return f"{message} (see {context.command_path} --help)" if context else message
+
+
+def _fail(message: str, exit_code: int) -> NoReturn:
+    click.echo(f"cupyrec: error: {' '.join(message.split())}", err=True)
+    sys.exit(exit_code)

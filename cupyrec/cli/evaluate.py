@@ -7,8 +7,10 @@ import sys
 
 import click
 
+from cupyrec.cli import INTERRUPTED_EXIT_CODE
 from cupyrec.cli.report import describe_metrics
-from cupyrec.cli.train import INTERRUPTED_EXIT_CODE
+from cupyrec.config import CRITEO_DENSE_FEATURES, CRITEO_SPARSE_FEATURES
+from cupyrec.errors import ConfigError
 
 
 @click.command()
@@ -16,9 +18,19 @@ from cupyrec.cli.train import INTERRUPTED_EXIT_CODE
 @click.argument("paths", nargs=-1, required=True, metavar="PATH...")
 @click.option("--batch-size", type=click.IntRange(min=1), default=2048, show_default=True, help="Samples at a time.")
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads; every usable core when not given.")
-@click.option("--on-bad-row", type=click.Choice(["error", "skip"]), default="error", show_default=True)
 @click.option(
-    "--bad-rows", default="bad_rows.tsv", show_default=True, metavar="FILE", help="File for skipped bad rows."
+    "--on-bad-row",
+    type=click.Choice(["error", "skip"]),
+    default="error",
+    show_default=True,
+    help="Stop at a bad row, or count it, write it to a file and go on.",
+)
+@click.option(
+    "--bad-rows",
+    default="bad_rows.tsv",
+    show_default=True,
+    metavar="FILE",
+    help="File for the bad rows that are skipped.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the metrics as one line of JSON.")
 def evaluate(
@@ -30,12 +42,20 @@ def evaluate(
     bad_rows: str,
     as_json: bool,
 ) -> None:
-    """Evaluate MODEL, the folder of a trained model, on Criteo files."""
+    """Evaluate MODEL, the folder of a trained model, on Criteo files.
+
+    The figures are exactly those of training when batch size and threads are the same as there.
+    """
     from cupyrec.datasets.criteo import CriteoFiles
     from cupyrec.training.interrupt import StopOnInterrupt
     from cupyrec.training.trained_model import load_model
 
     loaded = load_model(model, batch_size=batch_size, threads=threads)
+    if (loaded.config.features, loaded.config.dense_features) != (CRITEO_SPARSE_FEATURES, CRITEO_DENSE_FEATURES):
+        raise ConfigError(
+            f"{model}: the model has {loaded.config.features} tables and {loaded.config.dense_features} dense features, "
+            f"but Criteo files have {CRITEO_SPARSE_FEATURES} and {CRITEO_DENSE_FEATURES}"
+        )
     data = CriteoFiles(
         paths,
         hash_rows=loaded.config.table_rows,

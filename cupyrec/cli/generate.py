@@ -90,7 +90,12 @@ def generate(
 
 
 def report_path_of(output: Path) -> Path:
-    """The .json file beside the output: its name without .gz or .zst, and without .tsv or .txt."""
+    """The .json file beside the output: its name without .gz or .zst, and without .tsv or .txt.
+
+    Raises ConfigError for an output without a name of its own, such as `.`.
+    """
+    if output.name in ("", ".."):
+        raise ConfigError(f"the output {output} has no name; give a file or folder to be made")
     name = output.name
     for suffixes in ((".gz", ".zst"), (".tsv", ".txt")):
         for suffix in suffixes:

@@ -24,12 +24,12 @@ def describe_run(report: RunReport) -> Iterator[str]:
         yield f"final (step {result.final.step:,}):"
         yield from describe_metrics(result.final.metrics)
         if result.best.step != result.final.step:
-            yield f"best AUC (step {result.best.step:,}):"
+            yield f"best (step {result.best.step:,}):"
             yield from describe_metrics(result.best.metrics)
         else:
-            yield "the final figures are the best of the run"
-    if report.bad_rows:
-        yield f"skipped {report.bad_rows:,} bad rows, written to {report.bad_rows_path}"
+            yield "the final figures are the best of the run (by AUC)"
+    for path, count in report.bad_rows.items():
+        yield f"skipped {count:,} bad rows, written to {path}"
     if report.saved_in is not None:
         yield f"saved in {report.saved_in}"
     else:

@@ -8,10 +8,9 @@ from typing import Any
 
 import click
 
+from cupyrec.cli import INTERRUPTED_EXIT_CODE
 from cupyrec.cli.report import describe_run
 from cupyrec.config import RunConfig, option_name, read_config_file
-
-INTERRUPTED_EXIT_CODE = 130
 
 
 def _options(command: Any) -> Any:

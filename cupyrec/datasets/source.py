@@ -25,6 +25,8 @@ class Source(Protocol):
     ) -> Generator[Batch, None, None]:
         """Yield every sample once, in order, in batches of at most batch_size samples; may be closed early.
 
+        The trainer does not look into the batches: one whose rows lie outside the tables spoils memory. A source of
+        one's own makes them by Batch.from_bags, or calls Batch.validate.
         on_progress is told the share, 0 to 1, of the data handed out so far.
         """
 
@@ -40,7 +42,7 @@ class BatchList:
     def batches(
         self, batch_size: int, *, on_progress: Callable[[float], None] | None = None
     ) -> Generator[Batch, None, None]:
-        """Yield the batches as they are; batch_size is not looked at."""
+        """Yield the batches as they are; the trainer refuses one of more than batch_size samples."""
         for number, batch in enumerate(self._batches, start=1):
             if on_progress is not None:
                 on_progress(number / len(self._batches))

@@ -39,15 +39,26 @@ def staged_output(outputs: Sequence[Path], *, force: bool) -> Iterator[list[Path
         staged = [stage / output.name for output in outputs]
         yield staged
         for source, output in zip(staged, outputs, strict=True):
-            if output.is_dir():
-                output.rename(stage / f"replaced.{output.name}")
-            source.replace(output)
+            _move(source, output, aside=stage / f"replaced.{output.name}")
     except OutputError:
         raise
     except OSError as error:
         raise OutputError(f"cannot write {outputs[0]}: {error.strerror or error}") from error
     finally:
         shutil.rmtree(stage, ignore_errors=True)
+
+
+def _move(source: Path, output: Path, *, aside: Path) -> None:
+    # A file replaces a file at once. Where a folder takes part, the old output is set aside first.
+    if not output.exists() or not (source.is_dir() or output.is_dir()):
+        source.replace(output)
+        return
+    output.rename(aside)
+    try:
+        source.rename(output)
+    except OSError:
+        aside.rename(output)
+        raise
 
 
 def _check_free(output: Path, *, force: bool) -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from cupyrec.batch import Batch
 from cupyrec.config import DlrmConfig
 from cupyrec.datasets.source import Source
 from cupyrec.errors import ConfigError
@@ -33,13 +34,15 @@ def evaluate(
 ) -> MetricsResult | None:
     """Predict all samples of a source and measure; None when it was asked to stop before the end.
 
-    Memory does not grow with the number of samples; see BinaryMetrics. Raises DivergenceError on a NaN logit.
+    Memory does not grow with the number of samples; see BinaryMetrics. Raises DivergenceError on a NaN logit,
+    ConfigError on a batch of more samples than batch_size, and what the source raises.
     """
     with BinaryMetrics() as metrics, closing(source.batches(batch_size, on_progress=on_progress)) as batches:
         for batch in batches:
             if stop_requested is not None and stop_requested():
                 return None
             if batch.samples:
+                check_batch_size(batch, batch_size)
                 metrics.update(np.asarray(system.predict(batch), dtype=np.float32), batch.labels)
         return metrics.result()
 
@@ -52,6 +55,12 @@ def check_source_fits(source: Source, config: DlrmConfig) -> None:
             f"the data have {source.dense_features} dense features and tables of {_text(source.table_rows)} rows, "
             f"but the model was made for {config.dense_features} and {_text(config.table_rows)}"
         )
+
+
+def check_batch_size(batch: Batch, batch_size: int) -> None:
+    """Raise ConfigError when a batch has more samples than there is memory for."""
+    if batch.samples > batch_size:
+        raise ConfigError(f"a batch has {batch.samples} samples, but there is memory for {batch_size} (batch_size)")
 
 
 def _text(table_rows: tuple[int, ...]) -> str:

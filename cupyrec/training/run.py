@@ -7,13 +7,13 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any
 
-from cupyrec.config import RunConfig
+from cupyrec.config import DlrmConfig, RunConfig
 from cupyrec.datasets.criteo import CriteoFiles
 from cupyrec.datasets.source import Source
 from cupyrec.devices.host_memory import available_bytes
-from cupyrec.errors import ConfigError, DataError
+from cupyrec.errors import ConfigError, DataError, OutputError
 from cupyrec.optim.registry import make_optimizer
 from cupyrec.optim.schedule import WarmupPolynomialDecay
 from cupyrec.systems.step import StepResult
@@ -29,11 +29,13 @@ BAD_ROWS_FILE = "bad_rows.tsv"
 
 @dataclass(frozen=True)
 class RunReport:
-    """How a run went: the result, bad rows skipped, and where the model is, None where it was not saved."""
+    """How a run went.
+
+    bad_rows: how many bad rows were skipped, by the file that holds them; saved_in: None where nothing was saved.
+    """
 
     result: TrainingResult
-    bad_rows: int
-    bad_rows_path: Path
+    bad_rows: dict[Path, int]
     saved_in: Path | None
 
 
@@ -41,18 +43,22 @@ def run_training(config: RunConfig, *, say: Callable[[str], None], progress: Pro
     """Train as configured.
 
     say: takes lines for people, before training starts; progress: shows steps and evaluations.
-    Raises CupyrecError. When reading fails in mid-run, the model as of the last whole step is saved and the error says
-    so; when the loss is not finite nothing is saved.
+    Raises CupyrecError. When reading or evaluating fails in mid-run, the model as of the last whole step is saved and
+    the error says so; when the loss is not finite no model is saved. Ctrl-C ends training after the step under way;
+    before training it raises KeyboardInterrupt.
     """
     with contextlib.ExitStack() as stack:
-        stop = stack.enter_context(StopOnInterrupt())
         folder = None
         if config.output is not None:
-            folder = stack.enter_context(RunFolder(config.output, overwrite=config.overwrite))
-        bad_rows_path = Path(config.bad_rows or (folder.path / BAD_ROWS_FILE if folder else BAD_ROWS_FILE))
-        train, valid, counted = _sources(config, bad_rows_path, say)
-        trainer = _trainer(config, train, say)
-        record = _Records(folder, config, progress)
+            folder = stack.enter_context(RunFolder(config.output, config.to_toml(), overwrite=config.overwrite))
+        data = _Data(config, folder)
+        shape = config.model_for(data.table_rows, data.dense_features)
+        # Before the lines of the files are counted, which may take minutes.
+        _check_memory(config, shape, say)
+        train, valid = data.split(say)
+        trainer = _trainer(config, shape, say)
+        stop = stack.enter_context(StopOnInterrupt())
+        records = _Records(folder, progress, log_every=config.log_every)
         try:
             result = trainer.fit(
                 train,
@@ -60,72 +66,92 @@ def run_training(config: RunConfig, *, say: Callable[[str], None], progress: Pro
                 epochs=config.epochs,
                 max_steps=config.max_steps,
                 eval_every=config.eval_every,
-                on_step=record.step,
-                on_evaluation=record.evaluation,
+                on_step=records.step,
+                on_evaluation=records.evaluation,
                 stop_requested=stop,
             )
-        except DataError as error:
+        except (DataError, OutputError) as error:
             if folder is None or trainer.system.steps_done == 0:
                 raise
-            trainer.save(folder.path, {"stopped_by": str(error)})
-            raise DataError(
-                f"{error.reason} (the {trainer.system.steps_done:,} steps trained before are saved in {folder.path})",
-                path=error.path,
-                line=error.line,
-                column=error.column,
-            ) from error
-        record.end(result)
+            _save(trainer, folder, {"stopped_by": str(error)})
+            note = f"the {trainer.system.steps_done:,} steps trained before are saved in {folder.path}"
+            raise _with_note(error, note) from error
+        saved_in = None
         if folder is not None and result.steps:
-            trainer.save(folder.path, _facts(result))
-        bad_rows = sum(source.bad_rows for source in counted)
-        return RunReport(result, bad_rows, bad_rows_path, folder.path if folder and result.steps else None)
+            _save(trainer, folder, _facts(result))
+            saved_in = folder.path
+        records.end(result)
+        return RunReport(result, data.bad_rows(), saved_in)
 
 
-def _sources(
-    config: RunConfig, bad_rows_path: Path, say: Callable[[str], None]
-) -> tuple[Source, Source | None, list[CriteoFiles]]:
-    """The training and validation data, and the readers that count bad rows. Raises ConfigError, DataError."""
-    if not config.paths:
-        raise ConfigError("no training data: name Criteo files, a folder or a glob such as 'data/day_*'")
-    rows = config.hash_rows[0] if len(config.hash_rows) == 1 else config.hash_rows
-    how: dict[str, Any] = {"hash_rows": rows, "on_bad_row": cast(Literal["error", "skip"], config.on_bad_row)}
-    data = CriteoFiles(config.paths, **how, bad_rows_path=bad_rows_path)
-    if not config.valid:
-        say(f"training on {_files(data)}; no validation data (--valid)")
-        return data, None, [data]
-    share = _share(config.valid)
-    if share is None:
-        # Bad rows of both go into one file, through one log.
-        valid = CriteoFiles(config.valid, **how, bad_rows_path=bad_rows_path)
-        say(f"training on {_files(data)}, validating on {_files(valid)}")
-        return data, valid, [data, valid]
-    train, tail = data.split_tail(share)
-    say(
-        f"training on the first {train.count_lines():,} lines of {_files(data)}, "
-        f"validating on the last {tail.count_lines():,}"
-    )
-    return train, tail, [data]
+class _Data:
+    """Finds the files; reads none before `split`."""
+
+    def __init__(self, config: RunConfig, folder: RunFolder | None) -> None:
+        """folder: where the bad rows go when the configuration names no file. Raises ConfigError, DataError."""
+        if not config.paths:
+            raise ConfigError("no training data: name Criteo files, a folder or a glob such as 'data/day_*'")
+        self._path = Path(config.bad_rows or (folder.path / BAD_ROWS_FILE if folder else BAD_ROWS_FILE))
+        # Readers do not share a file.
+        self._valid_path = self._path.with_stem(f"{self._path.stem}_valid")
+        self._share = _share(config.valid)
+        rows = config.hash_rows[0] if len(config.hash_rows) == 1 else config.hash_rows
+        how: dict[str, Any] = {"hash_rows": rows, "on_bad_row": config.on_bad_row}
+        self._train = CriteoFiles(config.paths, **how, bad_rows_path=self._path)
+        self._valid = None
+        if config.valid and self._share is None:
+            self._valid = CriteoFiles(config.valid, **how, bad_rows_path=self._valid_path)
+        self.table_rows, self.dense_features = self._train.table_rows, self._train.dense_features
+
+    def split(self, say: Callable[[str], None]) -> tuple[Source, Source | None]:
+        """The training data and the validation data; a share is cut off by counting all lines, which reads the files.
+
+        Raises ConfigError, DataError.
+        """
+        if self._share is not None:
+            train, tail = self._train.split_tail(self._share)
+            say(
+                f"training on the first {train.count_lines():,} lines of {_files(self._train)}, "
+                f"validating on the last {tail.count_lines():,}"
+            )
+            return train, tail
+        validation = f"validating on {_files(self._valid)}" if self._valid else "no validation data (--valid)"
+        say(f"training on {_files(self._train)}, {validation}")
+        return self._train, self._valid
+
+    def bad_rows(self) -> dict[Path, int]:
+        """How many bad rows were skipped so far, by the file that holds them."""
+        counts = {self._path: self._train.bad_rows, self._valid_path: self._valid.bad_rows if self._valid else 0}
+        return {path: count for path, count in counts.items() if count}
 
 
 def _share(valid: tuple[str, ...]) -> float | None:
-    """The share of the tail that --valid names, None where it names files."""
-    if len(valid) != 1:
+    """The share of the tail that --valid names, None where it names files. Raises ConfigError."""
+    if len(valid) != 1 or Path(valid[0]).exists():
         return None
     try:
         share = float(valid[0])
     except ValueError:
         return None
-    return None if Path(valid[0]).exists() else share
+    if not 0 < share < 1:
+        raise ConfigError(f"--valid must be files, or a share of the training lines between 0 and 1, but is {valid[0]}")
+    return share
 
 
 def _files(data: CriteoFiles) -> str:
     return str(data.files[0]) if len(data.files) == 1 else f"{len(data.files)} files"
 
 
-def _trainer(config: RunConfig, data: Source, say: Callable[[str], None]) -> Trainer:
-    """Print the memory plan, then allocate."""
-    shape = config.model_for(data.table_rows, data.dense_features)
-    optimizer = make_optimizer(config.optimizer, eps=config.eps)
+def _check_memory(config: RunConfig, shape: DlrmConfig, say: Callable[[str], None]) -> None:
+    """Print the memory plan. Raises MemoryPlanError."""
+    plan = plan_memory(shape, make_optimizer(config.optimizer, eps=config.eps), config.batch_size)
+    say("memory plan:")
+    for line in plan.lines():
+        say(f"  {line}")
+    plan.check(available_bytes())
+
+
+def _trainer(config: RunConfig, shape: DlrmConfig, say: Callable[[str], None]) -> Trainer:
     schedule = WarmupPolynomialDecay(
         config.learning_rate,
         config.warmup_steps,
@@ -134,14 +160,9 @@ def _trainer(config: RunConfig, data: Source, say: Callable[[str], None]) -> Tra
         config.end_learning_rate,
         config.decay_power,
     )
-    plan = plan_memory(shape, optimizer, config.batch_size)
-    say("memory plan:")
-    for line in plan.lines():
-        say(f"  {line}")
-    plan.check(available_bytes())
     trainer = Trainer(
         shape,
-        optimizer=optimizer,
+        optimizer=make_optimizer(config.optimizer, eps=config.eps),
         schedule=schedule,
         batch_size=config.batch_size,
         threads=config.threads,
@@ -152,47 +173,70 @@ def _trainer(config: RunConfig, data: Source, say: Callable[[str], None]) -> Tra
     return trainer
 
 
-class _Records:
-    """Turns steps and evaluations into progress and into lines of metrics.jsonl."""
+def _save(trainer: Trainer, folder: RunFolder, training: dict[str, Any]) -> None:
+    folder.write_config()
+    trainer.save(folder.path, training)
 
-    def __init__(self, folder: RunFolder | None, config: RunConfig, progress: Progress) -> None:
-        self._folder, self._config, self._progress = folder, config, progress
-        self._started = self._last_time = time.perf_counter()
-        self._samples = self._last_samples = 0
-        self._loss_sum = 0.0
+
+def _with_note(error: DataError | OutputError, note: str) -> DataError | OutputError:
+    """The same error with a note at the end of its message."""
+    if isinstance(error, DataError):
+        return DataError(f"{error.reason} ({note})", path=error.path, line=error.line, column=error.column)
+    return OutputError(f"{error} ({note})")
+
+
+class _Records:
+    """Writes lines of three kinds: `train`, of the steps since the last one; `evaluation`; and one `end`."""
+
+    def __init__(self, folder: RunFolder | None, progress: Progress, *, log_every: int) -> None:
+        """folder: None where nothing is to be written; log_every: steps between two lines of the kind train."""
+        self._folder, self._progress, self._log_every = folder, progress, log_every
+        self._started = self._line_began = self._step_ended = time.perf_counter()
+        self._samples = self._line_samples = 0
+        self._line_loss_sum = 0.0
+        self._last: StepResult | None = None
 
     def step(self, result: StepResult, fraction_done: float) -> None:
-        if self._samples == 0 and self._folder is not None:
-            self._folder.write_config(self._config.to_toml())
+        """After each step."""
+        self._step_ended, self._last = time.perf_counter(), result
         self._samples += result.samples
-        self._loss_sum += result.loss * result.samples
+        self._line_samples += result.samples
+        self._line_loss_sum += result.loss * result.samples
         self._progress.update(result.step, self._samples, result.loss, fraction_done)
-        if result.step % self._config.log_every == 0:
-            now = time.perf_counter()
-            samples = self._samples - self._last_samples
-            self._record(
-                {
-                    "kind": "train",
-                    "step": result.step,
-                    "samples": self._samples,
-                    "loss": self._loss_sum / samples,
-                    "learning_rate": result.learning_rate,
-                    "seconds": now - self._started,
-                    "samples_per_s": samples / (now - self._last_time),
-                }
-            )
-            self._last_time, self._last_samples, self._loss_sum = now, self._samples, 0.0
+        if result.step % self._log_every == 0:
+            self._train_line()
 
     def evaluation(self, evaluation: Evaluation) -> None:
+        """After each evaluation."""
         metrics = evaluation.metrics
         self._record({"kind": "evaluation", "step": evaluation.step, **metrics.as_dict()})
-        auc = "undefined" if metrics.auc is None else f"{metrics.auc:.4f}"
-        self._progress.message(f"step {evaluation.step:,}: AUC {auc}, log loss {metrics.log_loss:.4f}")
-        # The next training line's rate leaves the time of the evaluation out.
-        self._last_time, self._last_samples, self._loss_sum = time.perf_counter(), self._samples, 0.0
+        self._progress.message(
+            f"step {evaluation.step:,}: AUC {_number(metrics.auc)}, log loss {_number(metrics.log_loss)}"
+        )
+        # The next line's rate leaves the time of the evaluation out.
+        self._line_began += time.perf_counter() - self._step_ended
 
     def end(self, result: TrainingResult) -> None:
+        """At the end of a run that raised no error."""
+        self._train_line()
         self._record({"kind": "end", **_facts(result)})
+
+    def _train_line(self) -> None:
+        """A line on the steps since the last one, if there are any."""
+        if self._last is None or not self._line_samples:
+            return
+        self._record(
+            {
+                "kind": "train",
+                "step": self._last.step,
+                "samples": self._samples,
+                "loss": self._line_loss_sum / self._line_samples,
+                "learning_rate": self._last.learning_rate,
+                "seconds": self._step_ended - self._started,
+                "samples_per_s": self._line_samples / max(self._step_ended - self._line_began, 1e-9),
+            }
+        )
+        self._line_began, self._line_samples, self._line_loss_sum = self._step_ended, 0, 0.0
 
     def _record(self, entry: dict[str, Any]) -> None:
         if self._folder is not None:
@@ -213,3 +257,7 @@ def _facts(result: TrainingResult) -> dict[str, Any]:
             for name, evaluation in (("final", result.final), ("best", result.best))
         },
     }
+
+
+def _number(value: float | None) -> str:
+    return "undefined" if value is None else f"{value:.4f}"

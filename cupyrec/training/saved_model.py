@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,8 @@ def save_model(
     training: Mapping[str, Any] | None = None,
     max_shard_bytes: int = MAX_SHARD_BYTES,
 ) -> None:
-    """Write weights (no optimizer state) and description; a reader sees the old model or the new one, whole.
+    """Write weights (no optimizer state) and description. Where writing fails the old model stays whole; a reader that
+    comes just when the new files get their names may be told that they do not belong together.
 
     Tensors: `embedding.F.weight` (rows, D), and `bottom.L.weight` (out, in), `bottom.L.bias` (out,), `top...` alike.
     training: JSON-safe facts about the run, kept with the model. Tables are streamed: memory does not grow with them.
@@ -53,23 +54,38 @@ def save_model(
         "training": dict(training or {}),
     }
     sources = {name: ArraySource(array) for name, array in model_tensors(model, table).items()}
-    write_sharded(folder, sources, identity, max_shard_bytes)
-    write_text(folder / DESCRIPTION_FILE, json.dumps(description, indent=2) + "\n")
+    with _staged_text(folder / DESCRIPTION_FILE, json.dumps(description, indent=2) + "\n"):
+        write_sharded(folder, sources, identity, max_shard_bytes)
 
 
 def write_text(path: Path, content: str) -> None:
     """Write a small file beside its place and rename it. Raises OutputError."""
+    with _staged_text(path, content):
+        pass
+
+
+@contextlib.contextmanager
+def _staged_text(path: Path, content: str) -> Iterator[None]:
+    """Write a small file beside its place, and rename it when the block has ended without an error.
+
+    Its folder is made if need be. Raises OutputError.
+    """
     temporary = path.with_name(f".{path.name}.partial")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with open(temporary, "w", encoding="utf-8") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
+        yield
         os.replace(temporary, path)
+    except OutputError:
+        raise
     except OSError as error:
+        raise OutputError(f"{path}: cannot be written: {error.strerror}") from None
+    finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
-        raise OutputError(f"{path}: cannot be written: {error.strerror}") from None
 
 
 def read_model(folder: str | Path) -> tuple[DlrmConfig, dict[str, Any]]:
@@ -119,7 +135,7 @@ def _read_description(folder: Path) -> dict[str, Any]:
         description = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ModelError(f"{folder}: holds no cupyrec model: {DESCRIPTION_FILE}: {error.strerror}") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ModelError(f"{path}: damaged: {error}") from None
     if not isinstance(description, dict) or description.get("format") != FORMAT:
         raise ModelError(f"{path}: not a cupyrec model")

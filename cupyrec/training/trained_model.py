@@ -13,12 +13,11 @@ from cupyrec.datasets.source import Source
 from cupyrec.devices.cpu import CpuDevice
 from cupyrec.devices.host_memory import available_bytes
 from cupyrec.embedding.host_table import HostTable
-from cupyrec.errors import ConfigError
 from cupyrec.models.dlrm import Dlrm
 from cupyrec.optim.schedule import WarmupPolynomialDecay
 from cupyrec.optim.sgd import Sgd
 from cupyrec.systems.resident import ResidentSystem
-from cupyrec.training.evaluation import check_source_fits, evaluate
+from cupyrec.training.evaluation import check_batch_size, check_source_fits, evaluate
 from cupyrec.training.memory_plan import plan_memory
 from cupyrec.training.metrics import MetricsResult
 from cupyrec.training.saved_model import read_model, read_weights
@@ -44,8 +43,7 @@ class TrainedModel:
     def predict(self, batch: Batch) -> np.ndarray:
         """Logits (B,) float32; the probability of a click is 1 / (1 + exp(-logit)). Raises ConfigError, DataError."""
         batch.validate(self.config.table_rows, self.config.dense_features)
-        if batch.samples > self.batch_size:
-            raise ConfigError(f"the batch has {batch.samples} samples, but the model was loaded for {self.batch_size}")
+        check_batch_size(batch, self.batch_size)
         with self._device.running():
             return np.array(self._system.predict(batch), dtype=np.float32)
 

@@ -15,14 +15,14 @@ from cupyrec.datasets.source import Source
 from cupyrec.devices.cpu import CpuDevice
 from cupyrec.devices.host_memory import available_bytes
 from cupyrec.embedding.host_table import HostTable
-from cupyrec.errors import CupyrecError, DivergenceError
+from cupyrec.errors import ConfigError, DivergenceError
 from cupyrec.models.dlrm import Dlrm
 from cupyrec.optim.registry import Optimizer
 from cupyrec.optim.rowwise_adagrad import RowwiseAdagrad
 from cupyrec.optim.schedule import WarmupPolynomialDecay
 from cupyrec.systems.resident import ResidentSystem
 from cupyrec.systems.step import StepResult, System
-from cupyrec.training.evaluation import Evaluation, check_source_fits, evaluate
+from cupyrec.training.evaluation import Evaluation, check_batch_size, check_source_fits, evaluate
 from cupyrec.training.memory_plan import plan_memory
 from cupyrec.training.metrics import MetricsResult
 from cupyrec.training.saved_model import save_model
@@ -66,6 +66,7 @@ class Trainer:
         optimizer: row-wise Adagrad when not given. schedule: or a constant learning rate. batch_size: the most samples
         of a batch. seed: of all initial weights. Raises ConfigError, and MemoryPlanError before allocating.
         """
+        _check_at_least(1, batch_size=batch_size)
         self.config, self.batch_size = config, batch_size
         optimizer = RowwiseAdagrad() if optimizer is None else optimizer
         schedule = schedule if isinstance(schedule, WarmupPolynomialDecay) else WarmupPolynomialDecay(schedule)
@@ -101,9 +102,12 @@ class Trainer:
         on_step is told each step's result and the share, 0 to 1, of the work done; on_evaluation each evaluation.
         stop_requested is asked after each step; the step is then whole, and there is no evaluation at the end.
 
-        Raises ConfigError when the source does not fit the model, DivergenceError when the loss is not finite,
-        and what the source raises; the weights are then those after the last whole step.
+        Raises ConfigError on numbers that make no sense and when the source does not fit the model, DivergenceError
+        when the loss is not finite (the weights are of no use then), and what the source raises; the weights are then
+        those after the last whole step.
         """
+        _check_at_least(1, epochs=epochs, max_steps=1 if max_steps is None else max_steps)
+        _check_at_least(0, eval_every=eval_every)
         for part in (source, valid):
             if part is not None:
                 check_source_fits(part, self.config)
@@ -131,11 +135,11 @@ class Trainer:
                     raise _diverged(result)
                 if on_step is not None:
                     on_step(result, run.fraction_done(steps))
+                if eval_every and steps % eval_every == 0 and not stop_requested():
+                    evaluate_now()
                 if stop_requested():
                     interrupted = True
                     break
-                if eval_every and steps % eval_every == 0:
-                    evaluate_now()
             self.system.finish()
             evaluated = bool(evaluations) and evaluations[-1].step == self.system.steps_done
             if steps and not interrupted and not stop_requested() and not evaluated:
@@ -180,6 +184,7 @@ class _Run:
                 for batch in self._timed(batches):
                     if batch.samples == 0:
                         continue
+                    check_batch_size(batch, self._batch_size)
                     yield batch
                     left -= 1
                     if left <= 0:
@@ -206,13 +211,19 @@ class _Run:
             yield batch
 
 
+def _check_at_least(least: int, **numbers: int) -> None:
+    for name, number in numbers.items():
+        if number < least:
+            raise ConfigError(f"{name} must be at least {least}, but is {number}")
+
+
 def _auc(evaluation: Evaluation) -> float:
     auc = evaluation.metrics.auc
     return -math.inf if auc is None else auc
 
 
-def _diverged(result: StepResult) -> CupyrecError:
+def _diverged(result: StepResult) -> DivergenceError:
     return DivergenceError(
         f"the loss is {result.loss} at step {result.step:,} (learning rate {result.learning_rate:g}); "
-        "usual causes: a learning rate that is too high, no --warmup-steps, or dense features that are far too large"
+        "usual causes: a learning rate that is too high, no warm-up (--warmup-steps), or dense features that are far too large"
     )

@@ -1,4 +1,4 @@
-"""The host table: record layout, initial weights, views, the largest tables."""
+"""The host table: record layout, initial weights, views."""
 
 import math
 

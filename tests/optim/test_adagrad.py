@@ -1,8 +1,6 @@
-"""Adagrad: state, dense steps, where eps stands."""
+"""Adagrad: state, where eps stands."""
 
 import numpy as np
-import pytest
-from dense_steps import check_dense_steps
 
 from cupyrec.devices.cpu import CpuDevice
 from cupyrec.optim.adagrad import Adagrad
@@ -10,11 +8,6 @@ from cupyrec.optim.adagrad import Adagrad
 
 def test_one_h_for_each_weight():
     assert (Adagrad().row_state_width(16), Adagrad().dense_state_size(100)) == (16, 100)
-
-
-@pytest.mark.parametrize(("dtype", "tolerance"), [(np.float32, 2e-6), (np.float64, 1e-14)])
-def test_dense_steps(dtype, tolerance):
-    check_dense_steps(Adagrad(1e-3), eps=1e-3, dtype=dtype, tolerance=tolerance)
 
 
 def test_eps_stands_outside_the_root():

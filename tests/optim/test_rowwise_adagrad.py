@@ -1,8 +1,6 @@
-"""Row-wise Adagrad: state, one accumulator a row, plain Adagrad for dense parameters."""
+"""Row-wise Adagrad: state, one accumulator a row, where eps stands."""
 
 import numpy as np
-import pytest
-from dense_steps import check_dense_steps
 
 from cupyrec.batch import Batch
 from cupyrec.devices.cpu import CpuDevice
@@ -13,11 +11,6 @@ from cupyrec.optim.rowwise_adagrad import RowwiseAdagrad
 
 def test_one_h_for_each_row_and_each_dense_parameter():
     assert (RowwiseAdagrad().row_state_width(16), RowwiseAdagrad().dense_state_size(100)) == (1, 100)
-
-
-@pytest.mark.parametrize(("dtype", "tolerance"), [(np.float32, 2e-6), (np.float64, 1e-14)])
-def test_dense_steps_are_plain_adagrad(dtype, tolerance):
-    check_dense_steps(RowwiseAdagrad(1e-3), eps=1e-3, dtype=dtype, tolerance=tolerance)
 
 
 def test_mean_of_the_squares_and_eps_outside_the_root():

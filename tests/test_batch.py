@@ -1,0 +1,122 @@
+"""The batch: what validation accepts and says; making one from bags; table offsets."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+from batch_strategies import lookups, random_batch
+from hypothesis import given
+
+from cupyrec.batch import Batch, table_offsets
+from cupyrec.errors import DataError
+
+TABLE_ROWS = (3, 5)
+
+
+@pytest.fixture
+def batch():
+    """B = 2, F = 2, N = 4: bags [1], [0, 2] of table 0 and [], [4] of table 1."""
+    return Batch.from_bags(np.zeros((2, 1)), [[[1], [0, 2]], [[], [4]]], np.array([0, 1]), TABLE_ROWS)
+
+
+def test_from_bags(batch):
+    assert (batch.samples, batch.features, batch.lookups) == (2, 2, 4)
+    assert batch.rows.tolist() == [1, 0, 2, 7]
+    assert batch.offsets.tolist() == [0, 1, 3, 3, 4]
+    assert batch.labels.tolist() == [0, 1]
+    assert {name: str(getattr(batch, name).dtype) for name in ("dense", "rows", "offsets", "labels")} == {
+        "dense": "float32",
+        "rows": "int64",
+        "offsets": "int64",
+        "labels": "float32",
+    }
+
+
+def test_validate_returns_the_batch(batch):
+    assert batch.validate(TABLE_ROWS, 1) is batch
+
+
+def test_without_samples():
+    empty = Batch.from_bags(np.zeros((0, 3)), [[], []], np.zeros(0), TABLE_ROWS)
+    assert (empty.samples, empty.features, empty.lookups) == (0, 0, 0)
+    assert empty.validate(TABLE_ROWS, 3) is empty
+
+
+@given(drawn=lookups())
+def test_what_from_bags_makes_is_valid_and_keeps_every_id(drawn):
+    table_rows, batch = drawn
+    assert batch.validate(table_rows, 1) is batch
+    starts = table_offsets(table_rows)
+    for bag in range(batch.features * batch.samples):
+        rows = batch.rows[batch.offsets[bag] : batch.offsets[bag + 1]]
+        table = bag // batch.samples
+        assert ((rows >= starts[table]) & (rows < starts[table + 1])).all()
+
+
+def test_random_batches_of_the_tests_are_valid():
+    random = np.random.default_rng(1)
+    for samples in (0, 1, 2, 20):
+        assert random_batch(random, (7, 1, 30), samples).validate((7, 1, 30), 3).samples == samples
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"dense": np.zeros((2, 2), np.float32)}, "batch.dense must be (2, 1) float32, but is (2, 2) float32"),
+        ({"dense": np.zeros((3, 1), np.float32)}, "batch.dense must be (2, 1) float32, but is (3, 1) float32"),
+        ({"dense": np.zeros((2, 1))}, "batch.dense must be (2, 1) float32, but is (2, 1) float64"),
+        ({"rows": np.zeros(4, np.int32)}, "batch.rows must be (4,) int64, but is (4,) int32"),
+        ({"rows": np.zeros((4, 1), np.int64)}, "batch.rows must be (4,) int64, but is (4, 1) int64"),
+        ({"offsets": np.zeros(4, np.int64)}, "batch.offsets must be (5,) int64, but is (4,) int64"),
+        ({"offsets": np.zeros(5, np.uint64)}, "batch.offsets must be (5,) int64, but is (5,) uint64"),
+        ({"labels": np.zeros(2)}, "batch.labels must be (2,) float32, but is (2,) float64"),
+        ({"labels": np.zeros((2, 1), np.float32)}, "batch.labels must be (2,) float32, but is (2, 1) float32"),
+        ({"offsets": np.array([1, 1, 3, 3, 4])}, "batch.offsets must ascend from 0 to the number of lookups, 4"),
+        ({"offsets": np.array([0, 1, 3, 3, 3])}, "batch.offsets must ascend from 0 to the number of lookups, 4"),
+        ({"offsets": np.array([0, 3, 1, 3, 4])}, "batch.offsets must ascend from 0 to the number of lookups, 4"),
+        (
+            {"rows": np.array([1, 0, 3, 7])},
+            "feature 0 has rows from 0 to 3, but its table holds the global rows 0 to 2",
+        ),
+        (
+            {"rows": np.array([1, -1, 2, 7])},
+            "feature 0 has rows from -1 to 2, but its table holds the global rows 0 to 2",
+        ),
+        (
+            {"rows": np.array([1, 0, 2, 2])},
+            "feature 1 has rows from 2 to 2, but its table holds the global rows 3 to 7",
+        ),
+        (
+            {"rows": np.array([1, 0, 2, 8])},
+            "feature 1 has rows from 8 to 8, but its table holds the global rows 3 to 7",
+        ),
+    ],
+)
+def test_validate_says_expected_and_actual(batch, changed, message):
+    with pytest.raises(DataError) as caught:
+        dataclasses.replace(batch, **changed).validate(TABLE_ROWS, 1)
+    assert str(caught.value) == message
+
+
+@pytest.mark.parametrize("row", [-1, 3])
+def test_from_bags_refuses_ids_outside_the_table(row):
+    with pytest.raises(DataError, match=f"feature 0 has rows from {row} to {row}, but its table holds"):
+        Batch.from_bags(np.zeros((1, 1)), [[[row]], [[0]]], np.zeros(1), TABLE_ROWS)
+
+
+def test_from_bags_refuses_another_number_of_bags():
+    with pytest.raises(DataError, match=r"batch.offsets must be \(5,\) int64, but is \(4,\) int64"):
+        Batch.from_bags(np.zeros((2, 1)), [[[0], [0]], [[0]]], np.zeros(2), TABLE_ROWS)
+
+
+@pytest.mark.xfail(reason="from_bags counts the bags of all features together", strict=True)
+@pytest.mark.parametrize("bags", [[[[0], [0], []], [[0]]], [[[0], [0]]]], ids=["three and one", "one feature"])
+def test_from_bags_counts_features_and_the_bags_of_each(bags):
+    with pytest.raises(DataError):
+        Batch.from_bags(np.zeros((2, 1)), bags, np.zeros(2), TABLE_ROWS)
+
+
+def test_table_offsets():
+    assert table_offsets([3, 1, 2**40]).tolist() == [0, 3, 4, 4 + 2**40]
+    assert table_offsets([3, 1]).dtype == table_offsets([]).dtype == np.int64
+    assert table_offsets([]).tolist() == [0]
