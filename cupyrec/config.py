@@ -193,7 +193,7 @@ class RunConfig:
     bad_rows: str | None = option(
         None, text, "File for the bad rows that are skipped; bad_rows.tsv in the output folder when not given.", "FILE"
     )
-    batch_size: int = option(2048, whole_number(1), "Samples in a mini-batch.", "SAMPLES")
+    batch_size: int = option(512, whole_number(1), "Samples in a mini-batch.", "SAMPLES")
     epochs: int = option(1, whole_number(1), "Passes over the training files.", "N")
     max_steps: int | None = option(None, whole_number(1), "Stop after this many steps.", "STEPS")
     dimension: int = option(16, whole_number(1), "Embedding dimension.", "D")
@@ -212,7 +212,7 @@ class RunConfig:
     learning_rate: float = option(0.02, real_number(above=0), "Learning rate after the warm-up.", "RATE")
     eps: float = option(1e-10, real_number(least=0), "Added to Adagrad's root, outside of it.", "EPS")
     warmup_steps: int = option(
-        0, whole_number(0), "Steps over which the learning rate rises to its full value.", "STEPS"
+        100, whole_number(0), "Steps over which the learning rate rises to its full value.", "STEPS"
     )
     decay_start_step: int = option(0, whole_number(0), "Step at which the learning rate begins to fall.", "STEP")
     decay_steps: int = option(0, whole_number(0), "Steps over which it falls; 0 keeps it constant.", "STEPS")

@@ -33,9 +33,7 @@ OPTIMIZERS = ("sgd", "adagrad", "rowwise-adagrad")
 
 def make_batch() -> dict:
     """Bags of 0 to 3 ids within each table, F lists of B lists, with duplicates inside a bag and between bags."""
-    bags = [
-        [torch.randint(rows, (int(torch.randint(4, ())),)).tolist() for _ in range(SAMPLES)] for rows in TABLE_ROWS
-    ]
+    bags = [[torch.randint(rows, (int(torch.randint(4, ())),)).tolist() for _ in range(SAMPLES)] for rows in TABLE_ROWS]
     return {
         # Multiples of 1/64, so that float32 holds them too.
         "dense": (torch.randint(-128, 128, (SAMPLES, DENSE_FEATURES)) / 64).tolist(),

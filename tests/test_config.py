@@ -136,9 +136,7 @@ def test_choices(raw):
 @pytest.mark.parametrize("raw", ["", "512-", "512-x", "5.5", "0-1", "-5", None, True, 16.5, [0], [16, True], [[16]]])
 def test_widths(raw):
     for name in WIDTHS:
-        assert refusal({name: raw}) == (
-            f"{option_name(name)} must be layer widths such as 512-256-16, but is {raw!r}"
-        )
+        assert refusal({name: raw}) == (f"{option_name(name)} must be layer widths such as 512-256-16, but is {raw!r}")
 
 
 @pytest.mark.parametrize("raw", ["", "x", 0, -3, 2.5, "1,2", [1] * 25, [1] * 27, [0] * 26, [], None, True])
@@ -172,9 +170,7 @@ def test_source_stands_first():
 
 
 whole = {name: st.integers(1, 2**70) for name in WHOLE_FROM_1} | {name: st.integers(0, 2**70) for name in WHOLE_FROM_0}
-real = {
-    name: st.floats(1e-300, allow_nan=False, allow_infinity=False) for name in (*ABOVE_0, *FROM_0, "eps")
-}
+real = {name: st.floats(1e-300, allow_nan=False, allow_infinity=False) for name in (*ABOVE_0, *FROM_0, "eps")}
 # TOML holds no surrogates; a file name that is not UTF-8 would give one.
 path_texts = st.text(st.characters(exclude_categories=["Cs"], max_codepoint=0xFFFF))
 VALUES = st.fixed_dictionaries(
@@ -235,6 +231,14 @@ def test_config_file_that_cannot_be_read(tmp_path):
         read_config_file(tmp_path / "none.toml")
     with pytest.raises(ConfigError, match="cannot be read: Is a directory"):
         read_config_file(tmp_path)
+
+
+def test_model_of_a_run():
+    config = RunConfig.from_values(
+        {"dimension": 8, "top-mlp": "32-1", "pooling": "mean", "self-interaction": True}
+    ).model_for((5, 6), 13)
+    assert config == DlrmConfig((5, 6), 13, 8, (512, 256, 64, 8), (32, 1), pooling="mean", self_interaction=True)
+    assert RunConfig(bottom_mlp=(4, 16)).model_for((5,), 2) == DlrmConfig((5,), 2, 16, (4, 16), (512, 256, 1))
 
 
 def test_dlrm_config_takes_lists_and_counts_features():

@@ -53,8 +53,8 @@ def evaluate(
     loaded = load_model(model, batch_size=batch_size, threads=threads)
     if (loaded.config.features, loaded.config.dense_features) != (CRITEO_SPARSE_FEATURES, CRITEO_DENSE_FEATURES):
         raise ConfigError(
-            f"{model}: the model has {loaded.config.features} tables and {loaded.config.dense_features} dense features, "
-            f"but Criteo files have {CRITEO_SPARSE_FEATURES} and {CRITEO_DENSE_FEATURES}"
+            f"{model}: the model has {loaded.config.features} tables and {loaded.config.dense_features} dense "
+            f"features, but Criteo files have {CRITEO_SPARSE_FEATURES} and {CRITEO_DENSE_FEATURES}"
         )
     data = CriteoFiles(
         paths,

@@ -63,8 +63,9 @@ def segment_gradient(g, dY, offsets, segment_bags, first, last, D, mean):
     """g[:D] = sum of dY[bag] over segment_bags[first:last], in order; divided by bag length where mean."""
     # Elements are indexed, no views taken: a view counts references, and two threads would contend for the count.
     samples = dY.shape[0]
-    for d in range(D):
-        g[d] = 0
+    if mean:
+        for d in range(D):
+            g[d] = 0
     for at in range(first, last):
         bag = segment_bags[at]
         f = bag // samples
@@ -73,6 +74,9 @@ def segment_gradient(g, dY, offsets, segment_bags, first, last, D, mean):
             length = dY.dtype.type(offsets[bag + 1] - offsets[bag])
             for d in range(D):
                 g[d] += dY[b, f, d] / length
+        elif at == first:
+            for d in range(D):
+                g[d] = dY[b, f, d]
         else:
             for d in range(D):
                 g[d] += dY[b, f, d]

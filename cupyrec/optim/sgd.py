@@ -57,14 +57,22 @@ def _row_kernel(dimension: int, item_bytes: int, mean: bool) -> Any:
     @cpu_kernel
     def update_rows(start, stop, records, dY, offsets, rows, segments, bags, learning_rate):
         rate = records.dtype.type(learning_rate)
+        samples = dY.shape[0]
         g = np.empty(D, dtype=records.dtype)
         for u in range(start, stop):
             if u + PREFETCH_ROWS < stop:
                 for d in range(0, D, line):
                     prefetch(records, rows[u + PREFETCH_ROWS], d)
-            segment_gradient(g, dY, offsets, bags, segments[u], segments[u + 1], D, mean)
-            row = rows[u]
-            for d in range(D):
-                records[row, d] -= rate * g[d]
+            row, first, last = rows[u], segments[u], segments[u + 1]
+            if last - first == 1 and not mean:
+                # Most rows are looked up once: their gradient is a vector of dY, and need not be gathered first.
+                f = bags[first] // samples
+                b = bags[first] - f * samples
+                for d in range(D):
+                    records[row, d] -= rate * dY[b, f, d]
+            else:
+                segment_gradient(g, dY, offsets, bags, first, last, D, mean)
+                for d in range(D):
+                    records[row, d] -= rate * g[d]
 
     return update_rows

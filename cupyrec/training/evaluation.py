@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -37,7 +38,11 @@ def evaluate(
     Memory does not grow with the number of samples; see BinaryMetrics. Raises DivergenceError on a NaN logit,
     ConfigError on a batch of more samples than batch_size, and what the source raises.
     """
-    with BinaryMetrics() as metrics, closing(source.batches(batch_size, on_progress=on_progress)) as batches:
+    with (
+        BinaryMetrics() as metrics,
+        closing(source.batches(batch_size, on_progress=on_progress)) as batches,
+        overflow_is_seen_later(),
+    ):
         for batch in batches:
             if stop_requested is not None and stop_requested():
                 return None
@@ -45,6 +50,11 @@ def evaluate(
                 check_batch_size(batch, batch_size)
                 metrics.update(np.asarray(system.predict(batch), dtype=np.float32), batch.labels)
         return metrics.result()
+
+
+def overflow_is_seen_later() -> AbstractContextManager[Any]:
+    """Within it NumPy does not warn of numbers that overflow: the loss and the metrics look for them."""
+    return np.errstate(over="ignore", invalid="ignore")
 
 
 def check_source_fits(source: Source, config: DlrmConfig) -> None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cupyrec.config import DlrmConfig
+from cupyrec.config import DlrmConfig, RunConfig
 from cupyrec.datasets.source import Source
 from cupyrec.devices.cpu import CpuDevice
 from cupyrec.devices.host_memory import available_bytes
@@ -22,7 +22,13 @@ from cupyrec.optim.rowwise_adagrad import RowwiseAdagrad
 from cupyrec.optim.schedule import WarmupPolynomialDecay
 from cupyrec.systems.resident import ResidentSystem
 from cupyrec.systems.step import StepResult, System
-from cupyrec.training.evaluation import Evaluation, check_batch_size, check_source_fits, evaluate
+from cupyrec.training.evaluation import (
+    Evaluation,
+    check_batch_size,
+    check_source_fits,
+    evaluate,
+    overflow_is_seen_later,
+)
 from cupyrec.training.memory_plan import plan_memory
 from cupyrec.training.metrics import MetricsResult
 from cupyrec.training.saved_model import save_model
@@ -34,7 +40,7 @@ class TrainingResult:
 
     steps, samples:     trained in this call.
     seconds:            all of it; data_wait_seconds: waiting for batches; evaluation_seconds: evaluating.
-    final, best:        the last evaluation, and the one with the highest AUC; None without validation data.
+    final, best:        the last evaluation, and the one with the highest AUC, the latest of equals; None without validation data.
     interrupted:        whether it was asked to stop before its end.
     """
 
@@ -56,20 +62,24 @@ class Trainer:
         config: DlrmConfig,
         *,
         optimizer: Optimizer | None = None,
-        schedule: WarmupPolynomialDecay | float = 0.02,
-        batch_size: int = 2048,
+        schedule: WarmupPolynomialDecay | float | None = None,
+        batch_size: int = 512,
         threads: int | None = None,
         seed: int = 1,
     ) -> None:
         """Check that the model fits in memory, then allocate and initialise it.
 
-        optimizer: row-wise Adagrad when not given. schedule: or a constant learning rate. batch_size: the most samples
+        optimizer: row-wise Adagrad when not given. schedule: or a constant learning rate; the defaults of
+        `cupyrec train` when not given. batch_size: the most samples
         of a batch. seed: of all initial weights. Raises ConfigError, and MemoryPlanError before allocating.
         """
         _check_at_least(1, batch_size=batch_size)
         self.config, self.batch_size = config, batch_size
         optimizer = RowwiseAdagrad() if optimizer is None else optimizer
-        schedule = schedule if isinstance(schedule, WarmupPolynomialDecay) else WarmupPolynomialDecay(schedule)
+        if schedule is None:
+            schedule = WarmupPolynomialDecay(RunConfig.learning_rate, RunConfig.warmup_steps)
+        elif not isinstance(schedule, WarmupPolynomialDecay):
+            schedule = WarmupPolynomialDecay(schedule)
         self.memory_plan = plan_memory(config, optimizer, batch_size)
         self.memory_plan.check(available_bytes())
         self._device = CpuDevice(threads)
@@ -128,7 +138,7 @@ class Trainer:
                 if on_evaluation is not None:
                     on_evaluation(evaluations[-1])
 
-        with self._device.running(), closing(run.batches()) as batches:
+        with self._device.running(), closing(run.batches()) as batches, overflow_is_seen_later():
             for result in self.system.train(batches):
                 steps, samples = steps + 1, samples + result.samples
                 if not math.isfinite(result.loss):
@@ -151,7 +161,7 @@ class Trainer:
             data_wait_seconds=run.wait_seconds,
             evaluation_seconds=evaluation_seconds,
             final=evaluations[-1] if evaluations else None,
-            best=max(evaluations, key=_auc, default=None),
+            best=max(reversed(evaluations), key=_auc, default=None),
             interrupted=interrupted or stop_requested(),
         )
 
@@ -225,5 +235,6 @@ def _auc(evaluation: Evaluation) -> float:
 def _diverged(result: StepResult) -> DivergenceError:
     return DivergenceError(
         f"the loss is {result.loss} at step {result.step:,} (learning rate {result.learning_rate:g}); "
-        "usual causes: a learning rate that is too high, no warm-up (--warmup-steps), or dense features that are far too large"
+        "usual causes: a learning rate that is too high, no warm-up (--warmup-steps), "
+        "or dense features that are far too large"
     )

@@ -65,9 +65,7 @@ def test_a_row_twice_in_one_bag_is_two_lookups():
     assert as_lists(plan) == ([1, 3], [0, 1, 4], [1, 0, 0, 1])
 
 
-@pytest.mark.parametrize(
-    "bags", [[[], [], []], [[]], []], ids=["three empty bags", "one empty bag", "no samples"]
-)
+@pytest.mark.parametrize("bags", [[[], [], []], [[]], []], ids=["three empty bags", "one empty bag", "no samples"])
 def test_no_lookups(bags):
     plan = Coalescer(CpuDevice(1), [5]).plan(one_table_batch(bags, 5))
     assert as_lists(plan) == ([], [0], [])

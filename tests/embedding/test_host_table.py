@@ -12,7 +12,16 @@ from cupyrec.embedding.initial_rows import fill_initial_rows
 
 @pytest.mark.parametrize(
     ("dimension", "state_width", "item_bytes", "width"),
-    [(1, 0, 4, 4), (4, 0, 4, 4), (4, 1, 4, 8), (16, 16, 4, 32), (17, 1, 4, 20), (3, 0, 8, 4), (3, 1, 8, 4), (1, 0, 8, 2)],
+    [
+        (1, 0, 4, 4),
+        (4, 0, 4, 4),
+        (4, 1, 4, 8),
+        (16, 16, 4, 32),
+        (17, 1, 4, 20),
+        (3, 0, 8, 4),
+        (3, 1, 8, 4),
+        (1, 0, 8, 2),
+    ],
 )
 def test_record_width(dimension, state_width, item_bytes, width):
     assert record_width(dimension, state_width, item_bytes) == width

@@ -20,9 +20,7 @@ def initial_rows(rows, dimension, *, seed=1, table=0, bound=1.0, first_row=0, th
 @pytest.mark.parametrize("first_row", [0, 2**33])
 def test_equals_plain_integers(seed, table, first_row):
     bound = 1 / np.sqrt(7)
-    expected = [
-        [reference.initial_value(seed, table, first_row + r, d, 3, bound) for d in range(3)] for r in range(4)
-    ]
+    expected = [[reference.initial_value(seed, table, first_row + r, d, 3, bound) for d in range(3)] for r in range(4)]
     settings = {"seed": seed, "table": table, "bound": bound, "first_row": first_row}
     # A processor without a fused multiply-add rounds once more.
     np.testing.assert_allclose(initial_rows(4, 3, dtype=np.float64, **settings), expected, rtol=0, atol=1e-16)

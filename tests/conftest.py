@@ -1,0 +1,17 @@
+"""Hypothesis for the whole suite: the same examples in every run, and no time limit on one of them.
+
+CUPYREC_EXAMPLES=1000 looks further, wherever a test does not say how many examples it takes.
+"""
+
+import os
+
+from hypothesis import settings
+
+settings.register_profile(
+    "cupyrec",
+    derandomize=True,
+    database=None,
+    deadline=None,
+    max_examples=int(os.environ.get("CUPYREC_EXAMPLES", "50")),
+)
+settings.load_profile("cupyrec")
