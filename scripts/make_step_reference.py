@@ -153,7 +153,7 @@ def main() -> None:
         initial = make_initial(pooling)
         runs = {name: train(initial, batches, pooling, name) for name in OPTIMIZERS}
         # The gradients of the first step are those of every optimizer.
-        gradients = [run.pop("first_gradients") for run in runs.values()][0]
+        gradients, *_ = [run.pop("first_gradients") for run in runs.values()]
         models[pooling] = {**model, "initial": initial, "first_gradients": gradients, "runs": runs}
     content = {
         "made_by": f"scripts/make_step_reference.py with torch {torch.__version__}",

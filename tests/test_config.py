@@ -184,7 +184,7 @@ VALUES = st.fixed_dictionaries(
         "hash_rows": st.one_of(st.integers(1, 2**40), st.lists(st.integers(1, 2**40), min_size=26, max_size=26)),
         "paths": st.lists(path_texts, max_size=3),
         "valid": st.lists(path_texts, max_size=2),
-        **{name: path_texts for name in TEXTS},
+        **dict.fromkeys(TEXTS, path_texts),
     },
 )
 

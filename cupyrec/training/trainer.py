@@ -40,7 +40,8 @@ class TrainingResult:
 
     steps, samples:     trained in this call.
     seconds:            all of it; data_wait_seconds: waiting for batches; evaluation_seconds: evaluating.
-    final, best:        the last evaluation, and the one with the highest AUC, the latest of equals; None without validation data.
+    final, best:        the last evaluation, and the one with the highest AUC (the latest of equals); None without
+                        validation data.
     interrupted:        whether it was asked to stop before its end.
     """
 

@@ -53,6 +53,16 @@ def test_forward_equals_loops_and_is_the_same_for_any_number_of_threads(dimensio
         )
 
 
+def test_sums_are_taken_in_lookup_order():
+    # In float32 1e8 + 1 is 1e8: the sum is 1 when the 1 comes last, and 0 the other way round.
+    values = np.repeat(np.float32([[1e8], [-1e8], [1]]), 3, axis=1)
+    one_bag = Batch.from_bags(np.zeros((1, 1)), [[[0, 1, 2]]], np.zeros(1), [3])
+    np.testing.assert_array_equal(forward(values, one_bag, 1, 3, mean=False), 1)
+    one_row = Batch.from_bags(np.zeros((3, 1)), [[[0], [0], [0]]], np.zeros(3), [1])
+    _, dW = backward(values.reshape(3, 1, 3), one_row, [1], mean=False)
+    np.testing.assert_array_equal(dW, 1)
+
+
 @pytest.mark.parametrize(("dimension", "mean"), [(3, False), (2, True)])
 def test_empty_bags_give_zeros(dimension, mean):
     batch = Batch.from_bags(np.zeros((3, 1)), [[[], [2, 2, 1], []], [[], [], []]], np.zeros(3), [3, 1])

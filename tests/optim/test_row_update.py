@@ -14,7 +14,7 @@ from cupyrec.optim.row_update import RowUpdate
 
 OPTIMIZERS = ("sgd", "adagrad", "rowwise-adagrad")
 TABLE_ROWS = (1, 40, 7)
-EPS = 1e-6
+EPS = 0.1
 
 
 def update_rows(optimizer, records, dY, batch, table_rows, *, mean, threads=1, learning_rate=0.1):

@@ -1,0 +1,266 @@
+"""The trainer as a library, on batches of one's own: multi-hot bags, empty bags, mean pooling, three tables."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+from made_batches import BATCH_SIZE, CONFIG, TABLE_ROWS, WatchedSource, made_batch, made_source, no_samples
+
+from cupyrec import BatchList, Sgd, Trainer, WarmupPolynomialDecay
+from cupyrec.devices.cpu import CpuDevice
+from cupyrec.errors import ConfigError, DataError, DivergenceError, MemoryPlanError
+
+
+def make_trainer(**settings):
+    return Trainer(CONFIG, **({"batch_size": BATCH_SIZE, "threads": 1, "seed": 5} | settings))
+
+
+def weights(trainer):
+    return trainer.system.table.records.tobytes() + trainer.system.model.parameters.tobytes()
+
+
+def test_learns():
+    trainer = make_trainer(schedule=0.1)
+    before = trainer.evaluate(made_source(8, first=100))
+    result = trainer.fit(made_source(30), valid=made_source(8, first=100), epochs=4)
+    assert result.final.metrics.auc > max(0.95, before.auc)
+    assert result.final.metrics.log_loss < 0.5 * before.log_loss
+    assert (result.steps, result.samples, result.interrupted) == (120, 120 * BATCH_SIZE, False)
+    assert result.final.step == 120
+    assert trainer.evaluate(made_source(8, first=100)) == result.final.metrics
+
+
+def test_equal_runs_give_equal_weights_and_another_seed_others():
+    runs = {}
+    for name, seed in (("a", 5), ("again", 5), ("other", 6)):
+        trainer = make_trainer(seed=seed)
+        trainer.fit(made_source(5))
+        runs[name] = weights(trainer)
+    assert runs["a"] == runs["again"] != runs["other"]
+
+
+def test_evaluating_in_the_middle_changes_no_weight():
+    plain, watched = make_trainer(), make_trainer()
+    plain.fit(made_source(10), epochs=2)
+    result = watched.fit(made_source(10), valid=made_source(3, first=50), epochs=2, eval_every=3)
+    assert weights(plain) == weights(watched)
+    assert result.final.step == 20
+
+
+@pytest.mark.parametrize(("eval_every", "expected"), [(0, [6]), (2, [2, 4, 6]), (4, [4, 6]), (6, [6]), (9, [6])])
+def test_evaluates_every_so_many_steps_and_once_at_the_end(eval_every, expected):
+    told = []
+    make_trainer().fit(
+        made_source(6),
+        valid=made_source(2, first=9),
+        eval_every=eval_every,
+        on_evaluation=lambda e: told.append(e.step),
+    )
+    assert told == expected
+
+
+def test_the_best_evaluation_is_the_one_with_the_highest_auc():
+    told = []
+    result = make_trainer(schedule=0.5).fit(
+        made_source(12), valid=made_source(4, first=60), eval_every=1, on_evaluation=told.append
+    )
+    assert result.best.metrics.auc == max(each.metrics.auc for each in told)
+    assert result.best in told
+    assert result.final == told[-1]
+
+
+def test_where_no_auc_is_defined_the_last_evaluation_is_the_best():
+    valid = made_batch(3)
+    valid.labels[:] = 1
+    result = make_trainer().fit(
+        made_source(4), valid=BatchList([valid], TABLE_ROWS, CONFIG.dense_features), eval_every=1
+    )
+    assert result.best == result.final
+    assert result.final.metrics.auc is None
+
+
+def test_epochs_are_the_same_data_again():
+    twice, listed = make_trainer(), make_trainer()
+    result = twice.fit(made_source(4), epochs=2)
+    batches = [made_batch(seed) for seed in (0, 1, 2, 3, 0, 1, 2, 3)]
+    listed.fit(BatchList(batches, TABLE_ROWS, CONFIG.dense_features))
+    assert result.steps == 8
+    assert weights(twice) == weights(listed)
+
+
+def test_two_calls_go_on_where_the_first_ended():
+    once, twice = make_trainer(), make_trainer()
+    once.fit(made_source(6))
+    steps = []
+    for first in (0, 3):
+        result = twice.fit(
+            made_source(3, first=first), valid=made_source(1, first=70), on_step=lambda step, _: steps.append(step.step)
+        )
+    assert weights(once) == weights(twice)
+    assert steps == [1, 2, 3, 4, 5, 6]
+    assert (result.steps, result.final.step) == (3, 6)
+
+
+def test_a_short_last_batch_and_batches_without_samples():
+    plain, mixed = make_trainer(), make_trainer()
+    plain.fit(BatchList([made_batch(0), made_batch(1, samples=3)], TABLE_ROWS, CONFIG.dense_features))
+    batches = [no_samples(), made_batch(0), no_samples(), no_samples(), made_batch(1, samples=3), no_samples()]
+    source = BatchList(batches, TABLE_ROWS, CONFIG.dense_features)
+    result = mixed.fit(source, valid=source)
+    assert weights(plain) == weights(mixed)
+    assert (result.steps, result.samples) == (2, BATCH_SIZE + 3)
+    assert result.final.metrics.samples == BATCH_SIZE + 3
+
+
+def test_a_source_without_samples_trains_nothing():
+    trainer = make_trainer()
+    before = weights(trainer)
+    for batches in ([], [no_samples()]):
+        source = BatchList(batches, TABLE_ROWS, CONFIG.dense_features)
+        result = trainer.fit(source, valid=source, epochs=3)
+        assert (result.steps, result.samples, result.final, result.best) == (0, 0, None, None)
+    assert weights(trainer) == before
+
+
+def test_the_work_done_is_told_after_each_step():
+    shares, steps = [], []
+    make_trainer().fit(made_source(3), epochs=2, on_step=lambda step, share: (steps.append(step), shares.append(share)))
+    assert shares == pytest.approx([1 / 6, 2 / 6, 3 / 6, 4 / 6, 5 / 6, 1])
+    assert [(step.step, step.samples, step.learning_rate) for step in steps] == [
+        (number, BATCH_SIZE, 0.02) for number in range(1, 7)
+    ]
+    shares.clear()
+    make_trainer().fit(made_source(100), max_steps=4, on_step=lambda _, share: shares.append(share))
+    assert shares == pytest.approx([0.25, 0.5, 0.75, 1])
+
+
+def test_max_steps_reads_no_batch_more_and_closes_the_source():
+    source = WatchedSource([made_batch(seed) for seed in range(5)])
+    result = make_trainer().fit(source, epochs=9, max_steps=7)
+    assert result.steps == source.handed_out == 7
+    assert source.opened == source.closed == 2
+
+
+@pytest.mark.parametrize("error", [DataError("spoilt", path="day_0", line=3), ZeroDivisionError(), KeyboardInterrupt()])
+def test_what_a_source_raises_comes_through_after_whole_steps(error):
+    batches = [made_batch(seed) for seed in range(5)]
+    source = WatchedSource(batches, fails_after=3, error=error)
+    failed, plain = make_trainer(), make_trainer()
+    with pytest.raises(type(error)) as raised:
+        failed.fit(source)
+    assert raised.value is error
+    assert source.closed == 1
+    plain.fit(made_source(3))
+    assert weights(failed) == weights(plain)
+    assert failed.system.steps_done == 3
+
+
+def test_what_the_validation_source_raises_comes_through_too():
+    error = DataError("spoilt")
+    valid = WatchedSource([made_batch(9)] * 2, fails_after=1, error=error)
+    trainer = make_trainer()
+    with pytest.raises(DataError, match="spoilt"):
+        trainer.fit(made_source(4), valid=valid, eval_every=2)
+    assert trainer.system.steps_done == 2
+    assert valid.closed == 1
+
+
+def test_a_stop_is_asked_for_after_each_step_and_leaves_it_whole():
+    source, asked = WatchedSource([made_batch(seed) for seed in range(9)]), []
+    stopped, plain = make_trainer(), make_trainer()
+
+    def stop_requested():
+        asked.append(stopped.system.steps_done)
+        return stopped.system.steps_done >= 3
+
+    result = stopped.fit(source, valid=made_source(2, first=40), stop_requested=stop_requested)
+    assert (result.steps, result.interrupted, result.final) == (3, True, None)
+    assert sorted(set(asked)) == [1, 2, 3]
+    assert source.handed_out == 3
+    assert source.closed == 1
+    plain.fit(made_source(3))
+    assert weights(stopped) == weights(plain)
+
+
+def test_a_stop_during_an_evaluation_trains_no_step_more():
+    trainer, stop = make_trainer(), []
+    valid = WatchedSource([made_batch(seed) for seed in range(40, 60)])
+
+    class Stopping(WatchedSource):
+        def batches(self, batch_size, *, on_progress=None):
+            for number, batch in enumerate(super().batches(batch_size)):
+                if number == 2:
+                    stop.append(True)
+                yield batch
+
+    valid = Stopping([made_batch(seed) for seed in range(40, 60)])
+    result = trainer.fit(made_source(9), valid=valid, eval_every=4, stop_requested=lambda: bool(stop))
+    assert (result.steps, result.interrupted, result.final) == (4, True, None)
+    assert valid.handed_out == 3
+
+
+def test_a_loss_that_is_not_finite_names_the_step_and_the_causes():
+    trainer = make_trainer(optimizer=Sgd(), schedule=1e30)
+    told = []
+    with pytest.raises(DivergenceError, match=r"step 2 \(learning rate 1e\+30\).*too high.*warm-up"):
+        trainer.fit(made_source(5), on_step=lambda step, _: told.append(step.step))
+    assert told == [1]
+
+
+def test_the_schedule_is_followed():
+    schedule = WarmupPolynomialDecay(0.1, 2, 3, 2, 0.0, 1.0)
+    rates = []
+    make_trainer(schedule=schedule).fit(made_source(6), on_step=lambda step, _: rates.append(step.learning_rate))
+    assert rates == pytest.approx([0.05, 0.1, 0.1, 0.1, 0.05, 0.0])
+
+
+@pytest.mark.parametrize(
+    ("table_rows", "dense_features", "part"),
+    [((7, 40), 3, "7, 40"), ((7, 40, 12), 3, "12"), ((7, 40, 11), 4, "4 dense features")],
+)
+def test_a_source_for_another_model_is_refused(table_rows, dense_features, part):
+    trainer, other = make_trainer(), BatchList([], table_rows, dense_features)
+    for call in (
+        lambda: trainer.fit(other),
+        lambda: trainer.fit(made_source(1), valid=other),
+        lambda: trainer.evaluate(other),
+    ):
+        with pytest.raises(ConfigError, match=part):
+            call()
+    assert trainer.system.steps_done == 0
+
+
+def test_a_batch_larger_than_the_memory_is_refused():
+    trainer = make_trainer()
+    large = BatchList([made_batch(0, samples=BATCH_SIZE + 1)], TABLE_ROWS, CONFIG.dense_features)
+    for call in (lambda: trainer.fit(large), lambda: trainer.evaluate(large)):
+        with pytest.raises(ConfigError, match=r"17 samples.*16"):
+            call()
+
+
+@pytest.mark.parametrize("settings", [{"epochs": 0}, {"max_steps": 0}, {"max_steps": -1}, {"eval_every": -1}], ids=str)
+def test_numbers_that_make_no_sense_are_refused(settings):
+    trainer = make_trainer()
+    with pytest.raises(ConfigError, match=f"{next(iter(settings))} must be at least"):
+        trainer.fit(made_source(1), **settings)
+    assert trainer.system.steps_done == 0
+
+
+def test_settings_of_the_trainer_that_make_no_sense_are_refused():
+    with pytest.raises(ConfigError, match="batch_size must be at least 1"):
+        make_trainer(batch_size=0)
+    with pytest.raises(ConfigError, match="threads"):
+        make_trainer(threads=0)
+
+
+def test_a_model_that_does_not_fit_is_refused_before_anything_is_allocated(monkeypatch):
+    monkeypatch.setattr(CpuDevice, "empty", lambda *_: pytest.fail("allocated"))
+    with pytest.raises(MemoryPlanError, match="available"):
+        Trainer(dataclasses.replace(CONFIG, table_rows=(10**13,)))
+
+
+def test_weights_are_as_large_as_the_configuration_says():
+    trainer = make_trainer()
+    assert trainer.system.table.records.shape == (sum(TABLE_ROWS), 8)  # D, the state, padded to 16 bytes
+    assert np.isfinite(trainer.system.table.records).all()
+    assert trainer.threads == 1
