@@ -1,20 +1,24 @@
-"""Training steps on the CPU, cupyrec against PyTorch, interleaved in one process on the same batches.
+"""Training steps on the CPU, cupyrec against PyTorch and FBGEMM, in turn in one run on the same batches.
 
-    pip install torch==2.13.0
-    python scripts/bench_train.py --shape A --shape B --output result.json
+    pip install torch==2.13.0 fbgemm-gpu-cpu==1.8.0
+    python scripts/bench_train.py --output data/bench_train.json
 
 Shapes: A: 26 tables x 100,000 rows, D 16, one lookup a bag, bottom 512-256-64-16, top 512-256-1.
         B: 8 tables x 1,000,000 rows, D 128, 20 lookups a bag, bottom 512-256-128, top 1024-1024-512-256-1.
-Both: batch 2048, SGD, batches in memory, uniform rows. torch is a tight loop over a list of sparse EmbeddingBags (the
-usual way); tuned, it has one bag for all tables and a malloc that keeps its memory. All begin from the same weights, and their losses
-are compared before anything is timed. Beside the times stand the floors: the matrix products alone, and the bytes of
-rows at the rate of a copy measured in the same run. Each system has a process of its own and runs one step at a time,
-in turn, so that no thread pool disturbs another's. Times are medians, ratios medians of the rounds' ratios.
+Both: batch 2048, SGD, batches in memory, uniform rows.
+
+torch_list is a tight loop over a list of sparse EmbeddingBags, as is usual; torch_tuned has one bag for all tables and
+a malloc that keeps its memory. All begin from the same weights, and their losses are compared before anything is
+timed. `*_embedding` is embedding forward, backward and SGD update alone; FBGEMM's CPU kernel takes part in that where
+it is installed. Beside the times stand the floors: the matrix products alone, and the bytes of rows at the rate of a
+copy, both measured in the same run. Each system has a process of its own and runs one step at a time, in turn, so that
+no thread pool disturbs another's. Times are medians, ratios medians of the rounds' ratios.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import multiprocessing
 import os
@@ -171,6 +175,31 @@ def torch_embedding_stepper(model: TorchDlrm, config: DlrmConfig, batches: list[
     return step
 
 
+def fbgemm_embedding_stepper(config: DlrmConfig, batches: list[Batch]) -> Callable[[int], float]:
+    """The same as torch_embedding_stepper with FBGEMM's kernel, which fuses backward and update."""
+    from fbgemm_gpu.split_embedding_configs import EmbOptimType
+    from fbgemm_gpu.split_table_batched_embeddings_ops_common import EmbeddingLocation
+    from fbgemm_gpu.split_table_batched_embeddings_ops_training import (
+        ComputeDevice,
+        SplitTableBatchedEmbeddingBagsCodegen,
+    )
+
+    bags = SplitTableBatchedEmbeddingBagsCodegen(
+        [(rows, config.dimension, EmbeddingLocation.HOST, ComputeDevice.CPU) for rows in config.table_rows],
+        optimizer=EmbOptimType.EXACT_SGD,
+        learning_rate=1e-9,
+    )
+    starts = np.repeat(np.cumsum((0, *config.table_rows[:-1])), batches[0].lookups // config.features)
+    prepared = [(torch.tensor(batch.rows - starts), torch.tensor(batch.offsets)) for batch in batches]
+    gradient = torch.ones(BATCH_SIZE, config.features * config.dimension)
+
+    def step(number: int) -> float:
+        bags(*prepared[number % len(prepared)]).backward(gradient)
+        return 0.0
+
+    return step
+
+
 def cupyrec_stepper(device: CpuDevice, model: Dlrm, table: HostTable, batches: list[Batch]) -> Callable[[int], float]:
     """One call, one step of the resident system."""
     system = ResidentSystem(device, model, table, Sgd(), WarmupPolynomialDecay(LEARNING_RATE), max_samples=BATCH_SIZE)
@@ -258,11 +287,13 @@ def build(shape: str, system: str, threads: int) -> tuple[dict[str, Callable[[in
     """In a worker process: what it can run, by name, and the constants that go with it."""
     config, bag_lookups = SHAPES[shape]
     batches = make_batches(config, bag_lookups)
+    torch.set_num_threads(threads)
+    if system == "fbgemm":
+        return {"fbgemm_embedding": fbgemm_embedding_stepper(config, batches)}, {}
     device = CpuDevice(threads)
     model = Dlrm(device, config, max_samples=BATCH_SIZE, seed=1)
     table = HostTable(device, config.table_rows, config.dimension, seed=1)
     if system != "cupyrec":
-        torch.set_num_threads(threads)
         peer = TorchDlrm(model, table, one_bag=system != "torch_list")
         return {
             system: torch_stepper(peer, config, batches),
@@ -310,7 +341,8 @@ def measure(shape: str, threads: int, rounds: int) -> dict[str, object]:
     workers: dict[str, Connection] = {}
     constants: dict[str, float] = {}
     systems = ("cupyrec", "torch_list", "torch_tuned")
-    for system in systems:
+    with_fbgemm = importlib.util.find_spec("fbgemm_gpu") is not None
+    for system in (*systems, "fbgemm") if with_fbgemm else systems:
         connection, names, found = start_worker(shape, system, threads)
         workers |= dict.fromkeys(names, connection)
         constants |= found
@@ -349,6 +381,7 @@ def measure(shape: str, threads: int, rounds: int) -> dict[str, object]:
         "cupyrec_over_torch_list": ratio("cupyrec", "torch_list"),
         "cupyrec_over_torch_tuned": ratio("cupyrec", "torch_tuned"),
         "torch_list_over_cupyrec_embedding": ratio("torch_list_embedding", "cupyrec_embedding"),
+        **({"fbgemm_over_cupyrec_embedding": ratio("fbgemm_embedding", "cupyrec_embedding")} if with_fbgemm else {}),
         "first_losses": losses,
     }
 

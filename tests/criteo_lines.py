@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-# Trains in a fraction of a second.
-TINY_MODEL = ["--bottom-mlp=8-4", "--dimension=4", "--top-mlp=8-1", "--hash-rows=50"]
+# Trains in a fraction of a second, at the full learning rate from the first step on.
+TINY_MODEL = ["--bottom-mlp=8-4", "--dimension=4", "--top-mlp=8-1", "--hash-rows=50", "--warmup-steps=0"]
 
 
 def learnable_row(number: int, *, seed: int = 0) -> list[str]:

@@ -28,7 +28,7 @@ def embedding_bag_forward(weights, rows, offsets, samples, features, *, mean):
 def embedding_bag_backward(dY, rows, offsets, *, mean):
     """dY: (B, F, D); returns {row: (D,) gradient} for every row that is looked up."""
     samples, features, dimension = dY.shape
-    gradients = {}
+    gradients: dict[int, np.ndarray] = {}
     for f in range(features):
         for b in range(samples):
             bag = rows[offsets[f * samples + b] : offsets[f * samples + b + 1]]
@@ -40,11 +40,12 @@ def embedding_bag_backward(dY, rows, offsets, *, mean):
 
 def coalesce(rows, offsets):
     """(unique rows ascending, segment offsets, bags: segment after segment, in lookup order), as lists."""
-    lookups_of = {}
+    lookups_of: dict[int, list[int]] = {}
     for bag in range(len(offsets) - 1):
         for at in range(offsets[bag], offsets[bag + 1]):
             lookups_of.setdefault(int(rows[at]), []).append(bag)
-    unique_rows, segment_offsets, bags = sorted(lookups_of), [0], []
+    unique_rows, segment_offsets = sorted(lookups_of), [0]
+    bags: list[int] = []
     for row in unique_rows:
         bags += lookups_of[row]
         segment_offsets.append(len(bags))
@@ -104,7 +105,8 @@ def mlp_forward(X, weights, biases, *, relu_last):
 
 def mlp_backward(dY, X, outputs, weights, *, relu_last):
     """Returns (dX, weight gradients, bias gradients), the lists in the order of the layers."""
-    weight_gradients, bias_gradients = [], []
+    weight_gradients: list[np.ndarray] = []
+    bias_gradients: list[np.ndarray] = []
     for layer in reversed(range(len(weights))):
         if relu_last or layer < len(weights) - 1:
             dY = np.where(outputs[layer] > 0, dY, 0.0)

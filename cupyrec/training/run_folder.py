@@ -63,7 +63,9 @@ class RunFolder:
 
     def __exit__(self, *_: object) -> None:
         if self._metrics is not None:
-            self._metrics.close()
+            # A line that could not be written was told by `record`; closing would try it again.
+            with contextlib.suppress(OSError):
+                self._metrics.close()
         self._remove_made()
 
     def _make(self) -> None:

@@ -157,6 +157,15 @@ def test_large_matmul_equals_numpy():
     np.testing.assert_allclose(transposed, (A @ B).T, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.xfail(reason="NumPy's error state is each thread's own", strict=True, raises=RuntimeWarning)
+def test_overflow_is_as_quiet_in_workers_as_the_caller_wants_it():
+    device, out = CpuDevice(2), np.empty((400, 100), dtype=np.float32)
+    A, B = np.full((400, 200), 1e30, dtype=np.float32), np.full((200, 100), 1e30, dtype=np.float32)
+    with device.running(), np.errstate(over="ignore"):
+        device.matmul(A, B, out)
+    assert np.isinf(out).all()
+
+
 def test_matmul_error_in_a_worker_surfaces():
     device = CpuDevice(2)
     with device.running(), pytest.raises(ValueError, match="matmul"):

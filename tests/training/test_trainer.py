@@ -12,7 +12,7 @@ from cupyrec.errors import ConfigError, DataError, DivergenceError, MemoryPlanEr
 
 
 def make_trainer(**settings):
-    return Trainer(CONFIG, **({"batch_size": BATCH_SIZE, "threads": 1, "seed": 5} | settings))
+    return Trainer(CONFIG, **({"batch_size": BATCH_SIZE, "threads": 1, "seed": 5, "schedule": 0.02} | settings))
 
 
 def weights(trainer):
@@ -124,7 +124,9 @@ def test_a_source_without_samples_trains_nothing():
 
 def test_the_work_done_is_told_after_each_step():
     shares, steps = [], []
-    make_trainer().fit(made_source(3), epochs=2, on_step=lambda step, share: (steps.append(step), shares.append(share)))
+    make_trainer(schedule=0.02).fit(
+        made_source(3), epochs=2, on_step=lambda step, share: (steps.append(step), shares.append(share))
+    )
     assert shares == pytest.approx([1 / 6, 2 / 6, 3 / 6, 4 / 6, 5 / 6, 1])
     assert [(step.step, step.samples, step.learning_rate) for step in steps] == [
         (number, BATCH_SIZE, 0.02) for number in range(1, 7)

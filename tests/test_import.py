@@ -1,0 +1,69 @@
+"""What importing and asking for help loads: nothing that takes long, nothing that needs a GPU."""
+
+import subprocess
+import sys
+
+import pytest
+
+import cupyrec
+
+HEAVY = {"cupy", "numba", "pyarrow", "llvmlite", "scipy", "tqdm", "threadpoolctl"}
+
+
+def loaded_after(code):
+    """The heavy modules that a fresh interpreter has loaded after `code`, and its exit code."""
+    script = (
+        "import sys\n"
+        "try:\n"
+        f"    {code}\n"
+        "except SystemExit as end:\n"
+        "    assert not end.code, end.code\n"
+        f"print('loaded:', *sorted({HEAVY!r} & set(sys.modules)))\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, encoding="utf-8", check=True)
+    return ended.stdout.splitlines()[-1].split()[1:]
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import cupyrec",
+        "import cupyrec; dir(cupyrec); cupyrec.__version__; cupyrec.CupyrecError; cupyrec.RunConfig; cupyrec.Batch",
+        "import cupyrec.cli; cupyrec.cli.main(['--help'])",
+        "import cupyrec.cli; cupyrec.cli.main(['--version'])",
+        "import cupyrec.cli; cupyrec.cli.main(['train', '--help'])",
+        "import cupyrec.cli; cupyrec.cli.main(['evaluate', '--help'])",
+    ],
+)
+def test_loads_nothing_heavy(code):
+    assert loaded_after(code) == []
+
+
+def test_the_check_itself_sees_what_is_loaded():
+    assert "pyarrow" in loaded_after("import cupyrec; cupyrec.CriteoFiles")
+
+
+def test_all_public_names_are_there():
+    assert set(cupyrec.__all__) == {
+        "Adagrad",
+        "Batch",
+        "BatchList",
+        "CriteoFiles",
+        "CupyrecError",
+        "DlrmConfig",
+        "RowwiseAdagrad",
+        "RunConfig",
+        "Sgd",
+        "Trainer",
+        "WarmupPolynomialDecay",
+        "__version__",
+        "load_model",
+    }
+    assert dir(cupyrec) == sorted(cupyrec.__all__)
+    for name in cupyrec.__all__:
+        assert getattr(cupyrec, name).__doc__
+
+
+def test_other_names_are_not():
+    with pytest.raises(AttributeError, match=r"module 'cupyrec' has no attribute 'Tariner'"):
+        cupyrec.Tariner  # noqa: B018

@@ -1,0 +1,77 @@
+"""The folder of a run: checked first, written late, never taken from another run by accident."""
+
+import json
+import os
+
+import pytest
+from criteo_lines import files_in
+
+from cupyrec.errors import OutputError
+from cupyrec.training.run_folder import RunFolder
+
+
+def test_nothing_recorded_leaves_nothing(tmp_path):
+    (tmp_path / "there").mkdir()
+    for path in ("there/a/b", "c"):
+        with RunFolder(tmp_path / path, "x = 1\n") as folder:
+            assert folder.path.is_dir()
+    with pytest.raises(ZeroDivisionError), RunFolder(tmp_path / "d" / "e", ""):
+        raise ZeroDivisionError
+    assert files_in(tmp_path) == ["there"]
+
+
+def test_the_first_record_writes_the_configuration_too(tmp_path):
+    with RunFolder(tmp_path / "a" / "run", "x = 1\n") as folder:
+        folder.record({"kind": "train", "step": 1})
+        assert (folder.path / "config.toml").read_text() == "x = 1\n"
+        # Whole lines, there to be read at once.
+        assert (folder.path / "metrics.jsonl").read_text() == '{"kind": "train", "step": 1}\n'
+        folder.record({"kind": "end"})
+    assert files_in(tmp_path) == ["a", "a/run", "a/run/config.toml", "a/run/metrics.jsonl"]
+    lines = (tmp_path / "a" / "run" / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["kind"] for line in lines] == ["train", "end"]
+
+
+def test_the_configuration_can_be_written_alone(tmp_path):
+    with RunFolder(tmp_path / "run", 'name = "é"\n') as folder:
+        folder.write_config()
+    assert files_in(tmp_path) == ["run", "run/config.toml"]
+    assert (tmp_path / "run" / "config.toml").read_text(encoding="utf-8") == 'name = "é"\n'
+
+
+@pytest.mark.parametrize("held", ["model.json", "metrics.jsonl"])
+def test_a_folder_that_holds_a_run_is_kept_unless_it_may_be_overwritten(tmp_path, held):
+    (tmp_path / held).write_text("old")
+    with pytest.raises(OutputError, match=rf"holds an earlier run \({held}\).*--overwrite"):
+        RunFolder(tmp_path, "")
+    with RunFolder(tmp_path, "", overwrite=True):
+        pass
+    assert (tmp_path / held).read_text() == "old"  # until there is something to put in its place
+    with RunFolder(tmp_path, "", overwrite=True) as folder:
+        folder.record({"kind": "end"})
+    assert (tmp_path / "metrics.jsonl").read_text() == '{"kind": "end"}\n'
+
+
+def test_other_files_in_the_folder_do_not_matter(tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    with RunFolder(tmp_path, "") as folder:
+        folder.record({})
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
+def test_a_place_that_cannot_be_written_is_an_error_before_anything_is_made(tmp_path):
+    (tmp_path / "file").write_text("")
+    for path in (tmp_path / "file", tmp_path / "file" / "below", tmp_path / "new" / ("x" * 300)):
+        with pytest.raises(OutputError, match=r"cannot be written: .*choose another --output"):
+            RunFolder(path, "")
+    assert files_in(tmp_path) == ["file"]
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full, a file on a disk that is always full")
+def test_a_full_disk_is_one_clear_error(tmp_path):
+    (tmp_path / "metrics.jsonl").symlink_to("/dev/full")
+    with (
+        pytest.raises(OutputError, match=r"metrics\.jsonl: cannot be written: No space left"),
+        RunFolder(tmp_path, "", overwrite=True) as folder,
+    ):
+        folder.record({"kind": "train"})
