@@ -82,7 +82,9 @@ class Batch:
         dense: (B, dense features); bags: F lists of B lists of ids; labels: (B,); table_rows: (F,).
         Convenient, not fast: readers build their arrays directly. Raises DataError.
         """
-        starts = table_offsets(table_rows)
+        starts, bags_of = table_offsets(table_rows), [len(feature) for feature in bags]
+        if bags_of != [len(labels)] * len(table_rows):
+            raise DataError(f"bags must be {len(table_rows)} lists of {len(labels)}, but are lists of {bags_of}")
         lengths = [len(bag) for feature in bags for bag in feature]
         ids = [start + int(i) for start, feature in zip(starts[:-1], bags, strict=True) for bag in feature for i in bag]
         batch = cls(

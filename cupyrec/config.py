@@ -106,7 +106,10 @@ def _number(value: Any) -> float | int | None:
             number = float(value)
         except (TypeError, ValueError):
             return None
-    return number if math.isfinite(number) else None
+    try:
+        return number if math.isfinite(number) else None
+    except OverflowError:  # a whole number beyond float64
+        return None
 
 
 def widths(value: Any) -> tuple[int, ...]:
@@ -254,9 +257,11 @@ class RunConfig:
         for each in fields(self):
             value = getattr(self, each.name)
             if value is not None:
-                # JSON's numbers, strings, lists and booleans are TOML's too.
+                # JSON's numbers, lists and booleans are TOML's too, and its strings but for escaped surrogates and
+                # a bare DEL.
                 shown = list(value) if isinstance(value, tuple) else value
-                lines.append(f"{option_name(each.name)} = {json.dumps(shown)}\n")
+                as_json = json.dumps(shown, ensure_ascii=False).replace("\x7f", "\\u007f")
+                lines.append(f"{option_name(each.name)} = {as_json}\n")
         return "".join(lines)
 
     def model_for(self, table_rows: tuple[int, ...], dense_features: int) -> DlrmConfig:

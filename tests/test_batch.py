@@ -109,7 +109,6 @@ def test_from_bags_refuses_another_number_of_bags():
         Batch.from_bags(np.zeros((2, 1)), [[[0], [0]], [[0]]], np.zeros(2), TABLE_ROWS)
 
 
-@pytest.mark.xfail(reason="from_bags counts the bags of all features together", strict=True)
 @pytest.mark.parametrize("bags", [[[[0], [0], []], [[0]]], [[[0], [0]]]], ids=["three and one", "one feature"])
 def test_from_bags_counts_features_and_the_bags_of_each(bags):
     with pytest.raises(DataError):

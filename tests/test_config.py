@@ -112,7 +112,6 @@ def test_real_numbers(raw):
     assert refusal({"eps": -1}).startswith("eps must be a number ")
 
 
-@pytest.mark.xfail(reason="math.isfinite overflows on such a whole number", strict=True, raises=OverflowError)
 @pytest.mark.parametrize("name", ["learning-rate", "epochs"])
 def test_whole_numbers_beyond_float64(name):
     assert "must be a" in refusal({name: 10**400})
@@ -196,7 +195,6 @@ def test_toml_round_trip(values):
     assert RunConfig.from_values(tomllib.loads(config.to_toml())) == config
 
 
-@pytest.mark.xfail(reason="JSON's pairs of escapes are not TOML's", strict=True, raises=tomllib.TOMLDecodeError)
 def test_toml_round_trip_of_characters_beyond_16_bits():
     config = RunConfig(output="run-\U0001f600")
     assert RunConfig.from_values(tomllib.loads(config.to_toml())) == config

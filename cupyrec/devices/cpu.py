@@ -90,41 +90,62 @@ class CpuDevice:
 
     def _run(self, calls: list[tuple[Callable[..., Any], tuple[Any, ...]]]) -> None:
         """Run calls[0] here and the others on the workers; wait for all; raise the first error."""
-        busy = self._workers[: len(calls) - 1]
-        for worker, call in zip(busy, calls[1:], strict=True):
-            worker.calls.put(call)
+        handed = [_Call(function, arguments) for function, arguments in calls[1:]]
         errors: list[BaseException] = []
         try:
+            self._hand_over(handed)
             function, arguments = calls[0]
             function(*arguments)
         except BaseException as error:
             errors.append(error)
-        ends = [worker.ended.get() for worker in busy]
-        errors += [end for end in ends if end is not None]
+            # An interrupt may have come between two hand-overs; a call that is handed over twice runs once.
+            self._hand_over(handed)
+        for call in handed:
+            while not call.ended:
+                try:
+                    call.waiting.acquire()
+                except BaseException as error:  # an interrupt: the parts still write, so it waits for them
+                    errors.append(error)
+        errors += [call.error for call in handed if call.error is not None]
         if errors:
             raise errors[0]
 
+    def _hand_over(self, handed: list[_Call]) -> None:
+        for worker, call in zip(self._workers, handed, strict=False):
+            worker.calls.put(call)
+
+
+class _Call:
+    """One part of a launch, run once by a worker."""
+
+    def __init__(self, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+        self.function, self.arguments = function, arguments
+        self.error: BaseException | None = None
+        self.ended = False
+        # Held until the end; lighter than a threading.Event.
+        self.waiting = threading.Lock()
+        self.waiting.acquire()
+
 
 class _Worker:
-    """One thread that runs the calls it is handed, in order, and reports the end of each."""
+    """One thread that runs the calls it is handed, in order."""
 
     def __init__(self, name: str) -> None:
-        self.calls: queue.SimpleQueue[tuple[Callable[..., Any], tuple[Any, ...]] | None] = queue.SimpleQueue()
-        self.ended: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()
+        self.calls: queue.SimpleQueue[_Call | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._loop, name=name, daemon=True)
         self._thread.start()
 
     def _loop(self) -> None:
         while (call := self.calls.get()) is not None:
-            function, arguments = call
-            try:
-                function(*arguments)
-            except BaseException as error:
-                self.ended.put(error)
-            else:
-                self.ended.put(None)
+            if not call.ended:
+                try:
+                    call.function(*call.arguments)
+                except BaseException as error:
+                    call.error = error
+                call.ended = True
+                call.waiting.release()
             # Hold nothing while waiting, so that freed arrays are freed.
-            del call, function, arguments
+            del call
 
     def stop(self) -> None:
         self.calls.put(None)
@@ -132,7 +153,9 @@ class _Worker:
 
 
 def _matmul(A: np.ndarray, B: np.ndarray, out: np.ndarray) -> None:
-    np.matmul(A, B, out=out)
+    # NumPy's error state is each thread's own. Numbers that overflow are the loss's to report.
+    with np.errstate(over="ignore", invalid="ignore"):
+        np.matmul(A, B, out=out)
 
 
 def usable_cores() -> int:

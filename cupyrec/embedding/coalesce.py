@@ -67,7 +67,7 @@ def _sort_tables(start, stop, rows, offsets, B, starts, out_rows, out_bags, othe
     for table in range(start, stop):
         base = starts[table]
         bits = 0
-        while (starts[table + 1] - base - 1) >> bits:
+        while (starts[table + 1] - base - 1) >> bits > 0:
             bits += 1
         passes = (bits + MOST_DIGIT_BITS - 1) // MOST_DIGIT_BITS
         digit_bits = (bits + passes - 1) // passes if passes else 0

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
+
 from cupyrec.devices.cpu import CpuDevice
 from cupyrec.devices.numba_kernel import cpu_kernel
 
@@ -29,8 +31,8 @@ def _loss_and_gradient(start, stop, logits, labels, dlogits, loss_sum):
     samples = logits.shape[0]
     total = 0.0
     for s in range(samples):
-        z = float(logits[s])
-        y = float(labels[s])
+        z = np.float64(logits[s])
+        y = np.float64(labels[s])
         e = math.exp(-abs(z))
         total += max(z, 0.0) - z * y + math.log1p(e)
         probability = 1.0 / (1.0 + e) if z >= 0.0 else e / (1.0 + e)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from functools import cache
 from typing import Any
 
@@ -52,10 +53,12 @@ def balanced_bounds(device: CpuDevice, plan: CoalescePlan) -> np.ndarray:
     Returns (threads + 1,) int64. Every row is one part's, so the result does not depend on the cut.
     """
     parts = min(device.threads, max(plan.unique, 1))
-    # A row costs its own read and write as well as its lookups.
-    targets = (plan.unique + plan.segment_offsets[-1]) * np.arange(parts + 1) // parts
-    costs = plan.segment_offsets + np.arange(plan.unique + 1)
-    return np.searchsorted(costs, targets)
+    starts = plan.segment_offsets
+    total = plan.unique + int(starts[-1])
+    # A row costs its own read and write as well as its lookups. Searched, not computed: no array of U is made.
+    cuts = range(plan.unique + 1)
+    targets = [total * part // parts for part in range(parts + 1)]
+    return np.array([bisect_left(cuts, target, key=lambda u: int(starts[u]) + u) for target in targets])
 
 
 @cpu_kernel

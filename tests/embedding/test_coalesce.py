@@ -79,6 +79,11 @@ def test_tables_without_lookups_between_others():
     assert as_lists(plan) == ([4, 9], [0, 2, 3], [2, 3, 7])
 
 
+def test_a_table_without_rows():
+    batch = Batch.from_bags(np.zeros((1, 1)), [[[]], [[2]]], np.zeros(1), [0, 3])
+    assert as_lists(Coalescer(CpuDevice(1), [0, 3]).plan(batch)) == ([2], [0, 1], [1])
+
+
 def test_all_lookups_of_one_row():
     plan = Coalescer(CpuDevice(1), [2**20]).plan(one_table_batch([[77] * 3] * 200, 2**20))
     assert as_lists(plan) == ([77], [0, 600], [bag for bag in range(200) for _ in range(3)])

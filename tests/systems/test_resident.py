@@ -162,7 +162,6 @@ def test_more_samples_than_there_is_memory_for():
     np.testing.assert_array_equal(system.table.records, records)
 
 
-@pytest.mark.xfail(reason="balanced_bounds makes an array of U + 1 numbers in every step", strict=True)
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_steady_state_allocates_no_large_array(optimizer, monkeypatch):
     samples, most_bytes, taken = 2048, 64 * 1024, []
