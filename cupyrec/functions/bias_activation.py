@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from cupyrec.devices.cpu import CpuDevice
 from cupyrec.devices.numba_kernel import cpu_kernel
 
@@ -44,14 +46,15 @@ def _forward(start, stop, Y, b, relu):
 @cpu_kernel
 def _backward(start, stop, dY, Y, db, relu):
     zero = Y.dtype.type(0)
-    for o in range(start, stop):
+    first, last = np.uint64(start), np.uint64(stop)
+    for o in range(first, last):
         db[o] = zero
     for s in range(Y.shape[0]):
         if relu:
-            for o in range(start, stop):
+            for o in range(first, last):
                 d = zero if Y[s, o] <= zero else dY[s, o]
                 dY[s, o] = d
                 db[o] += d
         else:
-            for o in range(start, stop):
+            for o in range(first, last):
                 db[o] += dY[s, o]

@@ -54,7 +54,7 @@ class Adagrad:
 def dense_adagrad(start, stop, w, g, h, learning_rate, eps):
     """h += g**2;  w -= learning_rate * g / (sqrt(h) + eps), on the parameters start .. stop-1."""
     rate, eps = w.dtype.type(learning_rate), w.dtype.type(eps)
-    for p in range(start, stop):
+    for p in range(np.uint64(start), np.uint64(stop)):
         h[p] += g[p] * g[p]
         w[p] -= rate * g[p] / (np.sqrt(h[p]) + eps)
 

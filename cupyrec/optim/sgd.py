@@ -46,7 +46,7 @@ class Sgd:
 @cpu_kernel
 def _dense(start, stop, w, g, learning_rate):
     rate = w.dtype.type(learning_rate)
-    for p in range(start, stop):
+    for p in range(np.uint64(start), np.uint64(stop)):
         w[p] -= rate * g[p]
 
 
