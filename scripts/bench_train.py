@@ -26,6 +26,7 @@ import platform
 import statistics
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from multiprocessing.connection import Connection
 from pathlib import Path
 from unittest.mock import patch
@@ -283,7 +284,9 @@ def row_bytes(config: DlrmConfig, table: HostTable, batches: list[Batch]) -> int
     return int(width * (lookups + 2 * unique))
 
 
-def build(shape: str, system: str, threads: int) -> tuple[dict[str, Callable[[int], float]], dict[str, float]]:
+def build(
+    stack: ExitStack, shape: str, system: str, threads: int
+) -> tuple[dict[str, Callable[[int], float]], dict[str, float]]:
     """In a worker process: what it can run, by name, and the constants that go with it."""
     config, bag_lookups = SHAPES[shape]
     batches = make_batches(config, bag_lookups)
@@ -299,8 +302,7 @@ def build(shape: str, system: str, threads: int) -> tuple[dict[str, Callable[[in
             system: torch_stepper(peer, config, batches),
             f"{system}_embedding": torch_embedding_stepper(peer, config, batches),
         }, {}
-    # For the rest of the process: its threads and the hold on BLAS end with it.
-    device.running().__enter__()
+    stack.enter_context(device.running())
     copy, copied_bytes = copy_stepper(device)
     return {
         system: cupyrec_stepper(device, model, table, batches),
@@ -316,13 +318,14 @@ def build(shape: str, system: str, threads: int) -> tuple[dict[str, Callable[[in
 
 def work(connection: Connection, shape: str, system: str, threads: int) -> None:
     """A worker process: builds its model, then runs single steps when it is asked to."""
-    steppers, constants = build(shape, system, threads)
-    connection.send((list(steppers), constants))
-    while (asked := connection.recv()) is not None:
-        name, number = asked
-        begun = time.perf_counter()
-        loss = steppers[name](number)
-        connection.send(((time.perf_counter() - begun) * 1e3, loss))
+    with ExitStack() as stack:
+        steppers, constants = build(stack, shape, system, threads)
+        connection.send((list(steppers), constants))
+        while (asked := connection.recv()) is not None:
+            name, number = asked
+            begun = time.perf_counter()
+            loss = steppers[name](number)
+            connection.send(((time.perf_counter() - begun) * 1e3, loss))
 
 
 def start_worker(shape: str, system: str, threads: int) -> tuple[Connection, list[str], dict[str, float]]:

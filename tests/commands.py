@@ -37,7 +37,7 @@ def run_process(*arguments: object, **options: object) -> Outcome:
         capture_output=True,
         encoding="utf-8",
         env=os.environ | {"PYTHONWARNINGS": "error"},
-        timeout=120,
+        timeout=300,
         check=False,
         **options,
     )

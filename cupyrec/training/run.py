@@ -47,10 +47,11 @@ def run_training(config: RunConfig, *, say: Callable[[str], None], progress: Pro
     the error says so; when the loss is not finite no model is saved. Ctrl-C ends training after the step under way;
     before training it raises KeyboardInterrupt.
     """
+    config_toml = _toml_of(config)
     with contextlib.ExitStack() as stack:
         folder = None
         if config.output is not None:
-            folder = stack.enter_context(RunFolder(config.output, config.to_toml(), overwrite=config.overwrite))
+            folder = stack.enter_context(RunFolder(config.output, config_toml, overwrite=config.overwrite))
         data = _Data(config, folder)
         shape = config.model_for(data.table_rows, data.dense_features)
         # Before the lines of the files are counted, which may take minutes.
@@ -140,6 +141,17 @@ def _share(valid: tuple[str, ...]) -> float | None:
 
 def _files(data: CriteoFiles) -> str:
     return str(data.files[0]) if len(data.files) == 1 else f"{len(data.files)} files"
+
+
+def _toml_of(config: RunConfig) -> str:
+    """The configuration as TOML, which is UTF-8. Raises ConfigError."""
+    toml = config.to_toml()
+    try:
+        toml.encode("utf-8")
+    except UnicodeEncodeError:
+        line = next(line for line in toml.splitlines() if line.encode("utf-8", "replace").decode() != line)
+        raise ConfigError(f"a name that is not UTF-8 cannot be kept in config.toml; rename it: {line}") from None
+    return toml
 
 
 def _check_memory(config: RunConfig, shape: DlrmConfig, say: Callable[[str], None]) -> None:

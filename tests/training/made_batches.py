@@ -41,8 +41,14 @@ class WatchedSource:
     def __init__(self, batches, *, fails_after=None, error=None):
         self._batches, self._fails_after, self._error = batches, fails_after, error
         self.handed_out = self.opened = self.closed = 0
+        # Held, so that nothing but a call of close() closes them.
+        self._generators = []
 
     def batches(self, batch_size, *, on_progress=None):
+        self._generators.append(self._generate(on_progress))
+        return self._generators[-1]
+
+    def _generate(self, on_progress):
         self.opened += 1
         try:
             for number, batch in enumerate(self._batches):

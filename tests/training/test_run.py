@@ -7,7 +7,7 @@ import signal
 import pytest
 from criteo_lines import files_in, learnable_text, with_cell, write_learnable
 
-from cupyrec.config import RunConfig
+from cupyrec.config import RunConfig, read_config_file
 from cupyrec.errors import ConfigError, DataError, OutputError
 from cupyrec.training import run
 from cupyrec.training.run import run_training
@@ -196,6 +196,20 @@ def test_errors_before_training_leave_nothing(tmp_path, data):
         with pytest.raises(error):
             train(**options, output=tmp_path / "a" / "run")
         assert files_in(tmp_path) == ["data.tsv"]
+
+
+def test_a_name_that_is_not_utf8_is_refused_at_once(tmp_path, data):
+    for options in ({"output": tmp_path / "r\udcff"}, {"output": tmp_path / "run", "valid": "v\udcff"}):
+        with pytest.raises(ConfigError, match=r"not UTF-8 .*rename it: (output|valid) = "):
+            train(paths=data, **options)
+    assert files_in(tmp_path) == ["data.tsv"]
+
+
+def test_names_in_any_script_are_kept(tmp_path):
+    data = write_learnable(tmp_path / "données 😀.tsv", 40)
+    train(paths=data, output=tmp_path / 'é "😀"')
+    again = RunConfig.from_values(read_config_file(tmp_path / 'é "😀"' / "config.toml"))
+    assert again.paths == (str(data),)
 
 
 def test_a_bad_row_keeps_its_place_in_the_error(tmp_path):

@@ -1,6 +1,7 @@
 """The trainer as a library, on batches of one's own: multi-hot bags, empty bags, mean pooling, three tables."""
 
 import dataclasses
+import re
 
 import numpy as np
 import pytest
@@ -185,28 +186,22 @@ def test_a_stop_is_asked_for_after_each_step_and_leaves_it_whole():
 
 
 def test_a_stop_during_an_evaluation_trains_no_step_more():
-    trainer, stop = make_trainer(), []
+    trainer = make_trainer()
     valid = WatchedSource([made_batch(seed) for seed in range(40, 60)])
-
-    class Stopping(WatchedSource):
-        def batches(self, batch_size, *, on_progress=None):
-            for number, batch in enumerate(super().batches(batch_size)):
-                if number == 2:
-                    stop.append(True)
-                yield batch
-
-    valid = Stopping([made_batch(seed) for seed in range(40, 60)])
-    result = trainer.fit(made_source(9), valid=valid, eval_every=4, stop_requested=lambda: bool(stop))
+    result = trainer.fit(made_source(9), valid=valid, eval_every=4, stop_requested=lambda: valid.handed_out >= 3)
     assert (result.steps, result.interrupted, result.final) == (4, True, None)
     assert valid.handed_out == 3
+    assert valid.closed == 1
 
 
 def test_a_loss_that_is_not_finite_names_the_step_and_the_causes():
     trainer = make_trainer(optimizer=Sgd(), schedule=1e30)
-    told = []
-    with pytest.raises(DivergenceError, match=r"step 2 \(learning rate 1e\+30\).*too high.*warm-up"):
-        trainer.fit(made_source(5), on_step=lambda step, _: told.append(step.step))
+    source, told = WatchedSource([made_batch(seed) for seed in range(5)]), []
+    with pytest.raises(DivergenceError) as raised:
+        trainer.fit(source, on_step=lambda step, _: told.append(step.step))
+    assert re.search(r"step 2 \(learning rate 1e\+30\).*too high.*warm-up", str(raised.value))
     assert told == [1]
+    assert source.closed == 1  # although the error still holds all that was at work
 
 
 def test_the_schedule_is_followed():

@@ -1,0 +1,89 @@
+"""Results as lines for people."""
+
+from pathlib import Path
+
+import pytest
+
+from cupyrec.cli.report import describe_metrics, describe_run
+from cupyrec.training.evaluation import Evaluation
+from cupyrec.training.metrics import MetricsResult
+from cupyrec.training.run import RunReport
+from cupyrec.training.trainer import TrainingResult
+
+METRICS = MetricsResult(
+    samples=1200,
+    positives=300,
+    base_rate=0.25,
+    auc=0.76543,
+    log_loss=0.45678,
+    accuracy=0.8,
+    normalized_entropy=0.81,
+    calibration=1.02,
+    constant_log_loss=0.5623,
+)
+ONE_CLASS = MetricsResult(5, 0, 0.0, None, 0.1, 1.0, None, None, 0.0)
+
+
+def lines_of(*, steps=2000, interrupted=False, final=None, best=None, bad_rows=None, saved_in=None):
+    result = TrainingResult(
+        steps=steps,
+        samples=steps * 100,
+        seconds=12.5,
+        data_wait_seconds=1.0,
+        evaluation_seconds=2.5,
+        final=final,
+        best=best,
+        interrupted=interrupted,
+    )
+    return list(describe_run(RunReport(result, bad_rows or {}, saved_in)))
+
+
+def test_without_validation_data():
+    assert lines_of(saved_in=Path("runs/a")) == [
+        "trained 2,000 steps, 200,000 samples in 10.0 s (20,000 samples/s, 10% of it waiting for data), "
+        "evaluated for 2.5 s",
+        "saved in runs/a",
+    ]
+
+
+def test_final_figures_that_are_the_best():
+    last = Evaluation(2000, METRICS)
+    lines = lines_of(final=last, best=last)
+    assert lines[1:-1] == [
+        "final (step 2,000):",
+        "  AUC                     0.7654   (0.5 for a constant prediction)",
+        "  log loss                0.4568   (0.5623 for a constant prediction)",
+        "  normalised entropy      0.8100   (1 for a constant prediction)",
+        "  accuracy at 0.5         0.8000   (1,200 samples, 0.2500 of them clicks)",
+        "  calibration             1.0200   (mean prediction / share of clicks)",
+        "the final figures are the best of the run (by AUC)",
+    ]
+
+
+def test_better_figures_on_the_way():
+    lines = lines_of(final=Evaluation(2000, ONE_CLASS), best=Evaluation(500, METRICS))
+    assert lines[1] == "final (step 2,000):"
+    assert lines[2].split()[:2] == ["AUC", "undefined"]
+    assert lines[7] == "best (step 500):"
+    assert lines[8].split()[:2] == ["AUC", "0.7654"]
+    assert len(lines) == 14
+
+
+@pytest.mark.parametrize(
+    ("steps", "last_line"),
+    [(3, "not saved: no --output was given"), (0, "not saved: no step was trained")],
+)
+def test_what_was_not_saved(steps, last_line):
+    lines = lines_of(steps=steps, interrupted=True, bad_rows={Path("bad_rows.tsv"): 1234})
+    assert lines[0].startswith(f"interrupted after {steps} steps, ")
+    assert lines[1:] == ["skipped 1,234 bad rows, written to bad_rows.tsv", last_line]
+
+
+def test_undefined_figures_are_called_so():
+    assert [line.split("   (")[0].split()[-1] for line in describe_metrics(ONE_CLASS)] == [
+        "undefined",
+        "0.1000",
+        "undefined",
+        "1.0000",
+        "undefined",
+    ]
