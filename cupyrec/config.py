@@ -16,6 +16,10 @@ from cupyrec.errors import ConfigError
 
 CRITEO_DENSE_FEATURES = 13
 CRITEO_SPARSE_FEATURES = 26
+# What an int64 holds: no count is larger.
+MOST = 2**63 - 1
+# In float32 a smaller one would be 0, and a weight whose gradient is always 0 would become 0 / 0.
+LEAST_EPS = 1e-30
 # Of the bottom MLP, before the last one, which has the embedding dimension.
 DEFAULT_BOTTOM_LAYERS = (512, 256, 64)
 
@@ -79,6 +83,8 @@ def whole_number(least: int) -> Callable[[Any], int]:
         number = None if isinstance(value, bool) else _number(value)
         if number is None or number != int(number) or number < least:
             raise ValueError(f"a whole number of at least {least}")
+        if number > MOST:
+            raise ValueError(f"a whole number of at most {MOST}")
         return int(number)
 
     return convert
@@ -213,7 +219,7 @@ class RunConfig:
         "sgd|adagrad|rowwise-adagrad",
     )
     learning_rate: float = option(0.02, real_number(above=0), "Learning rate after the warm-up.", "RATE")
-    eps: float = option(1e-10, real_number(least=0), "Added to Adagrad's root, outside of it.", "EPS")
+    eps: float = option(1e-10, real_number(least=LEAST_EPS), "Added to Adagrad's root, outside of it.", "EPS")
     warmup_steps: int = option(
         100, whole_number(0), "Steps over which the learning rate rises to its full value.", "STEPS"
     )

@@ -11,8 +11,9 @@ torch_list is a tight loop over a list of sparse EmbeddingBags, as is usual; tor
 a malloc that keeps its memory. All begin from the same weights, and their losses are compared before anything is
 timed. `*_embedding` is embedding forward, backward and SGD update alone; FBGEMM's CPU kernel takes part in that where
 it is installed. Beside the times stand the floors: the matrix products alone, and the bytes of rows at the rate of a
-copy, both measured in the same run. Each system has a process of its own and runs one step at a time, in turn, so that
-no thread pool disturbs another's. Times are medians, ratios medians of the rounds' ratios.
+copy, both measured in the same run. Each system has a process of its own, and they run in turn, so that no thread pool
+disturbs another's; a turn is one step to warm up and three that are timed, for training runs step after step. Times
+are medians of the turns, ratios medians of the rounds' ratios.
 """
 
 from __future__ import annotations
@@ -61,8 +62,8 @@ TUNED_MALLOC = {
     "MALLOC_TRIM_THRESHOLD_": "4294967296",
     "MALLOC_TOP_PAD_": "268435456",
 }
-WARM_ROUNDS = 3
-# Between two steps: threads of the process before stop spinning.
+WARM_STEPS, STEPS_A_TURN = 1, 4
+# Between two turns: threads of the process before stop spinning.
 PAUSE_S = 0.03
 
 
@@ -219,8 +220,8 @@ def cupyrec_embedding_stepper(
     device: CpuDevice, config: DlrmConfig, table: HostTable, batches: list[Batch]
 ) -> Callable[[int], float]:
     """Embedding forward, coalescing, backward and SGD update alone, with a gradient of ones."""
-    Y = device.empty((BATCH_SIZE, config.features, config.dimension))
-    dY = device.empty((BATCH_SIZE, config.features, config.dimension))
+    Y = device.zeros((BATCH_SIZE, config.features, config.dimension))
+    dY = device.zeros((BATCH_SIZE, config.features, config.dimension))
     dY[...] = 1
     coalescer, optimizer = Coalescer(device, config.table_rows), Sgd()
 
@@ -263,7 +264,7 @@ def products_flops(model: Dlrm) -> int:
 
 def copy_stepper(device: CpuDevice) -> tuple[Callable[[int], float], int]:
     """A copy of 256 MB on all threads; and the bytes it reads and writes."""
-    source, target = device.empty(1 << 26), device.empty(1 << 26)
+    source, target = device.zeros(1 << 26), device.zeros(1 << 26)
     source[...] = 1
 
     def copy(start: int, stop: int) -> None:
@@ -322,10 +323,13 @@ def work(connection: Connection, shape: str, system: str, threads: int) -> None:
         steppers, constants = build(stack, shape, system, threads)
         connection.send((list(steppers), constants))
         while (asked := connection.recv()) is not None:
-            name, number = asked
-            begun = time.perf_counter()
-            loss = steppers[name](number)
-            connection.send(((time.perf_counter() - begun) * 1e3, loss))
+            name, number, steps = asked
+            losses = []
+            for step in range(number, number + steps):
+                if step == number + WARM_STEPS:
+                    begun = time.perf_counter()
+                losses.append(steppers[name](step))
+            connection.send(((time.perf_counter() - begun) * 1e3 / (steps - WARM_STEPS), losses))
 
 
 def start_worker(shape: str, system: str, threads: int) -> tuple[Connection, list[str], dict[str, float]]:
@@ -350,20 +354,18 @@ def measure(shape: str, threads: int, rounds: int) -> dict[str, object]:
         workers |= dict.fromkeys(names, connection)
         constants |= found
 
-    def step(name: str, number: int) -> tuple[float, float]:
-        workers[name].send((name, number))
+    def turn(name: str, number: int) -> tuple[float, list[float]]:
+        workers[name].send((name, number * STEPS_A_TURN, STEPS_A_TURN))
         return workers[name].recv()
 
-    losses = {system: [step(system, number)[1] for number in range(3)] for system in systems}
+    losses = {system: turn(system, 0)[1] for system in systems}
     for system in systems:
         np.testing.assert_allclose(losses[system], losses["cupyrec"], rtol=1e-5, err_msg=system)
     times: dict[str, list[float]] = {name: [] for name in workers}
-    for number in range(rounds + WARM_ROUNDS):
+    for number in range(1, rounds + 1):
         for name in workers:
             time.sleep(PAUSE_S)
-            elapsed_ms, _ = step(name, number)
-            if number >= WARM_ROUNDS:
-                times[name].append(elapsed_ms)
+            times[name].append(turn(name, number)[0])
     for connection in set(workers.values()):
         connection.send(None)
     medians = {name: statistics.median(values) for name, values in times.items()}

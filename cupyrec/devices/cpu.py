@@ -45,8 +45,8 @@ class CpuDevice:
             yield self
             return
         self._running += 1
-        self._workers = [_Worker(f"cupyrec-cpu-{i}") for i in range(1, self.threads)]
         try:
+            self._start_workers()
             with ThreadpoolController().limit(limits=1, user_api="blas"):
                 yield self
         finally:
@@ -55,8 +55,17 @@ class CpuDevice:
             for worker in workers:
                 worker.stop()
 
-    def empty(self, shape: int | Sequence[int], dtype: Any = np.float32) -> np.ndarray:
-        """An array on this device, on huge pages where the system has them."""
+    def _start_workers(self) -> None:
+        try:
+            for number in range(1, self.threads):
+                self._workers.append(_Worker(f"cupyrec-cpu-{number}"))
+        except RuntimeError:
+            raise ConfigError(
+                f"{self.threads} threads cannot be started, only {len(self._workers) + 1}; choose fewer (--threads)"
+            ) from None
+
+    def zeros(self, shape: int | Sequence[int], dtype: Any = np.float32) -> np.ndarray:
+        """An array of zeros on this device, on huge pages where the system has them."""
         return host_array(shape, dtype)
 
     def launch(self, kernel: Callable[..., Any], items: int, *arguments: Any, bounds: Any = None) -> None:

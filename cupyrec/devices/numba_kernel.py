@@ -20,7 +20,7 @@ from numba.extending import intrinsic
 
 CACHE_LINE_BYTES = 64
 # Rows of a table far larger than the caches come from memory: kernels ask for a row this many rows ahead.
-PREFETCH_ROWS = 8
+PREFETCH_ROWS = 16
 
 # contract: one multiply-add instruction where there is one. Sums are never reordered.
 cpu_kernel: Callable[[Callable[..., Any]], Callable[..., Any]] = numba.njit(
@@ -35,13 +35,15 @@ cpu_dot_kernel: Callable[[Callable[..., Any]], Callable[..., Any]] = numba.njit(
 
 
 @intrinsic
-def _prefetch(typing_context, array, row, column):
-    """Ask for the cache line of array[row, column], to be read and written soon; never faults."""
+def _prefetch(typing_context, array, indices):
+    """Ask for the cache line of array[indices], a tuple of integers, to be read and written soon; never faults."""
 
     def generate(context, builder, signature, arguments):
         array_type = signature.args[0]
         struct = cgutils.create_struct_proxy(array_type)(context, builder, arguments[0])
-        pointer = cgutils.get_item_pointer(context, builder, array_type, struct, list(arguments[1:]))
+        pointer = cgutils.get_item_pointer(
+            context, builder, array_type, struct, cgutils.unpack_tuple(builder, arguments[1])
+        )
         pointer = builder.bitcast(pointer, ir.IntType(8).as_pointer())
         int32 = ir.IntType(32)
         function_type = ir.FunctionType(ir.VoidType(), [pointer.type, int32, int32, int32])
@@ -54,7 +56,7 @@ def _prefetch(typing_context, array, row, column):
         builder.call(function, [pointer, for_reading, all_cache_levels, data_cache])
         return context.get_dummy_value()
 
-    return numba.types.void(array, numba.types.intp, numba.types.intp), generate
+    return numba.types.void(array, numba.types.UniTuple(numba.types.intp, array.ndim)), generate
 
 
 prefetch: Any = _prefetch

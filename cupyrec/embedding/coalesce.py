@@ -54,7 +54,7 @@ class Coalescer:
 
     def _allocate(self, lookups: int) -> None:
         self._capacity = lookups
-        empty = self._device.empty
+        empty = self._device.zeros
         self._rows, self._other_rows = empty(lookups, np.int64), empty(lookups, np.int64)
         self._bags, self._other_bags = empty(lookups, np.int32), empty(lookups, np.int32)
         self._unique_rows, self._offsets = empty(lookups, np.int64), empty(lookups + 1, np.int64)

@@ -41,7 +41,7 @@ class HostTable:
         self.dimension = dimension
         self.starts = table_offsets(self.table_rows)
         width = record_width(dimension, state_width, np.dtype(dtype).itemsize)
-        self.records = device.empty((int(self.starts[-1]), width), dtype)
+        self.records = device.zeros((int(self.starts[-1]), width), dtype)
         if seed is None:
             return
         for table, rows in enumerate(self.table_rows):

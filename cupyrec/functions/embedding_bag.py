@@ -20,9 +20,10 @@ def embedding_bag_forward(device: CpuDevice, records: Any, batch: Batch, Y: Any,
     records: (R, record width) of one floating dtype, device; the first D columns are weights.
     Y: (B, F, D) of the same dtype, device; overwritten.
     """
-    B, F, D = Y.shape
+    B, _, D = Y.shape
     kernel = _forward_kernel(D, records.dtype.itemsize, mean)
-    device.launch(kernel, F * B, records, batch.rows, batch.offsets, B, Y)
+    # Parts are samples, as in all that follows: what a thread pools, it also uses.
+    device.launch(kernel, B, records, batch.rows, batch.offsets, Y)
 
 
 def embedding_bag_backward(
@@ -90,29 +91,28 @@ def _forward_kernel(dimension: int, item_bytes: int, mean: bool) -> Any:
     D, line = dimension, CACHE_LINE_BYTES // item_bytes
 
     @cpu_kernel
-    def forward(start, stop, records, rows, offsets, B, Y):
-        last = offsets[stop]
-        for at in range(offsets[start], min(last, offsets[start] + PREFETCH_ROWS)):
-            for d in range(0, D, line):
-                prefetch(records, rows[at], d)
-        for bag in range(start, stop):
-            f = bag // B
-            b = bag - f * B
-            for d in range(D):
-                Y[b, f, d] = 0
-            for at in range(offsets[bag], offsets[bag + 1]):
-                if at + PREFETCH_ROWS < last:
-                    for d in range(0, D, line):
-                        prefetch(records, rows[at + PREFETCH_ROWS], d)
-                row = rows[at]
+    def forward(start, stop, records, rows, offsets, Y):
+        B, F = Y.shape[0], Y.shape[1]
+        for f in range(F):
+            first, last = offsets[f * B + start], offsets[f * B + stop]
+            for at in range(first, min(last, first + PREFETCH_ROWS)):
+                for d in range(0, D, line):
+                    prefetch(records, (rows[at], d))
+            for b in range(start, stop):
+                first, end = offsets[f * B + b], offsets[f * B + b + 1]
                 for d in range(D):
-                    Y[b, f, d] += records[row, d]
-            if mean:
-                length = offsets[bag + 1] - offsets[bag]
-                if length > 1:
-                    divisor = Y.dtype.type(length)
+                    Y[b, f, d] = 0
+                for at in range(first, end):
+                    if at + PREFETCH_ROWS < last:
+                        for d in range(0, D, line):
+                            prefetch(records, (rows[at + PREFETCH_ROWS], d))
+                    row = rows[at]
                     for d in range(D):
-                        Y[b, f, d] /= divisor
+                        Y[b, f, d] += records[row, d]
+                if mean and end - first > 1:
+                    length = Y.dtype.type(end - first)
+                    for d in range(D):
+                        Y[b, f, d] /= length
 
     return forward
 

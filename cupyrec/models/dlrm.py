@@ -12,6 +12,7 @@ import numpy as np
 from cupyrec.config import DlrmConfig
 from cupyrec.devices.cpu import CpuDevice
 from cupyrec.functions.bce_with_logits import bce_with_logits
+from cupyrec.functions.bias_activation import sum_blocks
 from cupyrec.functions.dot_interaction import dot_interaction_backward, dot_interaction_forward, interaction_width
 from cupyrec.models.mlp import Mlp, mlp_parameters
 
@@ -32,8 +33,8 @@ class Dlrm:
         bottom = (config.dense_features, *config.bottom)
         top = (width, *config.top)
         cut, total = mlp_parameters(bottom), dense_parameters(config)
-        self.parameters = device.empty(total, dtype)
-        self.gradients = device.empty(total, dtype)
+        self.parameters = device.zeros(total, dtype)
+        self.gradients = device.zeros(total, dtype)
         self.bottom = Mlp(
             device, bottom, self.parameters[:cut], self.gradients[:cut], max_samples=max_samples, relu_last=True
         )
@@ -42,12 +43,12 @@ class Dlrm:
         )
         for mlp, seeds in zip((self.bottom, self.top), np.random.SeedSequence(seed).spawn(2), strict=True):
             mlp.initialize(seeds)
-        self._R = device.empty((max_samples, width), dtype)
-        self._dR = device.empty((max_samples, width), dtype)
-        self._dX = device.empty((max_samples, D), dtype)
-        self._dY = device.empty((max_samples, F, D), dtype)
-        self._dlogits = device.empty(max_samples, dtype)
-        self._loss_sum = device.empty(1, np.float64)
+        self._R = device.zeros((max_samples, width), dtype)
+        self._dR = device.zeros((max_samples, width), dtype)
+        self._dX = device.zeros((max_samples, D), dtype)
+        self._dY = device.zeros((max_samples, F, D), dtype)
+        self._dlogits = device.zeros(max_samples, dtype)
+        self._loss_sum = device.zeros(1, np.float64)
         self._X: Any = None
         self._Y: Any = None
 
@@ -81,9 +82,10 @@ def dense_parameters(config: DlrmConfig) -> int:
     return mlp_parameters((config.dense_features, *config.bottom)) + mlp_parameters((width, *config.top))
 
 
-def activation_elements(config: DlrmConfig) -> int:
-    """Elements that one sample needs in the memory of a Dlrm and of its pooled vectors: values and gradients."""
+def activation_elements(config: DlrmConfig, samples: int) -> int:
+    """Elements in the memory of a Dlrm and of its pooled vectors, for so many samples: values and gradients."""
     width = interaction_width(config.features, config.dimension, self_interaction=config.self_interaction)
     layers = sum(config.bottom) + sum(config.bottom[:-1]) + sum(config.top) + sum(config.top[:-1])
     pooled_with_gradient = 2 * config.features * config.dimension
-    return layers + 2 * width + config.dimension + pooled_with_gradient + 1
+    a_sample = layers + 2 * width + config.dimension + pooled_with_gradient + 1
+    return samples * a_sample + sum_blocks(samples) * (sum(config.bottom) + sum(config.top))

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from cupyrec.devices.cpu import CpuDevice
-from cupyrec.functions.bias_activation import bias_activation_backward, bias_activation_forward
+from cupyrec.functions.bias_activation import bias_activation_backward, bias_activation_forward, sum_blocks
 from cupyrec.functions.linear import linear_backward, linear_forward
 
 
@@ -41,9 +41,12 @@ class Mlp:
         self._weight_gradients, self._bias_gradients = _layer_views(self.widths, gradients)
         layers = len(self.weights)
         self._relu = [True] * (layers - 1) + [relu_last]
-        self._outputs = [device.empty((max_samples, width), parameters.dtype) for width in self.widths[1:]]
+        self._outputs = [device.zeros((max_samples, width), parameters.dtype) for width in self.widths[1:]]
         # Gradients of the inputs of layers 2 .. n; the caller has the place for the first.
-        self._input_gradients = [device.empty((max_samples, width), parameters.dtype) for width in self.widths[1:-1]]
+        self._input_gradients = [device.zeros((max_samples, width), parameters.dtype) for width in self.widths[1:-1]]
+        self._partial_sums = [
+            device.zeros((sum_blocks(max_samples), width), parameters.dtype) for width in self.widths[1:]
+        ]
         self._input: Any = None
 
     def initialize(self, seeds: np.random.SeedSequence) -> None:
@@ -71,7 +74,14 @@ class Mlp:
             X = self._outputs[layer - 1][:samples] if layer else self._input
             below = self._input_gradients[layer - 1][:samples] if layer else dX
             Y = self._outputs[layer][:samples]
-            bias_activation_backward(self._device, dY, Y, self._bias_gradients[layer], relu=self._relu[layer])
+            bias_activation_backward(
+                self._device,
+                dY,
+                Y,
+                self._bias_gradients[layer],
+                relu=self._relu[layer],
+                partial_sums=self._partial_sums[layer],
+            )
             linear_backward(self._device, dY, X, self.weights[layer], self._weight_gradients[layer], below)
             dY = below
 

@@ -8,8 +8,10 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from cupyrec.config import LEAST_EPS
 from cupyrec.devices.cpu import CpuDevice
 from cupyrec.devices.numba_kernel import CACHE_LINE_BYTES, PREFETCH_ROWS, cpu_kernel, prefetch
+from cupyrec.errors import ConfigError
 from cupyrec.functions.embedding_bag import segment_gradient
 from cupyrec.optim.adagrad import DEFAULT_EPS, dense_adagrad
 from cupyrec.optim.row_update import RowUpdate, launch_row_update
@@ -26,6 +28,10 @@ class RowwiseAdagrad:
 
     eps: float = DEFAULT_EPS
     name: ClassVar[str] = "rowwise-adagrad"
+
+    def __post_init__(self) -> None:
+        if not self.eps >= LEAST_EPS:
+            raise ConfigError(f"eps must be at least {LEAST_EPS:g}, but is {self.eps}")
 
     def row_state_width(self, dimension: int) -> int:
         """Optimizer state of one row, in elements: its h."""
@@ -61,7 +67,7 @@ def _row_kernel(dimension: int, item_bytes: int, mean: bool) -> Any:
         for u in range(start, stop):
             if u + PREFETCH_ROWS < stop:
                 for d in range(0, D + 1, line):
-                    prefetch(records, rows[u + PREFETCH_ROWS], d)
+                    prefetch(records, (rows[u + PREFETCH_ROWS], d))
             segment_gradient(g, dY, offsets, bags, segments[u], segments[u + 1], D, mean)
             row = rows[u]
             squares = records.dtype.type(0)

@@ -62,7 +62,9 @@ def _row_kernel(dimension: int, item_bytes: int, mean: bool) -> Any:
         for u in range(start, stop):
             if u + PREFETCH_ROWS < stop:
                 for d in range(0, D, line):
-                    prefetch(records, rows[u + PREFETCH_ROWS], d)
+                    prefetch(records, (rows[u + PREFETCH_ROWS], d))
+                bag = bags[segments[u + PREFETCH_ROWS]]
+                prefetch(dY, (bag % samples, bag // samples, 0))
             row, first, last = rows[u], segments[u], segments[u + 1]
             if last - first == 1 and not mean:
                 # Most rows are looked up once: their gradient is a vector of dY, and need not be gathered first.

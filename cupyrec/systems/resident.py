@@ -42,8 +42,8 @@ class ResidentSystem:
         self._device, self._optimizer, self._schedule = device, optimizer, schedule
         self._mean = config.pooling == "mean"
         dtype = table.records.dtype
-        self._Y = device.empty((max_samples, config.features, config.dimension), dtype)
-        self._dense_state = device.empty(optimizer.dense_state_size(model.parameters.shape[0]), dtype)
+        self._Y = device.zeros((max_samples, config.features, config.dimension), dtype)
+        self._dense_state = device.zeros(optimizer.dense_state_size(model.parameters.shape[0]), dtype)
         self._coalescer = Coalescer(device, table.table_rows)
         self.steps_done = 0
 

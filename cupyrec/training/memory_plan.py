@@ -52,8 +52,9 @@ class MemoryPlan:
         raise MemoryPlanError(
             f"the run needs {format_bytes(self.total_bytes)} of memory "
             f"(embedding tables {format_bytes(self.tables_bytes)}, optimizer state "
-            f"{format_bytes(self.row_state_bytes)}), but {format_bytes(available_bytes)} are available; "
-            f"choose a smaller --hash-rows or --dimension, or --optimizer sgd, which keeps no state"
+            f"{format_bytes(self.row_state_bytes)}, activations {format_bytes(self.activation_bytes)}), "
+            f"but {format_bytes(available_bytes)} are available; choose a smaller --hash-rows, --dimension or "
+            f"--batch-size, or --optimizer sgd, which keeps no state"
         )
 
 
@@ -68,5 +69,5 @@ def plan_memory(config: DlrmConfig, optimizer: Optimizer | None, max_samples: in
         tables_bytes=rows * D * FLOAT_BYTES,
         row_state_bytes=rows * (record_width(D, state, FLOAT_BYTES) - D) * FLOAT_BYTES,
         dense_bytes=(2 * parameters + dense_state) * FLOAT_BYTES,
-        activation_bytes=max_samples * activation_elements(config) * FLOAT_BYTES,
+        activation_bytes=activation_elements(config, max_samples) * FLOAT_BYTES,
     )

@@ -92,7 +92,7 @@ def test_a_share_that_leaves_a_part_empty(failing, data, share):
 
 
 def test_tables_that_do_not_fit_are_refused_before_anything_is_allocated(failing, data, monkeypatch):
-    monkeypatch.setattr(CpuDevice, "empty", lambda *_: pytest.fail("allocated"))
+    monkeypatch.setattr(CpuDevice, "zeros", lambda *_: pytest.fail("allocated"))
     message = failing("data.tsv", *SMALL, "--hash-rows=1e12")
     for part in ("416 TB", "available", "--hash-rows", "--dimension"):
         assert part in message

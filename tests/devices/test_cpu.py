@@ -204,6 +204,6 @@ def test_an_error_inside_running_still_undoes_both():
 
 
 def test_empty():
-    array = CpuDevice(1).empty((3, 5), np.float64)
+    array = CpuDevice(1).zeros((3, 5), np.float64)
     assert (array.shape, array.dtype, array.flags.c_contiguous) == ((3, 5), np.float64, True)
-    assert CpuDevice(1).empty(7).dtype == np.float32
+    assert CpuDevice(1).zeros(7).dtype == np.float32

@@ -104,7 +104,7 @@ def test_gradients_of_all_embedding_rows(small):
     assert_gradient(small.loss, small.rows, gradient)
 
 
-def without_relu(device, dY, Y, db, *, relu):
+def without_relu(device, dY, Y, db, *, relu, partial_sums):
     backward_of_activation(device, dY, Y, db, relu=False)
 
 
@@ -157,21 +157,21 @@ def test_nan_in_any_input_reaches_the_loss():
 def test_parameters_and_memory_are_as_planned(monkeypatch):
     config = DlrmConfig((5, 6, 7), 3, 4, (8, 4), (9, 6, 1))
     elements = []
-    empty = CpuDevice.empty
+    empty = CpuDevice.zeros
 
     def counted(self, shape, dtype=np.float32):
         array = empty(self, shape, dtype)
         elements.append(array.size)
         return array
 
-    monkeypatch.setattr(CpuDevice, "empty", counted)
+    monkeypatch.setattr(CpuDevice, "zeros", counted)
     model = Dlrm(CpuDevice(1), config, max_samples=100)
     width = 4 + 6
     parameters = (3 * 8 + 8) + (8 * 4 + 4) + (width * 9 + 9) + (9 * 6 + 6) + (6 + 1)
     assert model.parameters.size == model.gradients.size == dense_parameters(config) == parameters
     pooled = 100 * 3 * 4
     loss_sum = 1
-    assert sum(elements) + pooled == 2 * parameters + 100 * activation_elements(config) + loss_sum
+    assert sum(elements) + pooled == 2 * parameters + activation_elements(config, 100) + loss_sum
 
 
 def test_weights_depend_on_the_seed_alone():

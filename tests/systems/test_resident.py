@@ -174,8 +174,8 @@ def test_steady_state_allocates_no_large_array(optimizer, monkeypatch):
     device = CpuDevice(2)
     with device.running():
         system = make_system(device, optimizer=optimizer, max_samples=samples, config=config)
-        empty = device.empty
-        monkeypatch.setattr(device, "empty", lambda *shape: taken.append(shape) or empty(*shape))
+        empty = device.zeros
+        monkeypatch.setattr(device, "zeros", lambda *shape: taken.append(shape) or empty(*shape))
         steps = system.train(batches)
         for _ in range(3):
             next(steps)

@@ -22,14 +22,14 @@ COALESCING_BYTES_PER_LOOKUP = 2 * 8 + 2 * 4 + 8 + 8
 @pytest.fixture
 def allocated(monkeypatch):
     """The bytes of every array that the device gave out, in order."""
-    sizes, empty = [], CpuDevice.empty
+    sizes, empty = [], CpuDevice.zeros
 
     def counting(device, *arguments):
         array = empty(device, *arguments)
         sizes.append(array.nbytes)
         return array
 
-    monkeypatch.setattr(CpuDevice, "empty", counting)
+    monkeypatch.setattr(CpuDevice, "zeros", counting)
     return sizes
 
 
@@ -84,7 +84,9 @@ def test_the_plan_by_hand():
     assert plan.row_state_bytes == 30 * 2 * 4
     assert plan.dense_bytes == 3 * parameters * 4
     # Outputs 3, 2, 4, 1; gradients of inputs 3 and 4; R and dR of 2 + 3 each; dX of 2; Y and dY of 4 each; dlogits.
-    assert plan.activation_bytes == 100 * 4 * (3 + 2 + 4 + 1 + 3 + 4 + 5 + 5 + 2 + 4 + 4 + 1)
+    # And room to sum biases' gradients in two blocks of 64 samples.
+    partial_sums = 2 * (3 + 2 + 4 + 1)
+    assert plan.activation_bytes == 4 * (100 * (3 + 2 + 4 + 1 + 3 + 4 + 5 + 5 + 2 + 4 + 4 + 1) + partial_sums)
     assert plan.total_bytes == sum((480, 3 * parameters * 4, plan.activation_bytes))
     # 2 weights, 1 of state, 1 of padding; and no state at all.
     assert plan_memory(config, RowwiseAdagrad(), 100).row_state_bytes == 30 * 2 * 4

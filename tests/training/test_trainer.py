@@ -251,7 +251,7 @@ def test_settings_of_the_trainer_that_make_no_sense_are_refused():
 
 
 def test_a_model_that_does_not_fit_is_refused_before_anything_is_allocated(monkeypatch):
-    monkeypatch.setattr(CpuDevice, "empty", lambda *_: pytest.fail("allocated"))
+    monkeypatch.setattr(CpuDevice, "zeros", lambda *_: pytest.fail("allocated"))
     with pytest.raises(MemoryPlanError, match="available"):
         Trainer(dataclasses.replace(CONFIG, table_rows=(10**13,)))
 
