@@ -1,7 +1,7 @@
 """Training steps on the CPU, cupyrec against PyTorch and FBGEMM, in turn in one run on the same batches.
 
     pip install torch==2.13.0 fbgemm-gpu-cpu==1.8.0
-    python scripts/bench_train.py --output data/bench_train.json
+    python scripts/bench_train.py --output docs/measured/train_cpu.json
 
 Shapes: A: 26 tables x 100,000 rows, D 16, one lookup a bag, bottom 512-256-64-16, top 512-256-1.
         B: 8 tables x 1,000,000 rows, D 128, 20 lookups a bag, bottom 512-256-128, top 1024-1024-512-256-1.

@@ -5,6 +5,10 @@ cd "$(dirname "$0")/.."
 . scripts/environment.sh
 
 enter_environment test
+# Numba keeps compiled kernels by file, and would miss a change in a file that a kernel only calls.
+NUMBA_CACHE_DIR=$(mktemp -d)
+export NUMBA_CACHE_DIR
+trap 'rm -rf "$NUMBA_CACHE_DIR"' EXIT
 ruff format --check .
 ruff check .
 mypy

@@ -1,6 +1,6 @@
 """How close training comes to the best that any learner could reach: the planted model behind the generated data.
 
-    python scripts/learn_planted.py --output data/learn_planted.json
+    python scripts/learn_planted.py --output docs/measured/learn_planted.json
 
 Generates a million rows, trains one epoch on the first nine tenths with the command's defaults, and compares the AUC on
 the last tenth with that of the planted model on the same rows. Exits with 1 when it is more than --within below.
