@@ -274,7 +274,7 @@ def _open_file(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
         if header_bytes > MAX_HEADER_BYTES or start > size_bytes:
             raise HeaderError(f"its header of {header_bytes} bytes cannot be in a file of {size_bytes}")
         entries, metadata = parse_header(data[LENGTH_BYTES:start], size_bytes - start)
-        tensors = {
+        tensors: dict[str, np.ndarray] = {
             entry.name: np.ndarray(entry.shape, entry.dtype, buffer=data, offset=start + entry.begin)
             for entry in entries
         }
