@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 import importlib
 import json
-import math
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
@@ -13,11 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from cupyrec.errors import ConfigError
+from cupyrec.option_values import choice, flag, hash_rows, real_number, text, texts, whole_number, widths
 
 CRITEO_DENSE_FEATURES = 13
-CRITEO_SPARSE_FEATURES = 26
-# What an int64 holds: no count is larger.
-MOST = 2**63 - 1
 # In float32 a smaller one would be 0, and a weight whose gradient is always 0 would become 0 / 0.
 LEAST_EPS = 1e-30
 # Of the bottom MLP, before the last one, which has the embedding dimension.
@@ -74,105 +71,6 @@ class DlrmConfig:
 
 def _text(widths: tuple[int, ...]) -> str:
     return "-".join(str(width) for width in widths) or "empty"
-
-
-def whole_number(least: int) -> Callable[[Any], int]:
-    """A converter to int that accepts `1000`, `1_000` and `1e6`, and nothing below `least`."""
-
-    def convert(value: Any) -> int:
-        number = None if isinstance(value, bool) else _number(value)
-        if number is None or number != int(number) or number < least:
-            raise ValueError(f"a whole number of at least {least}")
-        if number > MOST:
-            raise ValueError(f"a whole number of at most {MOST}")
-        return int(number)
-
-    return convert
-
-
-def real_number(above: float | None = None, least: float | None = None) -> Callable[[Any], float]:
-    """A converter to a finite float, above or at least a bound."""
-
-    def convert(value: Any) -> float:
-        number = None if isinstance(value, bool) else _number(value)
-        bound = f" above {above:g}" if above is not None else f" of at least {least:g}" if least is not None else ""
-        if number is None or (above is not None and number <= above) or (least is not None and number < least):
-            raise ValueError(f"a number{bound}")
-        return float(number)
-
-    return convert
-
-
-def _number(value: Any) -> float | int | None:
-    """value as a finite number, or None."""
-    try:
-        number = value if isinstance(value, (int, float)) else int(value)
-    except (TypeError, ValueError):
-        try:
-            number = float(value)
-        except (TypeError, ValueError):
-            return None
-    try:
-        return number if math.isfinite(number) else None
-    except OverflowError:  # a whole number beyond float64
-        return None
-
-
-def widths(value: Any) -> tuple[int, ...]:
-    """Layer widths: `512-256-16`, `512,256,16` or a list."""
-    parts = value.replace(",", "-").split("-") if isinstance(value, str) else value
-    try:
-        return tuple(whole_number(1)(part) for part in ([parts] if isinstance(parts, int) else parts))
-    except (TypeError, ValueError):
-        raise ValueError("layer widths such as 512-256-16") from None
-
-
-def hash_rows(value: Any) -> tuple[int, ...]:
-    """Rows of every table: one number, or one for each of the 26 category columns."""
-    parts = value.split(",") if isinstance(value, str) else [value] if isinstance(value, (int, float)) else value
-    try:
-        numbers = tuple(whole_number(1)(part) for part in parts)
-    except (TypeError, ValueError):
-        numbers = ()
-    if len(numbers) not in (1, CRITEO_SPARSE_FEATURES):
-        raise ValueError(f"one number, or {CRITEO_SPARSE_FEATURES} with commas between them, each at least 1")
-    return numbers
-
-
-def texts(value: Any) -> tuple[str, ...]:
-    """One text or several."""
-    parts = [value] if isinstance(value, (str, Path)) else value
-    if isinstance(parts, (int, float)):
-        parts = [str(parts)]
-    try:
-        return tuple(str(part) for part in parts)
-    except TypeError:
-        raise ValueError("one path or a list of paths") from None
-
-
-def text(value: Any) -> str:
-    """One text."""
-    if not isinstance(value, (str, Path)):
-        raise ValueError("a text")
-    return str(value)
-
-
-def flag(value: Any) -> bool:
-    """True or false."""
-    if not isinstance(value, bool):
-        raise ValueError("true or false")
-    return value
-
-
-def choice(*names: str) -> Callable[[Any], str]:
-    """One of a few names."""
-
-    def convert(value: Any) -> str:
-        if value not in names:
-            raise ValueError(" or ".join(names))
-        return str(value)
-
-    return convert
 
 
 def option(default: Any, convert: Callable[[Any], Any], help_text: str, metavar: str | None = None) -> Any:

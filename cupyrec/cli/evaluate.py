@@ -9,8 +9,9 @@ import click
 
 from cupyrec.cli import INTERRUPTED_EXIT_CODE
 from cupyrec.cli.report import describe_metrics
-from cupyrec.config import CRITEO_DENSE_FEATURES, CRITEO_SPARSE_FEATURES
+from cupyrec.config import CRITEO_DENSE_FEATURES
 from cupyrec.errors import ConfigError
+from cupyrec.option_values import CRITEO_SPARSE_FEATURES
 
 
 @click.command()

@@ -1,0 +1,114 @@
+"""What the value of an option may be: converters from the text of the command line or from a TOML value.
+
+Each raises ValueError whose message says what the value must be: "batch-size must be <message>, but is 'x'".
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+CRITEO_SPARSE_FEATURES = 26
+# What an int64 holds: no count is larger.
+MOST = 2**63 - 1
+
+
+def whole_number(least: int) -> Callable[[Any], int]:
+    """A converter to int that accepts `1000`, `1_000` and `1e6`, and nothing below `least`."""
+
+    def convert(value: Any) -> int:
+        number = None if isinstance(value, bool) else _number(value)
+        if number is None or number != int(number) or number < least:
+            raise ValueError(f"a whole number of at least {least}")
+        if number > MOST:
+            raise ValueError(f"a whole number of at most {MOST}")
+        return int(number)
+
+    return convert
+
+
+def real_number(above: float | None = None, least: float | None = None) -> Callable[[Any], float]:
+    """A converter to a finite float, above or at least a bound."""
+
+    def convert(value: Any) -> float:
+        number = None if isinstance(value, bool) else _number(value)
+        bound = f" above {above:g}" if above is not None else f" of at least {least:g}" if least is not None else ""
+        if number is None or (above is not None and number <= above) or (least is not None and number < least):
+            raise ValueError(f"a number{bound}")
+        return float(number)
+
+    return convert
+
+
+def _number(value: Any) -> float | int | None:
+    """value as a finite number, or None."""
+    try:
+        number = value if isinstance(value, (int, float)) else int(value)
+    except (TypeError, ValueError):
+        try:
+            number = float(value)
+        except (TypeError, ValueError):
+            return None
+    try:
+        return number if math.isfinite(number) else None
+    except OverflowError:  # a whole number beyond float64
+        return None
+
+
+def widths(value: Any) -> tuple[int, ...]:
+    """Layer widths: `512-256-16`, `512,256,16` or a list."""
+    parts = value.replace(",", "-").split("-") if isinstance(value, str) else value
+    try:
+        return tuple(whole_number(1)(part) for part in ([parts] if isinstance(parts, int) else parts))
+    except (TypeError, ValueError):
+        raise ValueError("layer widths such as 512-256-16") from None
+
+
+def hash_rows(value: Any) -> tuple[int, ...]:
+    """Rows of every table: one number, or one for each of the 26 category columns."""
+    parts = value.split(",") if isinstance(value, str) else [value] if isinstance(value, (int, float)) else value
+    try:
+        numbers = tuple(whole_number(1)(part) for part in parts)
+    except (TypeError, ValueError):
+        numbers = ()
+    if len(numbers) not in (1, CRITEO_SPARSE_FEATURES):
+        raise ValueError(f"one number, or {CRITEO_SPARSE_FEATURES} with commas between them, each at least 1")
+    return numbers
+
+
+def texts(value: Any) -> tuple[str, ...]:
+    """One text or several."""
+    parts = [value] if isinstance(value, (str, Path)) else value
+    if isinstance(parts, (int, float)):
+        parts = [str(parts)]
+    try:
+        return tuple(str(part) for part in parts)
+    except TypeError:
+        raise ValueError("one path or a list of paths") from None
+
+
+def text(value: Any) -> str:
+    """One text."""
+    if not isinstance(value, (str, Path)):
+        raise ValueError("a text")
+    return str(value)
+
+
+def flag(value: Any) -> bool:
+    """True or false."""
+    if not isinstance(value, bool):
+        raise ValueError("true or false")
+    return value
+
+
+def choice(*names: str) -> Callable[[Any], str]:
+    """One of a few names."""
+
+    def convert(value: Any) -> str:
+        if value not in names:
+            raise ValueError(" or ".join(names))
+        return str(value)
+
+    return convert

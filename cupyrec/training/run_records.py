@@ -1,0 +1,90 @@
+"""What a run tells while it goes on: progress for a person, lines of metrics.jsonl for programs."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from cupyrec.systems.step import StepResult
+from cupyrec.training.evaluation import Evaluation
+from cupyrec.training.progress import Progress
+from cupyrec.training.run_folder import RunFolder
+from cupyrec.training.trainer import TrainingResult
+
+
+class RunRecords:
+    """Writes lines of three kinds: `train`, of the steps since the last one; `evaluation`; and one `end`."""
+
+    def __init__(self, folder: RunFolder | None, progress: Progress, *, log_every: int) -> None:
+        """folder: None where nothing is to be written; log_every: steps between two lines of the kind train."""
+        self._folder, self._progress, self._log_every = folder, progress, log_every
+        self._started = self._line_began = self._step_ended = time.perf_counter()
+        self._samples = self._line_samples = 0
+        self._line_loss_sum = 0.0
+        self._last: StepResult | None = None
+
+    def step(self, result: StepResult, fraction_done: float) -> None:
+        """After each step."""
+        self._step_ended, self._last = time.perf_counter(), result
+        self._samples += result.samples
+        self._line_samples += result.samples
+        self._line_loss_sum += result.loss * result.samples
+        self._progress.update(result.step, self._samples, result.loss, fraction_done)
+        if result.step % self._log_every == 0:
+            self._train_line()
+
+    def evaluation(self, evaluation: Evaluation) -> None:
+        """After each evaluation."""
+        metrics = evaluation.metrics
+        self._record({"kind": "evaluation", "step": evaluation.step, **metrics.as_dict()})
+        self._progress.message(
+            f"step {evaluation.step:,}: AUC {_number(metrics.auc)}, log loss {_number(metrics.log_loss)}"
+        )
+        # The next line's rate leaves the time of the evaluation out.
+        self._line_began += time.perf_counter() - self._step_ended
+
+    def end(self, result: TrainingResult) -> None:
+        """At the end of a run that raised no error."""
+        self._train_line()
+        self._record({"kind": "end", **result_facts(result)})
+
+    def _train_line(self) -> None:
+        """A line on the steps since the last one, if there are any."""
+        if self._last is None or not self._line_samples:
+            return
+        self._record(
+            {
+                "kind": "train",
+                "step": self._last.step,
+                "samples": self._samples,
+                "loss": self._line_loss_sum / self._line_samples,
+                "learning_rate": self._last.learning_rate,
+                "seconds": self._step_ended - self._started,
+                "samples_per_s": self._line_samples / max(self._step_ended - self._line_began, 1e-9),
+            }
+        )
+        self._line_began, self._line_samples, self._line_loss_sum = self._step_ended, 0, 0.0
+
+    def _record(self, entry: dict[str, Any]) -> None:
+        if self._folder is not None:
+            self._folder.record(entry)
+
+
+def result_facts(result: TrainingResult) -> dict[str, Any]:
+    """A result as JSON."""
+    return {
+        "steps": result.steps,
+        "samples": result.samples,
+        "seconds": round(result.seconds, 3),
+        "data_wait_seconds": round(result.data_wait_seconds, 3),
+        "evaluation_seconds": round(result.evaluation_seconds, 3),
+        "interrupted": result.interrupted,
+        **{
+            name: None if evaluation is None else {"step": evaluation.step, **evaluation.metrics.as_dict()}
+            for name, evaluation in (("final", result.final), ("best", result.best))
+        },
+    }
+
+
+def _number(value: float | None) -> str:
+    return "undefined" if value is None else f"{value:.4f}"
