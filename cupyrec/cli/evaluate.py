@@ -9,6 +9,7 @@ import click
 
 from cupyrec.cli import INTERRUPTED_EXIT_CODE
 from cupyrec.cli.report import describe_metrics
+from cupyrec.cli.share_progress import ShareProgress
 from cupyrec.config import CRITEO_DENSE_FEATURES
 from cupyrec.errors import ConfigError
 from cupyrec.option_values import CRITEO_SPARSE_FEATURES
@@ -63,8 +64,8 @@ def evaluate(
         on_bad_row="skip" if on_bad_row == "skip" else "error",
         bad_rows_path=bad_rows,
     )
-    with StopOnInterrupt() as stop:
-        metrics = loaded.evaluate(data, stop_requested=stop)
+    with StopOnInterrupt() as stop, ShareProgress() as progress:
+        metrics = loaded.evaluate(data, stop_requested=stop, on_progress=progress.show)
     if metrics is None:
         click.echo("interrupted before the end; no metrics", err=True)
         sys.exit(INTERRUPTED_EXIT_CODE)

@@ -1,0 +1,38 @@
+"""Progress of work of which only the share done is known."""
+
+from __future__ import annotations
+
+import sys
+from typing import TextIO
+
+import click
+from tqdm import tqdm
+
+LINES = 10  # of progress when nobody watches a terminal
+
+
+class ShareProgress:
+    """A bar where the stream is a terminal, else a plain line at every tenth of the work. For a `with` statement."""
+
+    def __init__(self, stream: TextIO | None = None) -> None:
+        """stream: standard error when not given."""
+        self._stream = sys.stderr if stream is None else stream
+        self._lines_shown = 0
+        self._bar = None
+        if self._stream.isatty():
+            self._bar = tqdm(total=1.0, bar_format="{percentage:3.0f}% |{bar:20}| {remaining} left", file=self._stream)
+
+    def show(self, share: float) -> None:
+        """share: done so far, 0 to 1, never falling."""
+        if self._bar is not None:
+            self._bar.update(share - self._bar.n)
+        elif int(share * LINES) > self._lines_shown:
+            self._lines_shown = int(share * LINES)
+            click.echo(f"{self._lines_shown * 100 // LINES}% done", file=self._stream)
+
+    def __enter__(self) -> ShareProgress:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.close()
