@@ -4,11 +4,37 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from cupyrec.datasets.criteo_rows import BadLine
-from cupyrec.errors import OutputError
+from cupyrec.errors import ConfigError, OutputError
+
+
+def check_log_file(path: Path, inputs: Iterable[Path], *, overwrite: bool) -> None:
+    """Make sure that a file for bad rows, if there will be one, replaces nothing that should stay.
+
+    inputs: files that are read, which it may never be; overwrite: whether it may replace another one.
+    Raises ConfigError.
+    """
+    if not path.parent.is_dir():
+        raise ConfigError(f"{path}: the bad rows cannot be written: there is no folder {path.parent}")
+    if path.is_dir():
+        raise ConfigError(f"{path}: a folder; name a file with --bad-rows")
+    for file in inputs:
+        if is_same_file(path, file):
+            raise ConfigError(f"the bad rows would overwrite the input file {file}; name another file with --bad-rows")
+    # Not /dev/null and its like, which lose nothing.
+    if path.is_file() and not overwrite:
+        raise ConfigError(f"{path}: exists; name another file with --bad-rows, or replace it with --overwrite")
+
+
+def is_same_file(one: Path, other: Path) -> bool:
+    """Whether both are there and are one file, whatever they are called."""
+    try:
+        return one.samefile(other)
+    except OSError:
+        return False
 
 
 class BadRowLog:

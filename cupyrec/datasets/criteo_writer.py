@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 
 from cupyrec.datasets.synthetic_columns import BLANK_INTEGER, BLANK_RANK
+from cupyrec.devices.kernel_cache import cached_njit
 
 LONGEST_INTEGER = 20  # characters of the longest int64, with its sign
 CATEGORY_DIGITS = 8
@@ -25,7 +25,7 @@ def format_rows(labels: np.ndarray, integers: np.ndarray, ranks: np.ndarray) -> 
     return text[: _format(labels, integers, ranks, text)]
 
 
-@numba.njit(nogil=True, cache=True)
+@cached_njit()
 def category_hash(column, rank):
     """A 32-bit hash of column (0-based) and rank, a bijection of the rank.
 
@@ -38,7 +38,7 @@ def category_hash(column, rank):
     return x ^ (x >> np.uint64(16))
 
 
-@numba.njit(nogil=True, cache=True)
+@cached_njit()
 def _format(labels, integers, ranks, text):
     """Write the rows into text and return their length."""
     zero, tab, newline, minus = np.uint8(48), np.uint8(9), np.uint8(10), np.uint8(45)

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from cupyrec.datasets.line_chunks import CHUNK_BYTES, LineChunk, LineCount, count_lines, line_chunks
+from cupyrec.errors import DataError
 
 
 class FileLines:
@@ -39,7 +40,7 @@ class FileLines:
         line_chunks does, also when a file has become shorter since it was counted.
         """
         parts = self._parts_of_files()
-        sizes = [file.stat().st_size if stop is None else stop - start for file, start, stop in parts]
+        sizes = [_stored_bytes(file) if stop is None else stop - start for file, start, stop in parts]
         done = 0
         for (file, start, stop), size in zip(parts, sizes, strict=True):
             mark = (0, 0) if stop is None else self._counts[file].mark_before(start)
@@ -77,3 +78,10 @@ class FileLines:
         part = FileLines(self.files, chunk_bytes=self._chunk_bytes)
         part._counts, part._range = self._counts, (start, stop)
         return part
+
+
+def _stored_bytes(file: Path) -> int:
+    try:
+        return file.stat().st_size
+    except OSError as error:
+        raise DataError(f"cannot be read: {error.strerror}", path=file) from None

@@ -15,8 +15,9 @@ from __future__ import annotations
 
 import math
 
-import numba
 import numpy as np
+
+from cupyrec.devices.kernel_cache import cached_njit
 
 LARGEST_INT64 = np.uint64(2**63 - 1)
 # 19 digits always fit an unsigned 64-bit integer, and every 64-bit integer has at most so many.
@@ -33,7 +34,7 @@ SMALL_COUNTS = 1024
 LOG_OF_SMALL_COUNT = np.log(np.arange(SMALL_COUNTS) + 1.0).astype(np.float32)
 
 
-@numba.njit(nogil=True, cache=True)
+@cached_njit()
 def parse_labels(offsets, data, bad_columns, column, labels):
     """Parse cells that are exactly `0` or `1`.
 
@@ -51,7 +52,7 @@ def parse_labels(offsets, data, bad_columns, column, labels):
     return bad
 
 
-@numba.njit(nogil=True, cache=True)
+@cached_njit()
 def parse_counts(offsets, data, bad_columns, column, dense):
     """Parse integers: an optional sign and 1 to 19 digits that fit int64; blank and negative count as 0.
 
@@ -92,7 +93,7 @@ def parse_counts(offsets, data, bad_columns, column, dense):
     return bad
 
 
-@numba.njit(nogil=True, cache=True)
+@cached_njit()
 def parse_categories(offsets, data, bad_columns, column, first_row, table_rows, rows):
     """Parse up to 16 hexadecimal digits, in upper or lower case; blank counts as 0.
 

@@ -16,7 +16,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 
-import numba
 import numpy as np
 
 from cupyrec.datasets.synthetic_columns import (
@@ -29,6 +28,7 @@ from cupyrec.datasets.synthetic_columns import (
     draw_uniform,
     rank_probabilities,
 )
+from cupyrec.devices.kernel_cache import cached_njit
 from cupyrec.errors import ConfigError
 
 DEFAULT_CATEGORIES = 10_000_000
@@ -154,7 +154,7 @@ def mix64(x: np.ndarray) -> np.ndarray:
     return x ^ (x >> np.uint64(31))
 
 
-@numba.njit(nogil=True, cache=True)
+@cached_njit()
 def _score(integers, ranks, intercept, curves, effects, latent, pairs, out):
     last = effects.shape[1]
     for row in range(out.shape[0]):

@@ -6,12 +6,14 @@ from collections.abc import Callable, Generator, Sequence
 from typing import Protocol
 
 from cupyrec.batch import Batch
+from cupyrec.errors import ConfigError
 
 
 class Source(Protocol):
     """Anything that yields batches: Criteo files, or a class of one's own.
 
-    table_rows: (F,) rows of each table; dense_features: columns of the dense input.
+    table_rows: (F,) rows of each table; dense_features: columns of the dense input. A source whose batches need no
+    check, because it made them so, says it with an attribute `validated = True`.
     """
 
     @property
@@ -31,8 +33,39 @@ class Source(Protocol):
         """
 
 
+def read_batches(
+    source: Source, batch_size: int, *, on_progress: Callable[[float], None] | None = None
+) -> Generator[Batch, None, None]:
+    """The batches of a source that have samples, each checked; closing it closes the source's own iterator.
+
+    A row that is in no table would be read and written outside of them: only a source that has the attribute
+    `validated = True` is believed. Raises ConfigError on a batch of more than batch_size samples, DataError as
+    Batch.validate does, and what the source raises.
+    """
+    batches = source.batches(batch_size, on_progress=on_progress)
+    try:
+        for batch in batches:
+            check_batch_size(batch, batch_size)
+            if batch.samples:
+                if not getattr(source, "validated", False):
+                    batch.validate(source.table_rows, source.dense_features)
+                yield batch
+    finally:
+        close = getattr(batches, "close", None)
+        if close is not None:
+            close()
+
+
+def check_batch_size(batch: Batch, batch_size: int) -> None:
+    """Raise ConfigError when a batch has more samples than there is memory for."""
+    if batch.samples > batch_size:
+        raise ConfigError(f"a batch has {batch.samples} samples, but there is memory for {batch_size} (batch_size)")
+
+
 class BatchList:
     """Batches that are in memory already, as a source. Each has at most the batch size the trainer works with."""
+
+    validated = True
 
     def __init__(self, batches: Sequence[Batch], table_rows: Sequence[int], dense_features: int) -> None:
         """Raises DataError when a batch does not fit the tables; see Batch.validate."""

@@ -16,9 +16,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-import numba
 import numpy as np
 
+from cupyrec.devices.kernel_cache import cached_njit
 from cupyrec.errors import ConfigError
 
 BLANK_INTEGER = np.iinfo(np.int64).min  # stands for a blank among integers
@@ -166,7 +166,7 @@ def rank_probabilities(column: CategoryColumn, ranks: int) -> np.ndarray:
     return np.concatenate([[column.blank], (1.0 - column.blank) * shares])
 
 
-@numba.njit(nogil=True, cache=True)
+@cached_njit()
 def _draw(uniform, integer_laws, category_laws, integers, ranks):
     below_one = 1.0 - 2.0**-53
     for column in range(integers.shape[1]):

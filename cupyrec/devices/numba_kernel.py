@@ -18,19 +18,19 @@ from llvmlite import ir
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from cupyrec.devices.kernel_cache import cached_njit
+
 CACHE_LINE_BYTES = 64
 # Rows of a table far larger than the caches come from memory: kernels ask for a row this many rows ahead.
 PREFETCH_ROWS = 16
 
 # contract: one multiply-add instruction where there is one. Sums are never reordered.
-cpu_kernel: Callable[[Callable[..., Any]], Callable[..., Any]] = numba.njit(
-    nogil=True, cache=True, error_model="numpy", fastmath={"contract"}
-)
+cpu_kernel: Callable[[Callable[..., Any]], Callable[..., Any]] = cached_njit(error_model="numpy", fastmath={"contract"})
 
 # For inner products: sums may be cut into the lanes of a vector register. The order is the compiler's, always the
 # same for one machine.
-cpu_dot_kernel: Callable[[Callable[..., Any]], Callable[..., Any]] = numba.njit(
-    nogil=True, cache=True, error_model="numpy", fastmath={"contract", "reassoc", "nsz"}
+cpu_dot_kernel: Callable[[Callable[..., Any]], Callable[..., Any]] = cached_njit(
+    error_model="numpy", fastmath={"contract", "reassoc", "nsz"}
 )
 
 

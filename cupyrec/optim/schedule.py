@@ -16,9 +16,10 @@ class WarmupPolynomialDecay:
         step < decay_start + decay:    end + (rate - end) * (1 - (step - decay_start) / decay) ** power
         after:                         end, where there is a decay
 
-    Steps count from 0. Warm-up ends at the full rate on step warmup_steps - 1 and wins over a decay that starts
-    earlier. Source: the schedule of the DLRM reference (power 2), whose warm-up begins at rate 0, so that its first
-    step teaches nothing; here it begins at rate / warmup_steps.
+    Steps count from 0. A decay may not begin before the warm-up has ended; decay_start_step 0, the default, begins
+    it at that moment. Source: the schedule of the DLRM reference, with power 2. That one differs in details: it keeps
+    the last rate of the warm-up until the decay begins, decays one step earlier, and ends at its last rate instead of
+    at 0.
     """
 
     rate: float
@@ -33,6 +34,13 @@ class WarmupPolynomialDecay:
             raise ConfigError(f"the learning rate must be above 0, but is {self.rate}")
         if min(self.warmup_steps, self.decay_start_step, self.decay_steps) < 0:
             raise ConfigError("warm-up and decay steps must not be negative")
+        if self.decay_steps and self.decay_start_step == 0:
+            object.__setattr__(self, "decay_start_step", self.warmup_steps)
+        if self.decay_steps and self.decay_start_step < self.warmup_steps:
+            raise ConfigError(
+                f"the decay would begin at step {self.decay_start_step}, before the end of the warm-up of "
+                f"{self.warmup_steps} steps; choose a later start or a shorter warm-up"
+            )
         if not 0 <= self.end_rate <= self.rate:
             raise ConfigError(f"the end learning rate must lie between 0 and {self.rate}, but is {self.end_rate}")
         if not self.power > 0:

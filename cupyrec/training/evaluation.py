@@ -9,9 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from cupyrec.batch import Batch
 from cupyrec.config import DlrmConfig
-from cupyrec.datasets.source import Source
+from cupyrec.datasets.source import Source, read_batches
 from cupyrec.errors import ConfigError
 from cupyrec.systems.step import System
 from cupyrec.training.metrics import BinaryMetrics, MetricsResult
@@ -40,15 +39,13 @@ def evaluate(
     """
     with (
         BinaryMetrics() as metrics,
-        closing(source.batches(batch_size, on_progress=on_progress)) as batches,
+        closing(read_batches(source, batch_size, on_progress=on_progress)) as batches,
         overflow_is_seen_later(),
     ):
         for batch in batches:
             if stop_requested is not None and stop_requested():
                 return None
-            if batch.samples:
-                check_batch_size(batch, batch_size)
-                metrics.update(np.asarray(system.predict(batch), dtype=np.float32), batch.labels)
+            metrics.update(np.asarray(system.predict(batch), dtype=np.float32), batch.labels)
         return metrics.result()
 
 
@@ -65,12 +62,6 @@ def check_source_fits(source: Source, config: DlrmConfig) -> None:
             f"the data have {source.dense_features} dense features and tables of {_text(source.table_rows)} rows, "
             f"but the model was made for {config.dense_features} and {_text(config.table_rows)}"
         )
-
-
-def check_batch_size(batch: Batch, batch_size: int) -> None:
-    """Raise ConfigError when a batch has more samples than there is memory for."""
-    if batch.samples > batch_size:
-        raise ConfigError(f"a batch has {batch.samples} samples, but there is memory for {batch_size} (batch_size)")
 
 
 def _text(table_rows: tuple[int, ...]) -> str:

@@ -17,9 +17,9 @@ import weakref
 from pathlib import Path
 from typing import IO
 
-import numba
 import numpy as np
 
+from cupyrec.devices.kernel_cache import cached_njit
 from cupyrec.errors import OutputError
 
 KEY_BYTES = 4
@@ -173,7 +173,7 @@ def order_preserving_keys(scores: np.ndarray) -> np.ndarray:
     return np.where(bits & SIGN_BIT, ~bits, bits | SIGN_BIT)
 
 
-@numba.njit(nogil=True, cache=True)
+@cached_njit()
 def twice_wins(positives, negatives):
     """Twice the pairs in which the positive is higher, a tie counting half: so that the count stays whole.
 

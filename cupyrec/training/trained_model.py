@@ -9,7 +9,7 @@ import numpy as np
 
 from cupyrec.batch import Batch
 from cupyrec.config import DlrmConfig
-from cupyrec.datasets.source import Source
+from cupyrec.datasets.source import Source, check_batch_size
 from cupyrec.devices.cpu import CpuDevice
 from cupyrec.devices.host_memory import available_bytes
 from cupyrec.embedding.host_table import HostTable
@@ -17,7 +17,7 @@ from cupyrec.models.dlrm import Dlrm
 from cupyrec.optim.schedule import WarmupPolynomialDecay
 from cupyrec.optim.sgd import Sgd
 from cupyrec.systems.resident import ResidentSystem
-from cupyrec.training.evaluation import check_batch_size, check_source_fits, evaluate
+from cupyrec.training.evaluation import check_source_fits, evaluate
 from cupyrec.training.memory_plan import plan_memory
 from cupyrec.training.metrics import MetricsResult
 from cupyrec.training.saved_model import read_model, read_weights

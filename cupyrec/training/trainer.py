@@ -10,21 +10,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from cupyrec.config import DlrmConfig, RunConfig
-from cupyrec.datasets.source import Source
+from cupyrec.datasets.source import Source, read_batches
 from cupyrec.devices.cpu import CpuDevice
 from cupyrec.devices.host_memory import available_bytes
 from cupyrec.embedding.host_table import HostTable
 from cupyrec.errors import ConfigError, DivergenceError
 from cupyrec.models.dlrm import Dlrm
-from cupyrec.optim.registry import Optimizer
-from cupyrec.optim.rowwise_adagrad import RowwiseAdagrad
+from cupyrec.optim.registry import Optimizer, make_optimizer
 from cupyrec.optim.schedule import WarmupPolynomialDecay
 from cupyrec.systems.resident import ResidentSystem
 from cupyrec.systems.step import StepResult, System
 from cupyrec.training.evaluation import (
     Evaluation,
-    check_batch_size,
     check_source_fits,
     evaluate,
     overflow_is_seen_later,
@@ -32,6 +32,9 @@ from cupyrec.training.evaluation import (
 from cupyrec.training.memory_plan import plan_memory
 from cupyrec.training.metrics import MetricsResult
 from cupyrec.training.saved_model import save_model
+
+# Rows looked at at a time: a few megabytes.
+CHECKED_ROWS = 65_536
 
 
 @dataclass(frozen=True)
@@ -62,7 +65,7 @@ class Trainer:
         self,
         config: DlrmConfig,
         *,
-        optimizer: Optimizer | None = None,
+        optimizer: Optimizer | str | None = None,
         schedule: WarmupPolynomialDecay | float | None = None,
         batch_size: int = 512,
         threads: int | None = None,
@@ -70,13 +73,14 @@ class Trainer:
     ) -> None:
         """Check that the model fits in memory, then allocate and initialise it.
 
-        optimizer: row-wise Adagrad when not given. schedule: or a constant learning rate; the defaults of
-        `cupyrec train` when not given. batch_size: the most samples
-        of a batch. seed: of all initial weights. Raises ConfigError, and MemoryPlanError before allocating.
+        optimizer: or its name; schedule: or a constant learning rate; both those of `cupyrec train` when not given.
+        batch_size: the most samples of a batch. seed: of all initial weights.
+        Raises ConfigError, and MemoryPlanError before allocating.
         """
         _check_at_least(1, batch_size=batch_size)
         self.config, self.batch_size = config, batch_size
-        optimizer = RowwiseAdagrad() if optimizer is None else optimizer
+        if optimizer is None or isinstance(optimizer, str):
+            optimizer = make_optimizer(optimizer or RunConfig.optimizer, eps=RunConfig.eps)
         if schedule is None:
             schedule = WarmupPolynomialDecay(RunConfig.learning_rate, RunConfig.warmup_steps)
         elif not isinstance(schedule, WarmupPolynomialDecay):
@@ -132,7 +136,10 @@ class Trainer:
             if valid is None:
                 return
             begun = time.perf_counter()
-            metrics = evaluate(self.system, valid, self.batch_size, stop_requested=stop_requested)
+            try:
+                metrics = evaluate(self.system, valid, self.batch_size, stop_requested=stop_requested)
+            except DivergenceError as error:
+                raise _diverged(f"the predictions are not finite after step {self.system.steps_done:,}") from error
             evaluation_seconds += time.perf_counter() - begun
             if metrics is not None:
                 evaluations.append(Evaluation(self.system.steps_done, metrics))
@@ -143,7 +150,9 @@ class Trainer:
             for result in self.system.train(batches):
                 steps, samples = steps + 1, samples + result.samples
                 if not math.isfinite(result.loss):
-                    raise _diverged(result)
+                    raise _diverged(
+                        f"the loss is {result.loss} at step {result.step:,} (learning rate {result.learning_rate:g})"
+                    )
                 if on_step is not None:
                     on_step(result, run.fraction_done(steps))
                 if eval_every and steps % eval_every == 0 and not stop_requested():
@@ -175,8 +184,22 @@ class Trainer:
         return metrics
 
     def save(self, folder: str | Path, description: dict[str, Any] | None = None) -> None:
-        """Write the weights and what they mean; see save_model."""
+        """Write the weights and what they mean; see save_model.
+
+        Raises DivergenceError, and writes nothing, when a weight is not finite: a loss is taken before its step, so
+        the last step's weights have shown none yet.
+        """
+        if not self._weights_are_finite():
+            raise _diverged(f"weights are not finite after step {self.system.steps_done:,}, and are not saved")
         save_model(folder, self.system.model, self.system.table, steps=self.system.steps_done, training=description)
+
+    def _weights_are_finite(self) -> bool:
+        records = self.system.table.records
+        # Block by block: no second table is made, not even of booleans.
+        blocks = (records[row : row + CHECKED_ROWS] for row in range(0, records.shape[0], CHECKED_ROWS))
+        return bool(np.isfinite(self.system.model.parameters).all()) and all(
+            np.isfinite(block).all() for block in blocks
+        )
 
 
 class _Run:
@@ -191,11 +214,9 @@ class _Run:
         """Yield at most max_steps batches, epoch after epoch."""
         left = math.inf if self._max_steps is None else self._max_steps
         for epoch in range(self._epochs):
-            with closing(self._source.batches(self._batch_size, on_progress=self._note(epoch))) as batches:
+            checked = read_batches(self._source, self._batch_size, on_progress=self._note(epoch))
+            with closing(checked) as batches:
                 for batch in self._timed(batches):
-                    if batch.samples == 0:
-                        continue
-                    check_batch_size(batch, self._batch_size)
                     yield batch
                     left -= 1
                     if left <= 0:
@@ -233,9 +254,8 @@ def _auc(evaluation: Evaluation) -> float:
     return -math.inf if auc is None else auc
 
 
-def _diverged(result: StepResult) -> DivergenceError:
+def _diverged(what: str) -> DivergenceError:
     return DivergenceError(
-        f"the loss is {result.loss} at step {result.step:,} (learning rate {result.learning_rate:g}); "
-        "usual causes: a learning rate that is too high, no warm-up (--warmup-steps), "
+        f"{what}; usual causes: a learning rate that is too high, no warm-up (--warmup-steps), "
         "or dense features that are far too large"
     )

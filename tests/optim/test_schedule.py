@@ -35,9 +35,14 @@ def test_linear_decay_to_zero():
     assert rates(schedule, [0, 1, 2, 3, 4, 10**9]) == pytest.approx([0.4, 0.3, 0.2, 0.1, 0, 0], rel=1e-15)
 
 
-def test_warmup_wins_over_an_earlier_decay():
-    schedule = WarmupPolynomialDecay(1.0, warmup_steps=3, decay_start_step=1, decay_steps=4, power=1.0)
-    assert rates(schedule, range(6)) == pytest.approx([1 / 3, 2 / 3, 1, 0.5, 0.25, 0], rel=1e-15)
+def test_a_decay_without_a_start_begins_after_the_warmup():
+    schedule = WarmupPolynomialDecay(1.0, warmup_steps=2, decay_steps=2, power=1.0)
+    assert rates(schedule, range(6)) == pytest.approx([0.5, 1, 1, 0.5, 0, 0], rel=1e-15)
+
+
+def test_a_decay_within_the_warmup_is_refused():
+    with pytest.raises(ConfigError, match="begin at step 1, before the end of the warm-up of 3 steps"):
+        WarmupPolynomialDecay(1.0, warmup_steps=3, decay_start_step=1, decay_steps=4)
 
 
 @given(

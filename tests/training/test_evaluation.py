@@ -6,8 +6,9 @@ from made_batches import BATCH_SIZE, CONFIG, TABLE_ROWS, WatchedSource, made_bat
 from sklearn.metrics import log_loss, roc_auc_score
 
 from cupyrec import BatchList, Trainer, load_model
+from cupyrec.datasets.source import check_batch_size
 from cupyrec.errors import ConfigError, DataError, DivergenceError
-from cupyrec.training.evaluation import check_batch_size, check_source_fits, evaluate
+from cupyrec.training.evaluation import check_source_fits, evaluate
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from made_batches import BATCH_SIZE, CONFIG, TABLE_ROWS, WatchedSource, made_batch, made_source, no_samples
 
-from cupyrec import BatchList, Sgd, Trainer, WarmupPolynomialDecay
+from cupyrec import Batch, BatchList, DlrmConfig, Sgd, Trainer, WarmupPolynomialDecay
 from cupyrec.devices.cpu import CpuDevice
 from cupyrec.errors import ConfigError, DataError, DivergenceError, MemoryPlanError
 
@@ -261,3 +261,56 @@ def test_weights_are_as_large_as_the_configuration_says():
     assert trainer.system.table.records.shape == (sum(TABLE_ROWS), 8)  # D, the state, padded to 16 bytes
     assert np.isfinite(trainer.system.table.records).all()
     assert trainer.threads == 1
+
+
+class Foreign:
+    """A source of one's own, whose batches nobody has checked."""
+
+    table_rows, dense_features = (5,), 3
+
+    def __init__(self, row):
+        self.row = row
+
+    def batches(self, batch_size, *, on_progress=None):
+        rows, offsets = np.array([0, self.row]), np.arange(3)
+        return [Batch(np.zeros((2, 3), np.float32), rows, offsets, np.zeros(2, np.float32))]
+
+
+def small_trainer(**options):
+    config = DlrmConfig((5,), dense_features=3, dimension=2, bottom=(2,), top=(1,))
+    return Trainer(config, batch_size=4, threads=1, **options)
+
+
+def test_a_row_outside_its_table_from_a_foreign_source_is_refused():
+    trainer = small_trainer()
+    assert trainer.fit(Foreign(4), valid=Foreign(0)).steps == 1
+    with pytest.raises(DataError, match="rows from 0 to 5"):
+        trainer.fit(Foreign(5))
+    with pytest.raises(DataError, match="rows from -1 to 0"):
+        trainer.evaluate(Foreign(-1))
+
+
+def test_an_optimizer_by_name():
+    trainer = small_trainer(optimizer="adagrad")
+    assert trainer.memory_plan.row_state_bytes == 5 * 2 * 4
+    with pytest.raises(ConfigError, match="unknown optimizer 'adam'"):
+        small_trainer(optimizer="adam")
+
+
+@pytest.mark.parametrize("spoil", [lambda system: system.table.records, lambda system: system.model.parameters])
+def test_weights_that_are_not_finite_are_not_saved(spoil, tmp_path):
+    trainer = small_trainer()
+    spoil(trainer.system)[...] = np.nan
+    with pytest.raises(DivergenceError, match="weights are not finite after step 0"):
+        trainer.save(tmp_path / "model")
+    assert not (tmp_path / "model").exists()
+
+
+def test_predictions_that_are_not_finite_name_the_step():
+    trainer = small_trainer()
+
+    def spoil(result, fraction_done):
+        trainer.system.model.parameters[...] = np.nan
+
+    with pytest.raises(DivergenceError, match="not finite after step 1; usual causes"):
+        trainer.fit(Foreign(1), valid=Foreign(2), on_step=spoil)
