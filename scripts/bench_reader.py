@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import statistics
 import time
 from collections.abc import Callable
@@ -22,6 +21,8 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.csv
+
+from machine import processor_name, versions
 
 from cupyrec.datasets.criteo import CriteoFiles
 from cupyrec.datasets.criteo_rows import COLUMNS
@@ -59,13 +60,6 @@ def measure(work: Callable[[], object]) -> tuple[float, float]:
     return time.perf_counter() - clock, time.process_time() - processor
 
 
-def processor_name() -> str:
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("paths", nargs="+", help="files, folders or patterns, as `cupyrec train` takes them")
@@ -90,7 +84,7 @@ def main() -> None:
     results: dict[str, object] = {
         "processor": processor_name(),
         "cores": os.cpu_count(),
-        "python": platform.python_version(),
+        "versions": versions("cupyrec", "numpy", "numba", "pyarrow"),
         "pyarrow": pa.__version__,
         "files": len(source.files),
         "rows": rows,

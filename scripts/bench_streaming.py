@@ -11,15 +11,14 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import statistics
 import tempfile
 import time
 from pathlib import Path
 
-import numpy as np
+from machine import processor_name, versions
 
-from cupyrec import BatchList, CriteoFiles, DlrmConfig, Sgd, Trainer, __version__
+from cupyrec import BatchList, CriteoFiles, DlrmConfig, Sgd, Trainer
 from cupyrec.datasets.planted_model import PlantedModel
 from cupyrec.datasets.synthetic import write_blocks
 
@@ -57,9 +56,8 @@ def main() -> None:
                     waits.append(result.data_wait_seconds / result.seconds)
     ratios = [a / b for a, b in zip(rates["from_file"], rates["from_memory"], strict=True)]
     report = {
-        "cupyrec": __version__,
-        "machine": {"cpu": platform.machine(), "threads": arguments.threads},
-        "versions": {"numpy": np.__version__, "python": platform.python_version()},
+        "machine": {"cpu": processor_name(), "threads": arguments.threads},
+        "versions": versions("cupyrec", "numpy", "numba", "pyarrow"),
         "rows": arguments.rows,
         "batch_size": BATCH_SIZE,
         "median_rows_per_s": {name: round(statistics.median(values)) for name, values in rates.items()},

@@ -8,12 +8,14 @@ Shapes: A: 26 tables x 100,000 rows, D 16, one lookup a bag, bottom 512-256-64-1
 Both: batch 2048, SGD, batches in memory, uniform rows.
 
 torch_list is a tight loop over a list of sparse EmbeddingBags, as is usual; torch_tuned has one bag for all tables and
-a malloc that keeps its memory. All begin from the same weights, and their losses are compared before anything is
-timed. `*_embedding` is embedding forward, backward and SGD update alone; FBGEMM's CPU kernel takes part in that where
-it is installed. Beside the times stand the floors: the matrix products alone, and the bytes of rows at the rate of a
-copy, both measured in the same run. Each system has a process of its own, and they run in turn, so that no thread pool
-disturbs another's; a turn is one step to warm up and three that are timed, for training runs step after step. Times
-are medians of the turns, ratios medians of the rounds' ratios.
+a malloc that keeps its memory. `*_embedding` is embedding forward, backward and SGD update alone; FBGEMM's CPU kernel
+takes part in that where it is installed. All begin from the same weights; losses, and pooled vectors after four updates
+of the embeddings alone, are compared before anything is timed.
+
+Beside the times stand the floors: the matrix products alone, and the bytes of rows at the rate of a copy, both measured
+in the same run. Each system has a process of its own, and they run in turn, so that no thread pool disturbs another's;
+a turn is one step to warm up and three that are timed, for training runs step after step. Times are medians of the
+turns, ratios medians of the rounds' ratios.
 """
 
 from __future__ import annotations
@@ -23,7 +25,6 @@ import importlib.util
 import json
 import multiprocessing
 import os
-import platform
 import statistics
 import time
 from collections.abc import Callable
@@ -34,6 +35,7 @@ from unittest.mock import patch
 
 import numpy as np
 import torch
+from machine import processor_name, versions
 from torch.nn import functional
 
 from cupyrec.batch import Batch
@@ -63,6 +65,8 @@ TUNED_MALLOC = {
     "MALLOC_TOP_PAD_": "268435456",
 }
 WARM_STEPS, STEPS_A_TURN = 1, 4
+# In the place of a step's number: run batch 0 forward, and return the sum of the pooled vectors.
+CHECK = -1
 # Between two turns: threads of the process before stop spinning.
 PAUSE_S = 0.03
 
@@ -163,11 +167,13 @@ def torch_stepper(model: TorchDlrm, config: DlrmConfig, batches: list[Batch]) ->
 
 
 def torch_embedding_stepper(model: TorchDlrm, config: DlrmConfig, batches: list[Batch]) -> Callable[[int], float]:
-    """Embedding forward, backward and SGD update alone, with a gradient of ones."""
+    """Embedding forward, backward and SGD update alone, with a gradient of ones; asked for CHECK, forward alone."""
     prepared = [torch_inputs(config, batch, one_bag=model.one_bag) for batch in batches]
-    optimizer = torch.optim.SGD(model.bags.parameters(), lr=1e-9)
+    optimizer = torch.optim.SGD(model.bags.parameters(), lr=LEARNING_RATE)
 
     def step(number: int) -> float:
+        if number == CHECK:
+            return sum(float(bag(*each).double().sum()) for bag, each in zip(model.bags, prepared[0], strict=True))
         optimizer.zero_grad(set_to_none=True)
         pooled = [bag(*each) for bag, each in zip(model.bags, prepared[number % len(prepared)], strict=True)]
         torch.autograd.backward(pooled, [torch.ones_like(each) for each in pooled])
@@ -177,7 +183,7 @@ def torch_embedding_stepper(model: TorchDlrm, config: DlrmConfig, batches: list[
     return step
 
 
-def fbgemm_embedding_stepper(config: DlrmConfig, batches: list[Batch]) -> Callable[[int], float]:
+def fbgemm_embedding_stepper(table: HostTable, config: DlrmConfig, batches: list[Batch]) -> Callable[[int], float]:
     """The same as torch_embedding_stepper with FBGEMM's kernel, which fuses backward and update."""
     from fbgemm_gpu.split_embedding_configs import EmbOptimType
     from fbgemm_gpu.split_table_batched_embeddings_ops_common import EmbeddingLocation
@@ -189,13 +195,17 @@ def fbgemm_embedding_stepper(config: DlrmConfig, batches: list[Batch]) -> Callab
     bags = SplitTableBatchedEmbeddingBagsCodegen(
         [(rows, config.dimension, EmbeddingLocation.HOST, ComputeDevice.CPU) for rows in config.table_rows],
         optimizer=EmbOptimType.EXACT_SGD,
-        learning_rate=1e-9,
+        learning_rate=LEARNING_RATE,
     )
+    for number, weights in enumerate(bags.split_embedding_weights()):
+        weights.copy_(torch.tensor(table.weights_of(number)))
     starts = np.repeat(np.cumsum((0, *config.table_rows[:-1])), batches[0].lookups // config.features)
     prepared = [(torch.tensor(batch.rows - starts), torch.tensor(batch.offsets)) for batch in batches]
     gradient = torch.ones(BATCH_SIZE, config.features * config.dimension)
 
     def step(number: int) -> float:
+        if number == CHECK:
+            return float(bags(*prepared[0]).double().sum())
         bags(*prepared[number % len(prepared)]).backward(gradient)
         return 0.0
 
@@ -219,17 +229,20 @@ def cupyrec_stepper(device: CpuDevice, model: Dlrm, table: HostTable, batches: l
 def cupyrec_embedding_stepper(
     device: CpuDevice, config: DlrmConfig, table: HostTable, batches: list[Batch]
 ) -> Callable[[int], float]:
-    """Embedding forward, coalescing, backward and SGD update alone, with a gradient of ones."""
+    """Embedding forward, coalescing, backward and SGD update alone, with a gradient of ones; CHECK as above."""
     Y = device.zeros((BATCH_SIZE, config.features, config.dimension))
     dY = device.zeros((BATCH_SIZE, config.features, config.dimension))
     dY[...] = 1
     coalescer, optimizer = Coalescer(device, config.table_rows), Sgd()
 
     def step(number: int) -> float:
+        if number == CHECK:
+            embedding_bag_forward(device, table.records, batches[0], Y, mean=False)
+            return float(Y.sum(dtype=np.float64))
         batch = batches[number % len(batches)]
         embedding_bag_forward(device, table.records, batch, Y, mean=False)
         update = RowUpdate(table.records, dY, batch.offsets, coalescer.plan(batch), mean=False)
-        optimizer.update_rows(device, update, learning_rate=1e-9)
+        optimizer.update_rows(device, update, learning_rate=LEARNING_RATE)
         return 0.0
 
     return step
@@ -292,11 +305,11 @@ def build(
     config, bag_lookups = SHAPES[shape]
     batches = make_batches(config, bag_lookups)
     torch.set_num_threads(threads)
-    if system == "fbgemm":
-        return {"fbgemm_embedding": fbgemm_embedding_stepper(config, batches)}, {}
     device = CpuDevice(threads)
     model = Dlrm(device, config, max_samples=BATCH_SIZE, seed=1)
     table = HostTable(device, config.table_rows, config.dimension, seed=1)
+    if system == "fbgemm":
+        return {"fbgemm_embedding": fbgemm_embedding_stepper(table, config, batches)}, {}
     if system != "cupyrec":
         peer = TorchDlrm(model, table, one_bag=system != "torch_list")
         return {
@@ -325,6 +338,9 @@ def work(connection: Connection, shape: str, system: str, threads: int) -> None:
         while (asked := connection.recv()) is not None:
             name, number, steps = asked
             losses = []
+            if number == CHECK:
+                connection.send((0.0, [steppers[name](CHECK)]))
+                continue
             for step in range(number, number + steps):
                 if step == number + WARM_STEPS:
                     begun = time.perf_counter()
@@ -361,6 +377,12 @@ def measure(shape: str, threads: int, rounds: int) -> dict[str, object]:
     losses = {system: turn(system, 0)[1] for system in systems}
     for system in systems:
         np.testing.assert_allclose(losses[system], losses["cupyrec"], rtol=1e-5, err_msg=system)
+    pooled = {}
+    for name in (each for each in workers if each.endswith("_embedding")):
+        turn(name, 0)
+        workers[name].send((name, CHECK, 0))
+        pooled[name] = workers[name].recv()[1][0]
+        np.testing.assert_allclose(pooled[name], pooled["cupyrec_embedding"], rtol=1e-4, err_msg=name)
     times: dict[str, list[float]] = {name: [] for name in workers}
     for number in range(1, rounds + 1):
         for name in workers:
@@ -399,8 +421,8 @@ def main() -> None:
     parser.add_argument("--output", type=Path, help="also write the JSON here")
     arguments = parser.parse_args()
     report = {
-        "machine": {"cpu": platform.processor() or platform.machine(), "threads": arguments.threads},
-        "versions": {"torch": torch.__version__, "numpy": np.__version__, "python": platform.python_version()},
+        "machine": {"cpu": processor_name(), "threads": arguments.threads},
+        "versions": versions("cupyrec", "numpy", "numba", "torch", "fbgemm-gpu-cpu"),
         "batch_size": BATCH_SIZE,
         "rounds": arguments.rounds,
         "shapes": [measure(shape, arguments.threads, arguments.rounds) for shape in arguments.shape or sorted(SHAPES)],

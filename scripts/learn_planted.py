@@ -14,10 +14,12 @@ import sys
 import tempfile
 from pathlib import Path
 
-from cupyrec import __version__
+from machine import processor_name, versions
+
 from cupyrec.config import RunConfig
 from cupyrec.datasets.planted_model import PlantedModel
 from cupyrec.datasets.synthetic import generate_blocks, write_blocks
+from cupyrec.devices.cpu import usable_cores
 from cupyrec.training.metrics import BinaryMetrics, MetricsResult
 from cupyrec.training.progress import open_progress
 from cupyrec.training.run import run_training
@@ -60,7 +62,8 @@ def main() -> int:
     assert best.auc is not None
     missing = best.auc - learned.auc
     figures = {
-        "cupyrec": __version__,
+        "machine": {"cpu": processor_name(), "threads": usable_cores()},
+        "versions": versions("cupyrec", "numpy", "numba", "pyarrow"),
         "rows": arguments.rows,
         "options": options,
         "validation_rows": learned.samples,

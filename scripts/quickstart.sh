@@ -5,7 +5,7 @@ cd "$(dirname "$0")/.."
 . scripts/environment.sh
 
 echo "Installing cupyrec into .venv (a few minutes the first time) ..."
-enter_environment "$(cuda_extra)"
+enter_environment_with_cupy
 cupyrec train data/sample.tsv.gz --config data/sample.toml --output runs/sample --overwrite
 echo
 echo "What the best possible model would score on the sample: data/sample.json. Next: README.md, your own files."

@@ -23,7 +23,7 @@ def python_blocks() -> list[str]:
 
 
 def test_library_example_runs_and_learns_the_sample(as_in_a_clone, capsys):
-    (block,) = python_blocks()
+    block = python_blocks()[0]
     names: dict = {}
     exec(compile(block, "README.md", "exec"), names)
     shown = re.fullmatch(r"AUC (0\.\d{4})\n", capsys.readouterr().out)
@@ -31,6 +31,11 @@ def test_library_example_runs_and_learns_the_sample(as_in_a_clone, capsys):
     assert float(shown[1]) > LEARNED_AUC
     assert names["logits"].shape == (8,)
     assert (as_in_a_clone / "runs/library/model.json").exists()
+
+
+def test_example_of_a_source_runs(capsys):
+    exec(compile(python_blocks()[1], "README.md", "exec"), {})
+    assert capsys.readouterr().out == "6 steps\n"
 
 
 def test_every_option_named_in_the_readme_exists():
