@@ -21,7 +21,6 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.csv
-
 from machine import processor_name, versions
 
 from cupyrec.datasets.criteo import CriteoFiles

@@ -45,6 +45,8 @@ def natural_order(path: Path) -> list[tuple[int, int | str]]:
 
 
 def _expand(named: str | Path) -> list[Path]:
+    if not str(named):
+        raise DataError("an empty path; name a file, a folder or a pattern")
     path = Path(named)
     try:
         if path.is_file():

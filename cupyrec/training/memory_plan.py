@@ -12,6 +12,10 @@ from cupyrec.models.dlrm import activation_elements, dense_parameters
 from cupyrec.optim.registry import Optimizer
 
 FLOAT_BYTES = 4
+# Read ahead, in the reader's hands and in training.
+BATCHES_IN_FLIGHT = 8
+# Rows and bags, both twice for the sort, unique rows and segment offsets.
+COALESCING_BYTES_PER_LOOKUP = 2 * 8 + 2 * 4 + 8 + 8
 
 
 @dataclass(frozen=True)
@@ -20,7 +24,9 @@ class MemoryPlan:
 
     tables_bytes: embedding weights; row_state_bytes: the optimizer's state of the rows and what pads records to
     16 bytes; dense_bytes: MLP weights, gradients and optimizer state; activation_bytes: values and gradients of one
-    batch of the largest size.
+    batch of the largest size; batch_bytes: about what the batches read ahead and their coalescing take, with one
+    lookup a bag (longer bags take more), none for prediction. The program itself and its libraries, some 200 MB, are
+    not in it.
     """
 
     rows: int
@@ -28,11 +34,13 @@ class MemoryPlan:
     row_state_bytes: int
     dense_bytes: int
     activation_bytes: int
+    batch_bytes: int
 
     @property
     def total_bytes(self) -> int:
         """All of it."""
-        return self.tables_bytes + self.row_state_bytes + self.dense_bytes + self.activation_bytes
+        parts = (self.tables_bytes, self.row_state_bytes, self.dense_bytes, self.activation_bytes, self.batch_bytes)
+        return sum(parts)
 
     def lines(self) -> list[str]:
         """The plan as a person reads it."""
@@ -41,6 +49,7 @@ class MemoryPlan:
             ("optimizer state of the rows", self.row_state_bytes),
             ("MLPs with gradients and state", self.dense_bytes),
             ("activations", self.activation_bytes),
+            ("batches and their coalescing", self.batch_bytes),
             ("total", self.total_bytes),
         )
         return [f"{what:<42} {format_bytes(size):>10}" for what, size in parts]
@@ -52,9 +61,10 @@ class MemoryPlan:
         raise MemoryPlanError(
             f"the run needs {format_bytes(self.total_bytes)} of memory "
             f"(embedding tables {format_bytes(self.tables_bytes)}, optimizer state "
-            f"{format_bytes(self.row_state_bytes)}, activations {format_bytes(self.activation_bytes)}), "
-            f"but {format_bytes(available_bytes)} are available; choose a smaller --hash-rows, --dimension or "
-            f"--batch-size, or --optimizer sgd, which keeps no state"
+            f"{format_bytes(self.row_state_bytes)}, MLPs {format_bytes(self.dense_bytes)}, activations and batches "
+            f"{format_bytes(self.activation_bytes + self.batch_bytes)}), but {format_bytes(available_bytes)} are "
+            f"available; make the largest of these smaller: --hash-rows, --dimension, --batch-size, the widths "
+            f"of the MLPs, or --optimizer sgd, which keeps no state"
         )
 
 
@@ -70,4 +80,11 @@ def plan_memory(config: DlrmConfig, optimizer: Optimizer | None, max_samples: in
         row_state_bytes=rows * (record_width(D, state, FLOAT_BYTES) - D) * FLOAT_BYTES,
         dense_bytes=(2 * parameters + dense_state) * FLOAT_BYTES,
         activation_bytes=activation_elements(config, max_samples) * FLOAT_BYTES,
+        batch_bytes=max_samples * _batch_bytes_per_sample(config) if optimizer else 0,
     )
+
+
+def _batch_bytes_per_sample(config: DlrmConfig) -> int:
+    """Of the batches in flight, dense features, label and a row and an offset a feature; and of one coalescing."""
+    batch = FLOAT_BYTES * (config.dense_features + 1) + 16 * config.features
+    return BATCHES_IN_FLIGHT * batch + COALESCING_BYTES_PER_LOOKUP * config.features

@@ -71,3 +71,8 @@ def test_no_input_and_input_given_twice_are_refused(folder):
         find_input_files([])
     with pytest.raises(ConfigError, match="day_0 is given twice"):
         find_input_files([folder / "day_*", folder / "day_3" / ".." / "day_0"])
+
+
+def test_an_empty_path_is_not_the_working_folder():
+    with pytest.raises(DataError, match="an empty path"):
+        find_input_files("")

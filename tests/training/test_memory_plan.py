@@ -10,13 +10,12 @@ from cupyrec import Adagrad, BatchList, DlrmConfig, RowwiseAdagrad, Sgd, Trainer
 from cupyrec.batch import Batch
 from cupyrec.devices.cpu import CpuDevice
 from cupyrec.errors import MemoryPlanError
-from cupyrec.training.memory_plan import plan_memory
+from cupyrec.training.memory_plan import COALESCING_BYTES_PER_LOOKUP, plan_memory
 
 CONFIG = DlrmConfig((7, 40, 11), dense_features=3, dimension=5, bottom=(6, 5), top=(9, 4, 1), self_interaction=True)
 # The one number in float64 that the loss is summed in.
 LOSS_SUM_BYTES = 8
 # Rows and bags twice, unique rows, and where their segments begin, one more than there are: see Coalescer.
-COALESCING_BYTES_PER_LOOKUP = 2 * 8 + 2 * 4 + 8 + 8
 
 
 @pytest.fixture
@@ -43,7 +42,7 @@ def allocated(monkeypatch):
 def test_the_plan_is_what_a_trainer_allocates(allocated, config, optimizer, batch_size):
     trainer = Trainer(config, optimizer=optimizer, batch_size=batch_size, threads=1)
     plan = plan_memory(config, optimizer, batch_size)
-    assert sum(allocated) == plan.total_bytes + LOSS_SUM_BYTES
+    assert sum(allocated) == plan.total_bytes - plan.batch_bytes + LOSS_SUM_BYTES
     assert trainer.memory_plan == plan
     assert trainer.system.table.records.nbytes == plan.tables_bytes + plan.row_state_bytes
 
@@ -87,7 +86,9 @@ def test_the_plan_by_hand():
     # And room to sum biases' gradients in two blocks of 64 samples.
     partial_sums = 2 * (3 + 2 + 4 + 1)
     assert plan.activation_bytes == 4 * (100 * (3 + 2 + 4 + 1 + 3 + 4 + 5 + 5 + 2 + 4 + 4 + 1) + partial_sums)
-    assert plan.total_bytes == sum((480, 3 * parameters * 4, plan.activation_bytes))
+    # Eight batches of 3 dense features, a label, and 2 rows and offsets; 40 bytes for the coalescing of each lookup.
+    assert plan.batch_bytes == 100 * (8 * (4 * 4 + 2 * 16) + 2 * 40)
+    assert plan.total_bytes == sum((480, 3 * parameters * 4, plan.activation_bytes, plan.batch_bytes))
     # 2 weights, 1 of state, 1 of padding; and no state at all.
     assert plan_memory(config, RowwiseAdagrad(), 100).row_state_bytes == 30 * 2 * 4
     without = plan_memory(config, Sgd(), 100)
@@ -103,6 +104,7 @@ def test_the_lines_name_each_part_and_the_total():
         "optimizer state of the rows",
         "MLPs with gradients and state",
         "activations",
+        "batches and their coalescing",
         "total",
     ]
     assert lines[0][1].strip() == "64 MB"
