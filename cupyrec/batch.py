@@ -10,15 +10,18 @@ import numpy as np
 
 from cupyrec.errors import DataError
 
+# A plan holds bags as int32.
+MOST_BAGS = 2**31 - 1
+
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Batch:
     """B samples with F sparse features and N lookups in all, in host memory.
 
-    dense:   (B, dense features) float32, already transformed.
+    dense:   (B, dense features) float32, finite, already transformed.
     rows:    (N,) int64, global rows: table offset + id within the table. Feature after feature, and within
              a feature sample after sample: bag (f, b) is rows[offsets[f*B + b] : offsets[f*B + b + 1]].
-    offsets: (F*B + 1,) int64, ascending from 0 to N. A bag may have any length, 0 too.
+    offsets: (F*B + 1,) int64, ascending from 0 to N. A bag may have any length, 0 too; there are at most MOST_BAGS.
     labels:  (B,) float32, 0 or 1.
     """
 
@@ -43,11 +46,17 @@ class Batch:
         return self.rows.shape[0]
 
     def validate(self, table_rows: Sequence[int], dense_features: int) -> Batch:
-        """Check shapes, dtypes and that every row lies in its feature's table; return the batch itself.
+        """Check shapes, dtypes, labels, that dense values are finite and that every row lies in its feature's table.
 
-        table_rows: (F,) rows of each table. O(N). Raises DataError that says expected and actual.
+        table_rows: (F,) rows of each table. O(N + B). Returns the batch itself. Raises DataError that says expected
+        and actual.
         """
         B, F = self.samples, len(table_rows)
+        if F * B > MOST_BAGS:
+            raise DataError(
+                f"a batch holds at most {MOST_BAGS} bags, but {B} samples of {F} features are {F * B}; "
+                "take smaller batches"
+            )
         for name, array, shape, dtype in (
             ("dense", self.dense, (B, dense_features), np.float32),
             ("rows", self.rows, (self.lookups,), np.int64),
@@ -58,6 +67,15 @@ class Batch:
                 raise DataError(f"batch.{name} must be {shape} {np.dtype(dtype)}, but is {array.shape} {array.dtype}")
         if self.offsets[0] != 0 or self.offsets[-1] != self.lookups or np.any(np.diff(self.offsets) < 0):
             raise DataError(f"batch.offsets must ascend from 0 to the number of lookups, {self.lookups}")
+        wrong = np.flatnonzero((self.labels != 0) & (self.labels != 1))
+        if wrong.size:
+            raise DataError(f"batch.labels must be 0 or 1, but that of sample {wrong[0]} is {self.labels[wrong[0]]}")
+        infinite = np.argwhere(~np.isfinite(self.dense))
+        if infinite.size:
+            sample, column = infinite[0]
+            raise DataError(
+                f"batch.dense must be finite, but column {column} of sample {sample} is {self.dense[sample, column]}"
+            )
         starts = table_offsets(table_rows)
         for feature in range(F):
             lookups = self.rows[self.offsets[feature * B] : self.offsets[(feature + 1) * B]]

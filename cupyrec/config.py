@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import json
+import numbers
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
@@ -43,17 +44,9 @@ class DlrmConfig:
 
     def __post_init__(self) -> None:
         for name in ("table_rows", "bottom", "top"):
-            object.__setattr__(self, name, tuple(int(width) for width in getattr(self, name)))
-        widths = {
-            "table_rows": self.table_rows,
-            "bottom": self.bottom,
-            "top": self.top,
-            "dimension": (self.dimension,),
-            "dense_features": (self.dense_features,),
-        }
-        for name, values in widths.items():
-            if not values or min(values) < 1:
-                raise ConfigError(f"{name} must be whole numbers of at least 1, but is {_text(values)}")
+            object.__setattr__(self, name, _whole_numbers(name, tuple(getattr(self, name))))
+        for name in ("dimension", "dense_features"):
+            object.__setattr__(self, name, _whole_numbers(name, (getattr(self, name),))[0])
         if self.bottom[-1] != self.dimension:
             raise ConfigError(
                 f"the bottom MLP must end in the embedding dimension, {self.dimension}, but is {_text(self.bottom)}"
@@ -69,7 +62,17 @@ class DlrmConfig:
         return len(self.table_rows)
 
 
-def _text(widths: tuple[int, ...]) -> str:
+def _whole_numbers(name: str, values: tuple[Any, ...]) -> tuple[int, ...]:
+    """The values as ints, NumPy's too. Raises ConfigError; a float or bool is a slip, even where its value is whole."""
+    whole = [isinstance(value, numbers.Integral) and not isinstance(value, bool) for value in values]
+    if not values or not all(whole) or min(values) < 1:
+        # A text in its quotes, so that "8" is told from 8.
+        shown = _text(tuple(str(value) if fits else repr(value) for value, fits in zip(values, whole, strict=True)))
+        raise ConfigError(f"{name} must be whole numbers of at least 1, but is {shown}")
+    return tuple(int(value) for value in values)
+
+
+def _text(widths: tuple[object, ...]) -> str:
     return "-".join(str(width) for width in widths) or "empty"
 
 
@@ -121,7 +124,9 @@ class RunConfig:
     warmup_steps: int = option(
         100, whole_number(0), "Steps over which the learning rate rises to its full value.", "STEPS"
     )
-    decay_start_step: int = option(0, whole_number(0), "Step at which the learning rate begins to fall.", "STEP")
+    decay_start_step: int = option(
+        0, whole_number(0), "Step at which the learning rate begins to fall; 0: after the warm-up.", "STEP"
+    )
     decay_steps: int = option(0, whole_number(0), "Steps over which it falls; 0 keeps it constant.", "STEPS")
     decay_power: float = option(2.0, real_number(above=0), "Power of the polynomial decay.", "POWER")
     end_learning_rate: float = option(0.0, real_number(least=0), "Learning rate at the end of the decay.", "RATE")

@@ -90,12 +90,39 @@ def test_random_batches_of_the_tests_are_valid():
             {"rows": np.array([1, 0, 2, 8])},
             "feature 1 has rows from 8 to 8, but its table holds the global rows 3 to 7",
         ),
+        ({"labels": np.array([0, 2], np.float32)}, "batch.labels must be 0 or 1, but that of sample 1 is 2.0"),
+        ({"labels": np.array([-1, 1], np.float32)}, "batch.labels must be 0 or 1, but that of sample 0 is -1.0"),
+        ({"labels": np.array([1, 0.5], np.float32)}, "batch.labels must be 0 or 1, but that of sample 1 is 0.5"),
+        ({"labels": np.array([np.nan, 1], np.float32)}, "batch.labels must be 0 or 1, but that of sample 0 is nan"),
+        (
+            {"dense": np.array([[0], [np.nan]], np.float32)},
+            "batch.dense must be finite, but column 0 of sample 1 is nan",
+        ),
+        (
+            {"dense": np.array([[-np.inf], [0]], np.float32)},
+            "batch.dense must be finite, but column 0 of sample 0 is -inf",
+        ),
     ],
 )
 def test_validate_says_expected_and_actual(batch, changed, message):
     with pytest.raises(DataError) as caught:
         dataclasses.replace(batch, **changed).validate(TABLE_ROWS, 1)
     assert str(caught.value) == message
+
+
+def test_more_bags_than_a_plan_can_hold_are_refused():
+    samples = 2**31 // 8
+    one_label = np.broadcast_to(np.float32(0), samples)
+    batch = Batch(np.zeros((1, 1)), np.zeros(0, np.int64), np.zeros(1, np.int64), one_label)
+    with pytest.raises(DataError) as caught:
+        batch.validate((5,) * 8, 1)
+    assert str(caught.value) == (
+        "a batch holds at most 2147483647 bags, but 268435456 samples of 8 features are 2147483648; "
+        "take smaller batches"
+    )
+    # One feature fewer is not too many: then the arrays are looked at.
+    with pytest.raises(DataError, match=r"batch\.dense must be"):
+        batch.validate((5,) * 7, 1)
 
 
 @pytest.mark.parametrize("row", [-1, 3])

@@ -3,6 +3,7 @@
 import dataclasses
 import sys
 
+import numpy as np
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -248,6 +249,11 @@ def test_dlrm_config_takes_lists_and_counts_features():
     assert hash(config) == hash(DlrmConfig((5, 6), dimension=4, bottom=(8, 4), top=(1,)))
 
 
+def test_dlrm_config_makes_numpy_whole_numbers_plain():
+    config = DlrmConfig(np.array([5, 6]), dimension=np.int64(4), bottom=(np.int32(4),), top=(1,))
+    assert {type(value) for value in (*config.table_rows, *config.bottom, config.dimension)} == {int}
+
+
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
@@ -255,6 +261,17 @@ def test_dlrm_config_takes_lists_and_counts_features():
         ({"table_rows": (5, 0)}, "table_rows must be whole numbers of at least 1, but is 5-0"),
         ({"bottom": ()}, "bottom must be whole numbers of at least 1, but is empty"),
         ({"top": (0, 1)}, "top must be whole numbers of at least 1, but is 0-1"),
+        ({"table_rows": (3.9,)}, "table_rows must be whole numbers of at least 1, but is 3.9"),
+        ({"table_rows": (5, True)}, "table_rows must be whole numbers of at least 1, but is 5-True"),
+        (
+            {"table_rows": (5, np.float64(6))},
+            f"table_rows must be whole numbers of at least 1, but is 5-{np.float64(6)!r}",
+        ),
+        ({"bottom": (8.0, 4)}, "bottom must be whole numbers of at least 1, but is 8.0-4"),
+        ({"top": ("8", 1)}, "top must be whole numbers of at least 1, but is '8'-1"),
+        ({"dimension": 4.0}, "dimension must be whole numbers of at least 1, but is 4.0"),
+        ({"dimension": True, "bottom": (1,)}, "dimension must be whole numbers of at least 1, but is True"),
+        ({"dense_features": 12.5}, "dense_features must be whole numbers of at least 1, but is 12.5"),
         ({"dimension": 0}, "dimension must be whole numbers of at least 1, but is 0"),
         ({"dense_features": 0}, "dense_features must be whole numbers of at least 1, but is 0"),
         ({"bottom": (8, 5)}, "the bottom MLP must end in the embedding dimension, 4, but is 8-5"),

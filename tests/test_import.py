@@ -33,6 +33,7 @@ def loaded_after(code):
         "import cupyrec.cli; cupyrec.cli.main(['--version'])",
         "import cupyrec.cli; cupyrec.cli.main(['train', '--help'])",
         "import cupyrec.cli; cupyrec.cli.main(['evaluate', '--help'])",
+        "import cupyrec.cli; cupyrec.cli.main(['generate', '--help'])",
     ],
 )
 def test_loads_nothing_heavy(code):
@@ -41,6 +42,14 @@ def test_loads_nothing_heavy(code):
 
 def test_the_check_itself_sees_what_is_loaded():
     assert "pyarrow" in loaded_after("import cupyrec; cupyrec.CriteoFiles")
+
+
+def test_constants_said_again_for_a_quick_help_agree():
+    from cupyrec.cli.generate import COMPRESSIONS, DEFAULT_CATEGORIES
+    from cupyrec.datasets import planted_model, synthetic
+
+    assert DEFAULT_CATEGORIES == planted_model.DEFAULT_CATEGORIES
+    assert COMPRESSIONS == synthetic.COMPRESSIONS
 
 
 def test_all_public_names_are_there():

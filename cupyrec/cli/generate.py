@@ -7,16 +7,19 @@ import importlib.metadata
 import json
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
-from tqdm import tqdm
 
-from cupyrec.datasets.planted_model import DEFAULT_CATEGORIES, PlantedModel
 from cupyrec.datasets.staged_output import staged_output
-from cupyrec.datasets.synthetic import COMPRESSIONS, write_blocks
 from cupyrec.errors import ConfigError
-from cupyrec.training.metrics import BinaryMetrics, MetricsResult
 
+if TYPE_CHECKING:
+    from cupyrec.training.metrics import MetricsResult
+
+# As in cupyrec.datasets.planted_model and .synthetic; said again here so that `--help` need not load Numba.
+DEFAULT_CATEGORIES = 10_000_000
+COMPRESSIONS = ("gz", "zst")
 REPORTS = 10  # lines of progress when nobody watches a terminal
 
 
@@ -64,6 +67,10 @@ def generate(
     AUC of the model that made the labels, the best that any learner can expect on these rows, are printed and
     written to a .json file beside the output.
     """
+    from cupyrec.datasets.planted_model import PlantedModel
+    from cupyrec.datasets.synthetic import write_blocks
+    from cupyrec.training.metrics import BinaryMetrics
+
     model = PlantedModel(seed, categories, skew)
     compression = _compression(output, files, compress)
     report_path = report_path_of(output)
@@ -130,7 +137,11 @@ class _Progress:
 
     def __init__(self, rows: int):
         self.rows, self.done, self.reported = rows, 0, 0
-        self.bar = tqdm(total=rows, unit=" rows", unit_scale=True) if sys.stderr.isatty() else None
+        self.bar = None
+        if sys.stderr.isatty():
+            from tqdm import tqdm
+
+            self.bar = tqdm(total=rows, unit=" rows", unit_scale=True)
 
     def advance(self, rows: int) -> None:
         """Count `rows` more rows as written."""

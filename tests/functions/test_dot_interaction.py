@@ -6,11 +6,19 @@ import reference
 from gradcheck import assert_gradient
 
 from cupyrec.devices.cpu import CpuDevice
-from cupyrec.functions.dot_interaction import dot_interaction_backward, dot_interaction_forward, interaction_width
+from cupyrec.functions.dot_interaction import (
+    SHORT_VECTOR,
+    dot_interaction_backward,
+    dot_interaction_forward,
+    interaction_width,
+)
 
 # (F, D, self_interaction): F + 1 vectors below, at and above the unroll of 8; few, as each is compiled for itself.
-CHECKED_BY_DIFFERENCES = [(1, 1, False), (2, 3, True), (5, 16, False)]
-COMPARED = [(2, 1, False), (7, 17, True), (8, 2, False)]
+# D above SHORT_VECTOR has a forward kernel of its own, which takes four pairs at once and the rest one by one.
+CHECKED_BY_DIFFERENCES = [(1, 1, False), (2, 3, True), (5, 16, False), (1, 33, False), (4, 40, True)]
+COMPARED = [(2, 1, False), (7, 17, True), (8, 2, False), (4, 40, True), (5, 64, False), (8, 128, False)]
+# One of each forward kernel.
+SHORT_AND_LONG = [(2, 1), (5, 64)]
 
 
 def arrays(samples, features, dimension, dtype, *, self_interaction):
@@ -77,15 +85,23 @@ def test_equals_loops_for_any_number_of_threads(features, dimension, self_intera
             np.testing.assert_array_equal(one, many)
 
 
-def test_no_samples():
-    X, Y, dR = arrays(0, 2, 1, np.float32, self_interaction=False)
+def test_both_forward_kernels_are_tested():
+    for shapes in (CHECKED_BY_DIFFERENCES, COMPARED, SHORT_AND_LONG):
+        assert {shape[1] > SHORT_VECTOR for shape in shapes} == {False, True}
+
+
+@pytest.mark.parametrize(("features", "dimension"), SHORT_AND_LONG)
+def test_no_samples(features, dimension):
+    X, Y, dR = arrays(0, features, dimension, np.float32, self_interaction=False)
     R, dX, dY = forward_and_backward(X, Y, dR, self_interaction=False)
-    assert (R.shape, dX.shape, dY.shape) == ((0, 4), (0, 1), (0, 2, 1))
+    width = dimension + (features + 1) * features // 2
+    assert (R.shape, dX.shape, dY.shape) == ((0, width), (0, dimension), (0, features, dimension))
 
 
+@pytest.mark.parametrize(("features", "dimension"), SHORT_AND_LONG)
 @pytest.mark.parametrize("at", ["X", "Y"])
-def test_nan_reaches_its_sample_and_no_other(at):
-    X, Y, dR = arrays(5, 2, 1, np.float32, self_interaction=False)
+def test_nan_reaches_its_sample_and_no_other(at, features, dimension):
+    X, Y, dR = arrays(5, features, dimension, np.float32, self_interaction=False)
     (X[2] if at == "X" else Y[2, 1])[...] = np.nan
     R, _, _ = forward_and_backward(X, Y, dR, self_interaction=False)
     np.testing.assert_array_equal(np.isnan(R).any(axis=1), [False, False, True, False, False])
