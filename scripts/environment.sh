@@ -31,9 +31,13 @@ find_python() {
     return 1
 }
 
-# Make .venv where there is none, and enter it.
+# Make .venv where there is none, or where it was made for another place and would lead there, and enter it.
 enter_venv() {
     local python
+    if [ -x .venv/bin/python ] && ! is_made_for_here; then
+        echo "making .venv anew: it was made for another folder" >&2
+        rm -rf .venv
+    fi
     if [ ! -x .venv/bin/python ]; then
         python=$(find_python) || return 1
         if ! "$python" -m venv .venv; then
@@ -44,11 +48,25 @@ enter_venv() {
     fi
     # shellcheck disable=SC1091
     . .venv/bin/activate
+    is_made_for_here || return 1
 }
 
-# install_cupyrec EXTRAS: editable, with the extras named ("" for none).
+# Succeed when .venv's own script for entering it leads to this folder: not so where the checkout was moved.
+is_made_for_here() {
+    (
+        # shellcheck disable=SC1091
+        . .venv/bin/activate && [ "$VIRTUAL_ENV" -ef .venv ]
+    )
+}
+
+# install_cupyrec EXTRAS: editable, with the extras named ("" for none). In setuptools' way of old: in its present
+# one `import cupyrec` finds the checkout as an empty package from the folder that holds it.
 install_cupyrec() {
-    python -m pip install --quiet --disable-pip-version-check --editable ".${1:+[$1]}"
+    local as_a_path=()
+    if .venv/bin/python -m pip install --help | grep -q -e --config-settings; then
+        as_a_path=(--config-settings editable_mode=compat)
+    fi
+    .venv/bin/python -m pip install --quiet --disable-pip-version-check "${as_a_path[@]}" --editable ".${1:+[$1]}"
 }
 
 # enter_environment EXTRAS: enter .venv with cupyrec and these extras in it.

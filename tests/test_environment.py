@@ -115,14 +115,15 @@ def clone(tmp_path):
     (tmp_path / "table").write_text(DRIVER_TABLE, encoding="utf-8")
     program(tmp_path / "bin", "nvidia-smi", "cat table")
     program(tmp_path / ".venv/bin", "python", "exit 0")
-    (tmp_path / ".venv/bin/activate").touch()
+    (tmp_path / ".venv/bin/activate").write_text(f'VIRTUAL_ENV="{tmp_path}/.venv"\n', encoding="utf-8")
     program(tmp_path / "bin", "cupyrec", 'echo "cupyrec $1" >> asked')
     return tmp_path
 
 
 def quickstart(clone: Path, pip: str) -> tuple[subprocess.CompletedProcess[str], list[str]]:
     """The quickstart where `pip` decides on the package "$last"; and what was asked for, in order."""
-    program(clone / "bin", "python", f'for last; do :; done; echo "$last" >> asked\n{pip}')
+    asked = 'for last; do :; done; if [ "$last" = --help ]; then exit; fi; echo "$last" >> asked'
+    program(clone / ".venv/bin", "python", f"{asked}\n{pip}")
     ended = bash("bash scripts/quickstart.sh", clone)
     return ended, (clone / "asked").read_text(encoding="utf-8").splitlines()
 
@@ -147,6 +148,22 @@ def test_the_quickstart_ends_when_cupyrec_cannot_be_installed(clone):
     assert ended.returncode == 1
     assert asked == [".[cuda12]", "."]
     assert ended.stderr.endswith("ERROR: no network\n")
+
+
+def test_an_environment_of_another_folder_is_made_anew_and_nothing_is_installed_elsewhere(clone):
+    """A checkout that was moved: its old script for entering .venv leads to where it was, or nowhere."""
+    elsewhere = program(clone / "elsewhere/bin", "python", "echo elsewhere >> asked")
+    (clone / ".venv/bin/activate").write_text(f'VIRTUAL_ENV="{elsewhere.parents[1]}"\n', encoding="utf-8")
+    made = f'mkdir -p .venv/bin; echo \'VIRTUAL_ENV="{clone}/.venv"\' > .venv/bin/activate; cp "$0" .venv/bin/python'
+    new = program(
+        clone / "new", "python", f'for last; do :; done; echo "$last" >> asked\n[ "$last" = .venv ] || exit 0\n{made}'
+    )
+    ended = bash(f"PYTHON={new} bash scripts/quickstart.sh", clone)
+    assert (ended.returncode, ended.stderr) == (0, "making .venv anew: it was made for another folder\n")
+    asked = (clone / "asked").read_text(encoding="utf-8").splitlines()
+    assert ".venv" in asked
+    assert ".[cuda12]" in asked
+    assert "elsewhere" not in asked
 
 
 def test_a_source_archive_holds_all_that_the_tests_need_and_nobodys_data(tmp_path):

@@ -139,9 +139,9 @@ class _Progress:
         self.rows, self.done, self.reported = rows, 0, 0
         self.bar = None
         if sys.stderr.isatty():
-            from tqdm import tqdm
+            from cupyrec.training.progress import QuietBar
 
-            self.bar = tqdm(total=rows, unit=" rows", unit_scale=True)
+            self.bar = QuietBar(total=rows, unit=" rows", unit_scale=True)
 
     def advance(self, rows: int) -> None:
         """Count `rows` more rows as written."""

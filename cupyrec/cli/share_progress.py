@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import sys
-from typing import TextIO
+from typing import Any, TextIO
 
 import click
-from tqdm import tqdm
 
 LINES = 10  # of progress when nobody watches a terminal
 
@@ -18,9 +17,12 @@ class ShareProgress:
         """stream: standard error when not given."""
         self._stream = sys.stderr if stream is None else stream
         self._lines_shown = 0
-        self._bar = None
+        self._bar: Any = None
         if self._stream.isatty():
-            self._bar = tqdm(total=1.0, bar_format="{percentage:3.0f}% |{bar:20}| {remaining} left", file=self._stream)
+            from cupyrec.training.progress import QuietBar
+
+            bar_format = "{percentage:3.0f}% |{bar:20}| {remaining} left"
+            self._bar = QuietBar(total=1.0, bar_format=bar_format, file=self._stream)
 
     def show(self, share: float) -> None:
         """share: done so far, 0 to 1, never falling."""

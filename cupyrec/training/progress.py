@@ -88,7 +88,7 @@ class BarProgress:
         self._stream, self._clock = stream, clock
         self._meter = RunMeter()
         self._shown_at = -BAR_INTERVAL_S
-        self._bar: _Bar | None = None
+        self._bar: QuietBar | None = None
 
     def update(self, step: int, samples: int, loss: float, fraction_done: float | None = None) -> None:
         now = self._clock()
@@ -116,7 +116,7 @@ class BarProgress:
         n = min(1.0, fraction_done or 0.0)
         if self._bar is None:
             # All that tqdm has to do is draw: rates and times are the meter's, which knows no number of steps.
-            self._bar = _Bar(
+            self._bar = QuietBar(
                 file=self._stream,
                 total=1.0,
                 initial=n,
@@ -131,7 +131,7 @@ class BarProgress:
             self._bar.set_description_str(text)
 
 
-class _Bar(tqdm):
+class QuietBar(tqdm):
     """A bar that is drawn when it is told to, without tqdm's thread that looks after silent bars."""
 
     monitor_interval = 0
