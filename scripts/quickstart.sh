@@ -8,4 +8,5 @@ echo "Installing cupyrec into .venv (a few minutes the first time) ..."
 enter_environment_with_cupy
 cupyrec train data/sample.tsv.gz --config data/sample.toml --output runs/sample --overwrite
 echo
-echo "What the best possible model would score on the sample: data/sample.json. Next: README.md, your own files."
+best=$(awk -F '[:,]' '/"auc"/ { printf "%.4f", $2 }' data/sample.json)
+echo "The best possible model scores AUC $best on the sample (data/README.md). Next: README.md, and your own files."
