@@ -93,7 +93,9 @@ class RunConfig:
         (), texts, "Files to validate on, or a share of the tail of the training files, such as 0.1.", "SHARE|PATH"
     )
     output: str | None = option(None, text, "Folder for the trained model, its metrics and its configuration.", "DIR")
-    overwrite: bool = option(False, flag, "Replace what an earlier run left in the output folder.")
+    overwrite: bool = option(
+        False, flag, "Replace what an earlier run left in the output folder, and an existing file of bad rows."
+    )
     hash_rows: tuple[int, ...] = option(
         (100_000,), hash_rows, "Rows of each table, one number or 26; a category's row is its hex modulo this.", "ROWS"
     )

@@ -1,10 +1,12 @@
-"""Hypothesis for the whole suite: the same examples in every run, and no time limit on one of them.
+"""Hypothesis and Ctrl-C for the whole suite: the same examples in every run, and no time limit on one of them.
 
 CUPYREC_EXAMPLES=1000 looks further, wherever a test does not say how many examples it takes.
 """
 
 import os
+import signal
 
+import pytest
 from hypothesis import settings
 
 settings.register_profile(
@@ -15,3 +17,11 @@ settings.register_profile(
     max_examples=int(os.environ.get("CUPYREC_EXAMPLES", "50")),
 )
 settings.load_profile("cupyrec")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def interrupts_arrive():
+    """Ctrl-C raises KeyboardInterrupt, even where the tests were started with SIGINT ignored, as nohup may do."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)

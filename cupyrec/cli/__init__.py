@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import os
 import sys
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import NoReturn, TextIO
 
 import click
 
 from cupyrec import __version__
-from cupyrec.errors import CupyrecError
+from cupyrec.errors import CupyrecError, OutputError
 
 # What a shell reports of a process that SIGINT ended: 128 + 2.
 INTERRUPTED_EXIT_CODE = 130
@@ -72,8 +74,38 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _fail(_describe(error), error.exit_code)
     except CupyrecError as error:
         _fail(str(error), error.exit_code)
+    except MemoryError as error:
+        _fail(f"out of memory: {error}" if str(error) else "out of memory", CupyrecError.exit_code)
+    except OSError as error:
+        # What reads and writes files says so itself; this is something like standard error on a full disk.
+        reason = error.strerror or str(error)
+        _fail(f"{error.filename}: {reason}" if error.filename else reason, CupyrecError.exit_code)
     # What ctx.exit was given, or what a command returned: nothing.
     sys.exit(result)
+
+
+def say(line: str) -> None:
+    """Print a line of results.
+
+    Raises BrokenPipeError where the reader of standard output is gone, which ends the command quietly with exit code 1;
+    OutputError where standard output cannot be written for another reason.
+    """
+    try:
+        click.echo(line)
+    except BrokenPipeError:
+        _discard(sys.stdout)
+        raise
+    except OSError as error:
+        _discard(sys.stdout)
+        raise OutputError(f"standard output: cannot be written: {error.strerror}") from None
+
+
+def _discard(stream: TextIO) -> None:
+    """Send what the stream still holds to nowhere: Python would try to write it again at the end, and complain."""
+    with contextlib.suppress(OSError, ValueError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, stream.fileno())
+        os.close(nowhere)
 
 
 def _describe(error: click.ClickException) -> str:
@@ -84,5 +116,8 @@ def _describe(error: click.ClickException) -> str:
 
 
 def _fail(message: str, exit_code: int) -> NoReturn:
-    click.echo(f"cupyrec: error: {' '.join(message.split())}", err=True)
+    try:
+        click.echo(f"cupyrec: error: {' '.join(message.split())}", err=True)
+    except OSError:
+        _discard(sys.stderr)
     sys.exit(exit_code)

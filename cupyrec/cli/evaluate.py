@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import sys
+from pathlib import Path
 
 import click
 
-from cupyrec.cli import INTERRUPTED_EXIT_CODE
+from cupyrec.cli import INTERRUPTED_EXIT_CODE, say
 from cupyrec.cli.report import describe_metrics
-from cupyrec.cli.share_progress import ShareProgress
 from cupyrec.config import CRITEO_DENSE_FEATURES
 from cupyrec.errors import ConfigError
 from cupyrec.option_values import CRITEO_SPARSE_FEATURES
@@ -34,6 +34,7 @@ from cupyrec.option_values import CRITEO_SPARSE_FEATURES
     metavar="FILE",
     help="File for the bad rows that are skipped.",
 )
+@click.option("--overwrite", is_flag=True, help="Replace the file for the bad rows when it exists.")
 @click.option("--json", "as_json", is_flag=True, help="Print the metrics as one line of JSON.")
 def evaluate(
     model: str,
@@ -42,16 +43,25 @@ def evaluate(
     threads: int | None,
     on_bad_row: str,
     bad_rows: str,
+    overwrite: bool,
     as_json: bool,
 ) -> None:
     """Evaluate MODEL, the folder of a trained model, on Criteo files.
 
     The figures are exactly those of training when batch size and threads are the same as there.
     """
+    from cupyrec.cli.share_progress import ShareProgress
+    from cupyrec.datasets.bad_rows import check_log_file
     from cupyrec.datasets.criteo import CriteoFiles
+    from cupyrec.datasets.input_files import find_input_files
     from cupyrec.training.interrupt import StopOnInterrupt
+    from cupyrec.training.run_folder import run_files
     from cupyrec.training.trained_model import load_model
 
+    skip = on_bad_row == "skip"
+    if skip:
+        inputs = [*find_input_files(paths), *run_files(Path(model), bad_rows=False)]
+        check_log_file(Path(bad_rows), inputs, overwrite=overwrite)
     loaded = load_model(model, batch_size=batch_size, threads=threads)
     if (loaded.config.features, loaded.config.dense_features) != (CRITEO_SPARSE_FEATURES, CRITEO_DENSE_FEATURES):
         raise ConfigError(
@@ -61,8 +71,8 @@ def evaluate(
     data = CriteoFiles(
         paths,
         hash_rows=loaded.config.table_rows,
-        on_bad_row="skip" if on_bad_row == "skip" else "error",
-        bad_rows_path=bad_rows,
+        on_bad_row="skip" if skip else "error",
+        bad_rows_path=bad_rows if skip else None,
     )
     with StopOnInterrupt() as stop, ShareProgress() as progress:
         metrics = loaded.evaluate(data, stop_requested=stop, on_progress=progress.show)
@@ -70,9 +80,9 @@ def evaluate(
         click.echo("interrupted before the end; no metrics", err=True)
         sys.exit(INTERRUPTED_EXIT_CODE)
     if as_json:
-        click.echo(json.dumps(metrics.as_dict()))
+        say(json.dumps(metrics.as_dict()))
         return
     for line in describe_metrics(metrics):
-        click.echo(line)
+        say(line)
     if data.bad_rows:
-        click.echo(f"skipped {data.bad_rows:,} bad rows, written to {bad_rows}")
+        say(f"skipped {data.bad_rows:,} bad rows, written to {bad_rows}")

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from cupyrec.cli import INTERRUPTED_EXIT_CODE
+from cupyrec.cli import INTERRUPTED_EXIT_CODE, say
 from cupyrec.cli.report import describe_run
 from cupyrec.config import RunConfig, option_name, read_config_file
 
@@ -60,10 +60,10 @@ def train(paths: tuple[str, ...], config_file: str | None, **options: Any) -> No
 
     progress = open_progress()
     try:
-        report = run_training(config, say=click.echo, progress=progress)
+        report = run_training(config, say=say, progress=progress, config_file=config_file)
     finally:
         progress.close()
     for line in describe_run(report):
-        click.echo(line)
+        say(line)
     if report.result.interrupted:
         sys.exit(INTERRUPTED_EXIT_CODE)

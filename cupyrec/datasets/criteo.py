@@ -11,7 +11,7 @@ from typing import Literal
 
 from cupyrec.batch import Batch
 from cupyrec.datasets.assemble_batches import assemble_batches
-from cupyrec.datasets.bad_rows import BadRowLog, check_log_file
+from cupyrec.datasets.bad_rows import BadRowLog
 from cupyrec.datasets.criteo_rows import DENSE_FEATURES, SPARSE_FEATURES, BadLine, ParsedRows, parse_rows
 from cupyrec.datasets.file_lines import FileLines
 from cupyrec.datasets.input_files import find_input_files
@@ -65,9 +65,9 @@ class CriteoFiles:
             raise ConfigError(f"on_bad_row must be 'error' or 'skip', but is {on_bad_row!r}")
         self.table_rows: tuple[int, ...] = _table_rows(hash_rows)
         self.files: tuple[Path, ...] = find_input_files(paths)
+        if bad_rows_path is not None and Path(bad_rows_path).resolve() in [f.resolve() for f in self.files]:
+            raise ConfigError(f"the bad rows would overwrite the input file {bad_rows_path}; name another file")
         self._skip_bad_rows = on_bad_row == "skip"
-        if self._skip_bad_rows and bad_rows_path is not None:
-            check_log_file(Path(bad_rows_path), self.files, overwrite=True)
         self._bad_row_log = BadRowLog(bad_rows_path)
         self._lines = FileLines(self.files, chunk_bytes=_chunk_bytes)
 

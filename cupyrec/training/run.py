@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from cupyrec.config import DlrmConfig, RunConfig
 from cupyrec.devices.host_memory import available_bytes
-from cupyrec.errors import ConfigError, DataError, OutputError
+from cupyrec.errors import ConfigError, CupyrecError, DataError, DivergenceError
 from cupyrec.optim.registry import make_optimizer
 from cupyrec.optim.schedule import WarmupPolynomialDecay
 from cupyrec.training.interrupt import StopOnInterrupt
@@ -19,6 +19,7 @@ from cupyrec.training.progress import Progress
 from cupyrec.training.run_data import RunData
 from cupyrec.training.run_folder import RunFolder
 from cupyrec.training.run_records import RunRecords, result_facts
+from cupyrec.training.saved_model import model_bytes
 from cupyrec.training.trainer import Trainer, TrainingResult
 
 
@@ -34,25 +35,32 @@ class RunReport:
     saved_in: Path | None
 
 
-def run_training(config: RunConfig, *, say: Callable[[str], None], progress: Progress) -> RunReport:
+def run_training(
+    config: RunConfig, *, say: Callable[[str], None], progress: Progress, config_file: str | Path | None = None
+) -> RunReport:
     """Train as configured.
 
-    say: takes lines for people, before training starts; progress: shows steps and evaluations.
-    Raises CupyrecError. When reading or evaluating fails in mid-run, the model as of the last whole step is saved and
-    the error says so; when the loss is not finite no model is saved. Ctrl-C ends training after the step under way;
-    before training it raises KeyboardInterrupt.
+    say: takes lines for people, before training starts; progress: shows steps and evaluations; config_file: where the
+    configuration came from, so that it is not overwritten with bad rows.
+    Raises CupyrecError. When anything fails in mid-run, the model as of the last whole step is saved and the error says
+    so, or, where it is not one of ours, a message; when the loss is not finite no model is saved. Ctrl-C ends training
+    after the step under way; before training it raises KeyboardInterrupt.
     """
-    config_toml = _toml_of(config)
+    _toml_of(config)  # names that cannot be kept are told before anything is made
     with contextlib.ExitStack() as stack:
         folder = None
         if config.output is not None:
-            folder = stack.enter_context(RunFolder(config.output, config_toml, overwrite=config.overwrite))
-        data = RunData(config, folder.path if folder else None)
+            folder = stack.enter_context(RunFolder(config.output, overwrite=config.overwrite))
+        data = RunData(config, folder, config_file)
         shape = config.model_for(data.table_rows, data.dense_features)
         # Before the lines of the files are counted, which may take minutes.
         _check_memory(config, shape, say)
+        if folder is not None:
+            folder.check_space(model_bytes(shape))
         train, valid = data.split(say)
         trainer = _trainer(config, shape, say)
+        if folder is not None:
+            folder.begin(_toml_of(_resolved(config, shape, trainer)))
         stop = stack.enter_context(StopOnInterrupt())
         records = RunRecords(folder, progress, log_every=config.log_every)
         try:
@@ -66,18 +74,31 @@ def run_training(config: RunConfig, *, say: Callable[[str], None], progress: Pro
                 on_evaluation=records.evaluation,
                 stop_requested=stop,
             )
-        except (DataError, OutputError) as error:
+        except DivergenceError:
+            raise
+        except Exception as error:
             if folder is None or trainer.system.steps_done == 0:
                 raise
-            _save(trainer, folder, {"stopped_by": str(error)})
-            note = f"the {trainer.system.steps_done:,} steps trained before are saved in {folder.path}"
-            raise _with_note(error, note) from error
+            note = _rescue(trainer, folder, error)
+            if isinstance(error, CupyrecError):
+                raise _with_note(error, note) from error
+            # It may be the stream of the message that failed.
+            with contextlib.suppress(OSError, ValueError):
+                progress.message(note)
+            raise
         saved_in = None
         if folder is not None and result.steps:
             _save(trainer, folder, result_facts(result))
             saved_in = folder.path
         records.end(result)
         return RunReport(result, data.bad_rows(), saved_in)
+
+
+def _resolved(config: RunConfig, shape: DlrmConfig, trainer: Trainer) -> RunConfig:
+    """The configuration with what was used in place of what was left open, so that it gives the same weights again."""
+    return replace(
+        config, system=trainer.system.name, device="cpu", threads=trainer.threads, bottom_mlp=tuple(shape.bottom)
+    )
 
 
 def _toml_of(config: RunConfig) -> str:
@@ -124,11 +145,22 @@ def _trainer(config: RunConfig, shape: DlrmConfig, say: Callable[[str], None]) -
 
 def _save(trainer: Trainer, folder: RunFolder, training: dict[str, Any]) -> None:
     folder.write_config()
-    trainer.save(folder.path, training)
+    trainer.save(folder.path, {**training, "threads": trainer.threads})
+    folder.replace_earlier()
 
 
-def _with_note(error: DataError | OutputError, note: str) -> DataError | OutputError:
+def _rescue(trainer: Trainer, folder: RunFolder, error: Exception) -> str:
+    """Save the steps trained before an error, and say how that went."""
+    steps = f"the {trainer.system.steps_done:,} steps trained before"
+    try:
+        _save(trainer, folder, {"stopped_by": str(error) or type(error).__name__})
+    except CupyrecError as failure:
+        return f"{steps} could not be saved: {failure}"
+    return f"{steps} are saved in {folder.path}"
+
+
+def _with_note(error: CupyrecError, note: str) -> CupyrecError:
     """The same error with a note at the end of its message."""
     if isinstance(error, DataError):
         return DataError(f"{error.reason} ({note})", path=error.path, line=error.line, column=error.column)
-    return OutputError(f"{error} ({note})")
+    return type(error)(f"{error} ({note})")

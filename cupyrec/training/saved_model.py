@@ -16,12 +16,13 @@ from cupyrec import __version__
 from cupyrec.config import DlrmConfig
 from cupyrec.embedding.host_table import HostTable
 from cupyrec.errors import ModelError, OutputError
-from cupyrec.models.dlrm import Dlrm
+from cupyrec.models.dlrm import Dlrm, dense_parameters
 from cupyrec.training.safetensors_io import ArraySource, open_tensors, read_metadata, write_sharded
 
 DESCRIPTION_FILE = "model.json"
 FORMAT, FORMAT_VERSION = "cupyrec-model", 1
 MAX_SHARD_BYTES = 4_000_000_000
+WEIGHT_BYTES = 4  # float32
 
 
 def save_model(
@@ -117,6 +118,11 @@ def read_weights(folder: str | Path, model: Dlrm, table: HostTable) -> None:
                 f"but {target.shape} {target.dtype} was expected"
             )
         np.copyto(target, tensors[name])
+
+
+def model_bytes(config: DlrmConfig) -> int:
+    """The bytes of all weights of a model, which is what its files take but for their headers."""
+    return WEIGHT_BYTES * (sum(config.table_rows) * config.dimension + dense_parameters(config))
 
 
 def model_tensors(model: Dlrm, table: HostTable) -> dict[str, np.ndarray]:

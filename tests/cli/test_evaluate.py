@@ -76,6 +76,20 @@ def test_bad_rows_stop_it_or_are_skipped(folder, tmp_path, capsys, monkeypatch):
     assert (tmp_path / "bad.tsv").read_text().startswith("spoilt.tsv\t7\t")
 
 
+def test_bad_rows_replace_nothing_that_should_stay(model, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "spoilt.tsv").write_text(with_cell(learnable_text(20), 7, 5, "many"))
+    (tmp_path / "bad_rows.tsv").write_text("old")
+    arguments = ["evaluate", model, "spoilt.tsv", "--on-bad-row=skip"]
+    assert "bad_rows.tsv: exists" in check_one_error_line(run_here(capsys, *arguments))
+    for kept in ("spoilt.tsv", "model/model.json", "model/model.safetensors", "model/config.toml"):
+        outcome = run_here(capsys, *arguments, "--overwrite", f"--bad-rows={kept}")
+        assert "would overwrite the input file" in check_one_error_line(outcome)
+    assert (tmp_path / "bad_rows.tsv").read_text() == "old"
+    assert run_here(capsys, *arguments, "--overwrite").code == 0
+    assert (tmp_path / "bad_rows.tsv").read_text().startswith("spoilt.tsv\t7\t")
+
+
 def test_no_paths_is_an_error(model, capsys):
     assert "PATH..." in check_one_error_line(run_here(capsys, "evaluate", model))
 

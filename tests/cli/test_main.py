@@ -99,3 +99,20 @@ def test_other_errors_are_not_hidden(monkeypatch):
 def test_the_commands_are_where_their_names_say():
     assert subcommand("train") is train.train
     assert cli.cupyrec.get_command(click.Context(cli.cupyrec), "nonsense") is None
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (MemoryError("Unable to allocate 1 TiB"), "out of memory: Unable to allocate 1 TiB"),
+        (MemoryError(), "out of memory"),
+        (OSError(28, "No space left on device"), "No space left on device"),
+        (FileNotFoundError(2, "No such file", "/tmp/x"), "/tmp/x: No such file"),
+    ],
+)
+def test_what_the_machine_lacks_is_one_line(capsys, monkeypatch, error, message):
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr(subcommand("train"), "callback", fail)
+    assert check_one_error_line(run_here(capsys, "train", "x")) == message

@@ -272,3 +272,66 @@ def test_ctrl_c_stops_after_the_step_and_saves_the_model(data, tmp_path):
     end = metrics_lines(output)[-1]
     assert (end["kind"], end["interrupted"]) == ("end", True)
     assert load_model(output).description["steps"] == end["steps"] > 0
+
+
+needs_full = pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full, which is always full")
+
+
+def train_writing_to(output, data, *, stdout=subprocess.PIPE, stderr=subprocess.PIPE):
+    """Train in a process of its own; its exit code and what it left in the pipes."""
+    command = [
+        sys.executable,
+        "-m",
+        "cupyrec",
+        "train",
+        data,
+        *SMALL,
+        "--valid=0.2",
+        "--eval-every=8",
+        "--output",
+        output,
+    ]
+    ended = subprocess.run(command, stdout=stdout, stderr=stderr, encoding="utf-8", timeout=300, check=False)
+    return ended.returncode, ended.stdout, ended.stderr
+
+
+@needs_full
+def test_standard_output_that_is_full_is_told_before_training(data, tmp_path):
+    with open("/dev/full", "w") as full:
+        code, _, err = train_writing_to(tmp_path / "run", data, stdout=full)
+    message = "cupyrec: error: standard output: cannot be written: No space left on device\n"
+    assert (code, err) == (2, message)
+    assert files_in(tmp_path) == []
+
+
+def test_a_reader_that_went_away_ends_the_run_quietly(data, tmp_path):
+    reader, writer = os.pipe()
+    os.close(reader)
+    code, _, err = train_writing_to(tmp_path / "run", data, stdout=writer)
+    os.close(writer)
+    assert (code, err) == (1, "")
+    assert files_in(tmp_path) == []
+
+
+@needs_full
+def test_standard_error_that_is_full_loses_no_step(data, tmp_path):
+    with open("/dev/full", "w") as full:
+        code, out, _ = train_writing_to(tmp_path / "run", data, stderr=full)
+    assert (code, "Traceback" in out) == (2, False)
+    assert load_model(tmp_path / "run").description["steps"] == 8
+
+
+def test_standard_output_that_fails_after_training_loses_no_model(data, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("cupyrec.cli.train.describe_run", lambda report: (_ for _ in ()).throw(OSError(28, "full")))
+    outcome = run_here(capsys, "train", data, *SMALL, "--output", tmp_path / "run")
+    assert outcome.code == 2
+    assert outcome.err.splitlines()[-1] == "cupyrec: error: full"
+    assert load_model(tmp_path / "run").description["steps"] == 20
+
+
+def test_the_configuration_file_is_not_overwritten_with_bad_rows(data, tmp_path, capsys):
+    file = tmp_path / "run.toml"
+    file.write_text('on-bad-row = "skip"\noverwrite = true\n')
+    outcome = run_here(capsys, "train", data, "--config", file, "--bad-rows", file, *SMALL)
+    assert outcome.code == 2
+    assert f"would overwrite the input file {file}" in outcome.err

@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cupyrec.datasets.bad_rows import BadRowLog, _Lines
+from cupyrec.datasets.bad_rows import BadRowLog, _Lines, check_log_file
 from cupyrec.datasets.criteo_rows import BadLine
-from cupyrec.errors import OutputError
+from cupyrec.errors import ConfigError, OutputError
 
 A, B = Path("day_0"), Path("day_1")
 
@@ -76,3 +76,31 @@ def test_reading_in_order_keeps_one_interval():
         lines.add(start, start + 10)
     lines.add(500, 700)
     assert lines._intervals == [(0, 1000)]
+
+
+def test_a_log_file_replaces_no_input_whatever_it_is_called(tmp_path):
+    data, link, twin = tmp_path / "data.tsv", tmp_path / "link", tmp_path / "twin"
+    data.write_text("rows")
+    link.symlink_to(data)
+    twin.hardlink_to(data)
+    (tmp_path / "below").mkdir()
+    for path in (data, link, twin, tmp_path / "below" / ".." / "data.tsv"):
+        with pytest.raises(ConfigError, match=r"would overwrite the input file .*data\.tsv; name another"):
+            check_log_file(path, [A, data], overwrite=True)
+
+
+def test_an_older_log_file_is_replaced_only_on_request(tmp_path):
+    path = tmp_path / "bad.tsv"
+    check_log_file(path, [A], overwrite=False)
+    path.write_text("old")
+    with pytest.raises(ConfigError, match=r"bad\.tsv: exists; name another file with --bad-rows, or .* --overwrite"):
+        check_log_file(path, [A], overwrite=False)
+    check_log_file(path, [A], overwrite=True)
+    check_log_file(Path("/dev/null"), [A], overwrite=False)
+
+
+def test_a_log_file_must_have_a_place(tmp_path):
+    with pytest.raises(ConfigError, match=r"there is no folder .*none"):
+        check_log_file(tmp_path / "none" / "bad.tsv", [], overwrite=True)
+    with pytest.raises(ConfigError, match="a folder; name a file"):
+        check_log_file(tmp_path, [], overwrite=True)

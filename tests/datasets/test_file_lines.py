@@ -81,3 +81,11 @@ def test_an_empty_file_among_others_is_an_error(files, tmp_path):
     nothing = write(tmp_path / "e.gz", b"")
     with pytest.raises(DataError, match=r"e\.gz: the file is empty"):
         numbers(FileLines([*files, nothing]))
+
+
+def test_a_file_that_is_gone_is_an_error(files):
+    lines = FileLines(files)
+    assert len(numbers(lines)) == 20
+    files[2].unlink()
+    with pytest.raises(DataError, match=r"c: cannot be read: No such file"):
+        numbers(lines)

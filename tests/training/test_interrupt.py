@@ -30,6 +30,18 @@ def test_afterwards_signals_go_where_they_went_before():
         signal.raise_signal(signal.SIGINT)
 
 
+def test_a_signal_that_is_ignored_stays_ignored():
+    """As under nohup."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with StopOnInterrupt() as stop:
+            signal.raise_signal(signal.SIGINT)
+            assert not stop()
+        assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def test_in_another_thread_it_changes_nothing():
     before, found = signal.getsignal(signal.SIGINT), []
 

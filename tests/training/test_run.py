@@ -8,7 +8,7 @@ import pytest
 from criteo_lines import files_in, learnable_text, with_cell, write_learnable
 
 from cupyrec.config import RunConfig, read_config_file
-from cupyrec.errors import ConfigError, DataError, OutputError
+from cupyrec.errors import ConfigError, CupyrecError, DataError, DivergenceError, OutputError
 from cupyrec.training import run
 from cupyrec.training.run import run_training
 from cupyrec.training.trained_model import load_model
@@ -234,3 +234,124 @@ def test_the_memory_plan_is_printed_before_anything_is_allocated(data, monkeypat
     monkeypatch.setattr(run, "Trainer", NoTrainer)
     with pytest.raises(ZeroDivisionError):
         train(paths=data, say=said.append)
+
+
+def contents(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def fail_at(step, error):
+    def fail(now):
+        if now == step:
+            raise error
+
+    return fail
+
+
+@pytest.mark.parametrize("error", [ZeroDivisionError("oh"), MemoryError("oh"), OSError(5, "oh")])
+def test_an_error_that_is_not_ours_loses_no_step_either(tmp_path, data, error):
+    watcher = Watcher(fail_at(3, error))
+    with pytest.raises(type(error)) as raised:
+        train(watcher, paths=data, output=tmp_path / "run")
+    assert raised.value is error
+    assert watcher.messages == [f"the 3 steps trained before are saved in {tmp_path / 'run'}"]
+    assert load_model(tmp_path / "run").description["steps"] == 3
+
+
+@pytest.mark.parametrize("error", [ConfigError("oh"), CupyrecError("oh")])
+def test_any_error_of_ours_says_what_was_saved(tmp_path, data, error):
+    with pytest.raises(type(error), match=r"^oh \(the 2 steps trained before are saved in .*run\)$"):
+        train(Watcher(fail_at(2, error)), paths=data, output=tmp_path / "run")
+    assert load_model(tmp_path / "run").description["training"]["stopped_by"] == "oh"
+
+
+def test_an_error_is_told_even_where_the_steps_cannot_be_saved(tmp_path, data, monkeypatch):
+    monkeypatch.setattr(
+        "cupyrec.training.saved_model.write_sharded", lambda *_: (_ for _ in ()).throw(OutputError("no space left"))
+    )
+    with pytest.raises(ConfigError, match=r"^oh \(the 2 steps trained before could not be saved: no space left\)$"):
+        train(Watcher(fail_at(2, ConfigError("oh"))), paths=data, output=tmp_path / "run")
+
+
+def test_a_file_deleted_between_two_epochs_loses_no_step(tmp_path, data):
+    rest = write_learnable(tmp_path / "rest.tsv", 20)
+    # The last step of an epoch comes when all is read.
+    with pytest.raises(
+        DataError, match=r"rest\.tsv: cannot be read: No such file .*the 6 steps trained before are saved"
+    ):
+        train(
+            Watcher(lambda step: rest.unlink() if step == 6 else None),
+            paths=[data, rest],
+            epochs=2,
+            output=tmp_path / "r",
+        )
+    assert load_model(tmp_path / "r").description["steps"] == 6
+
+
+def test_the_configuration_kept_is_the_one_used(tmp_path, data):
+    train(paths=data, output=tmp_path / "run", threads=2)
+    kept = read_config_file(tmp_path / "run" / "config.toml")
+    assert {name: kept[name] for name in ("system", "device", "threads", "bottom-mlp")} == {
+        "system": "resident",
+        "device": "cpu",
+        "threads": 2,
+        "bottom-mlp": [8, 4],
+    }
+    assert "bad-rows" not in kept
+    assert load_model(tmp_path / "run").description["training"]["threads"] == 2
+
+
+def test_what_was_left_open_is_kept_as_it_was_decided(tmp_path, data, monkeypatch):
+    monkeypatch.setattr("cupyrec.devices.cpu.usable_cores", lambda: 3)
+    left_open = {name: value for name, value in SMALL.items() if name not in ("threads", "bottom-mlp")}
+    config = RunConfig.from_values(left_open | {"paths": data, "max-steps": 1, "output": tmp_path / "run"})
+    run_training(config, say=lambda line: None, progress=Watcher())
+    kept = read_config_file(tmp_path / "run" / "config.toml")
+    assert (kept["threads"], kept["bottom-mlp"]) == (3, [512, 256, 64, 4])
+    assert (kept["system"], kept["device"]) == ("resident", "cpu")
+
+
+def test_a_run_that_diverges_leaves_the_earlier_one_whole(tmp_path):
+    data, output = tmp_path / "data.tsv", tmp_path / "run"
+    data.write_text(with_cell(learnable_text(100), 3, 1, "9"))
+    skip = {"paths": data, "output": output, "on_bad_row": "skip", "log_every": 1}
+    train(**skip)
+    before = contents(output)
+    with pytest.raises(DivergenceError) as raised:
+        train(**skip, overwrite=True, optimizer="sgd", learning_rate=1e30)
+    assert "saved" not in str(raised.value)
+    after = contents(output)
+    assert {name: after[name] for name in before} == before
+    assert sorted(after.keys() - before.keys()) == [
+        "unsaved-bad_rows.tsv",
+        "unsaved-config.toml",
+        "unsaved-metrics.jsonl",
+    ]
+
+
+def test_overwriting_leaves_nothing_of_the_earlier_run(tmp_path, data):
+    spoilt, output = tmp_path / "spoilt.tsv", tmp_path / "run"
+    spoilt.write_text(with_cell(learnable_text(100), 3, 1, "9"))
+    assert train(paths=spoilt, output=output, on_bad_row="skip").bad_rows == {output / "bad_rows.tsv": 1}
+    options = {"overwrite": True, "on_bad_row": "skip", "log_every": 1}
+    assert train(paths=spoilt, output=output, **options).bad_rows == {output / "bad_rows.tsv": 1}
+    assert (output / "bad_rows.tsv").read_text().startswith(f"{spoilt}\t3\t")
+    train(paths=data, output=output, **options)
+    train(paths=data, output=tmp_path / "fresh", **options)
+    assert files_in(output) == files_in(tmp_path / "fresh")
+    kinds = [[line["kind"] for line in metrics_lines(folder)] for folder in (output, tmp_path / "fresh")]
+    assert kinds[0] == kinds[1] == ["train"] * 5 + ["end"]
+
+
+def test_a_model_larger_than_the_disk_is_refused_before_training(tmp_path, data, monkeypatch):
+    (tmp_path / "run").mkdir()
+    wanted = []
+    monkeypatch.setattr("cupyrec.training.run_folder.RunFolder.check_space", lambda folder, size: wanted.append(size))
+    train(paths=data, output=tmp_path / "run")
+    parameters = 13 * 8 + 8 + 8 * 4 + 4 + (4 + 27 * 26 // 2) * 8 + 8 + 8 + 1
+    assert wanted == [4 * (26 * 50 * 4 + parameters)]
+    monkeypatch.undo()
+    monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": wanted[0] - 1}))
+    with pytest.raises(OutputError, match=r"the model takes 32\.8 kB, but 32\.8 kB are free"):
+        train(paths=data, output=tmp_path / "other")
+    assert not (tmp_path / "other").exists()
