@@ -153,6 +153,8 @@ class RunConfig:
         converted: dict[str, Any] = {}
         for name, value in values.items():
             key = name.replace("-", "_")
+            if key not in known and isinstance(value, Mapping):
+                raise ConfigError(f"{where}options stand in no section; take away the line [{name}]")
             if key not in known:
                 nearest = difflib.get_close_matches(key, known, n=1, cutoff=0)[0]
                 raise ConfigError(f"{where}unknown option '{name}'; did you mean '{option_name(nearest)}'?")

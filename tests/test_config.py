@@ -1,6 +1,7 @@
 """Configuration: conversions, messages, the TOML round trip; the shape of a DLRM."""
 
 import dataclasses
+import re
 import sys
 
 import numpy as np
@@ -284,3 +285,10 @@ def test_dlrm_config_messages(changed, message):
     with pytest.raises(ConfigError) as caught:
         DlrmConfig(**{**good, **changed})
     assert str(caught.value) == message
+
+
+def test_a_section_is_refused_as_one():
+    with pytest.raises(
+        ConfigError, match=re.escape("run.toml: options stand in no section; take away the line [train]")
+    ):
+        RunConfig.from_values({"train": {"epochs": 2}}, source="run.toml")

@@ -55,8 +55,14 @@ def train(paths: tuple[str, ...], config_file: str | None, **options: Any) -> No
     config = RunConfig.from_values(values)
 
     # Here and not above: these load Numba and pyarrow, which `--help` and wrong options need not wait for.
-    from cupyrec.training.progress import open_progress
-    from cupyrec.training.run import run_training
+    from cupyrec.training.interrupt import StopOnInterrupt
+
+    # Within compiled code that is being loaded, Ctrl-C would be reported and forgotten.
+    with StopOnInterrupt() as stop:
+        from cupyrec.training.progress import open_progress
+        from cupyrec.training.run import run_training
+    if stop.requested:
+        raise KeyboardInterrupt
 
     progress = open_progress()
     try:

@@ -18,9 +18,15 @@ from cupyrec.training.memory_plan import plan_memory
 from cupyrec.training.progress import Progress
 from cupyrec.training.run_data import RunData
 from cupyrec.training.run_folder import RunFolder
-from cupyrec.training.run_records import RunRecords, result_facts
+from cupyrec.training.run_records import RunRecords, describe, result_facts
 from cupyrec.training.saved_model import model_bytes
 from cupyrec.training.trainer import Trainer, TrainingResult
+
+# Kept with the model: who uses it must do the same.
+HOW_DATA_BECOME_BATCHES = {
+    "dense_transform": "log(max(x, 0) + 1)",
+    "category_to_row": "hexadecimal value modulo the rows of its table; a blank is 0",
+}
 
 
 @dataclass(frozen=True)
@@ -61,6 +67,8 @@ def run_training(
         trainer = _trainer(config, shape, say)
         if folder is not None:
             folder.begin(_toml_of(_resolved(config, shape, trainer)))
+        else:
+            say("the model will not be saved: no --output was given")
         stop = stack.enter_context(StopOnInterrupt())
         records = RunRecords(folder, progress, log_every=config.log_every)
         try:
@@ -79,7 +87,7 @@ def run_training(
         except Exception as error:
             if folder is None or trainer.system.steps_done == 0:
                 raise
-            note = _rescue(trainer, folder, error)
+            note = _rescue(trainer, folder, records, error)
             if isinstance(error, CupyrecError):
                 raise _with_note(error, note) from error
             # It may be the stream of the message that failed.
@@ -145,17 +153,20 @@ def _trainer(config: RunConfig, shape: DlrmConfig, say: Callable[[str], None]) -
 
 def _save(trainer: Trainer, folder: RunFolder, training: dict[str, Any]) -> None:
     folder.write_config()
-    trainer.save(folder.path, {**training, "threads": trainer.threads})
+    trainer.save(folder.path, {**HOW_DATA_BECOME_BATCHES, **training, "threads": trainer.threads})
     folder.replace_earlier()
 
 
-def _rescue(trainer: Trainer, folder: RunFolder, error: Exception) -> str:
+def _rescue(trainer: Trainer, folder: RunFolder, records: RunRecords, error: Exception) -> str:
     """Save the steps trained before an error, and say how that went."""
     steps = f"the {trainer.system.steps_done:,} steps trained before"
     try:
-        _save(trainer, folder, {"stopped_by": str(error) or type(error).__name__})
+        _save(trainer, folder, {"stopped_by": describe(error)})
     except CupyrecError as failure:
         return f"{steps} could not be saved: {failure}"
+    # The model is whole; a full disk may still want room for a line.
+    with contextlib.suppress(CupyrecError):
+        records.stopped(error)
     return f"{steps} are saved in {folder.path}"
 
 

@@ -48,6 +48,11 @@ class RunRecords:
         self._train_line()
         self._record({"kind": "end", **result_facts(result)})
 
+    def stopped(self, error: Exception) -> None:
+        """At the end of a run that an error ended, once the steps trained before are saved."""
+        self._train_line()
+        self._record({"kind": "end", "steps": self._last.step if self._last else 0, "stopped_by": describe(error)})
+
     def _train_line(self) -> None:
         """A line on the steps since the last one, if there are any."""
         if self._last is None or not self._line_samples:
@@ -88,3 +93,8 @@ def result_facts(result: TrainingResult) -> dict[str, Any]:
 
 def _number(value: float | None) -> str:
     return "undefined" if value is None else f"{value:.4f}"
+
+
+def describe(error: Exception) -> str:
+    """An error in one text, never an empty one."""
+    return str(error) or type(error).__name__

@@ -50,8 +50,6 @@ def save_model(
         "cupyrec": __version__,
         "model": config,
         "steps": steps,
-        "dense_transform": "log(max(x, 0) + 1)",
-        "category_to_row": "hexadecimal value modulo the rows of its table; a blank is 0",
         "training": dict(training or {}),
     }
     sources = {name: ArraySource(array) for name, array in model_tensors(model, table).items()}

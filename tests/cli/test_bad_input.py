@@ -1,6 +1,7 @@
 """What a user can get wrong ends in exit code 2 and one line that says what, where and what to do."""
 
 import gzip
+import json
 import os
 
 import numpy as np
@@ -243,6 +244,10 @@ def test_a_bad_row_late_in_the_data_loses_no_step(tmp_path, capsys):
     assert model.description["steps"] == 62
     assert "line 1990" in model.description["training"]["stopped_by"]
     assert (output / "config.toml").exists()
+    *_, train_line, end_line = map(json.loads, (output / "metrics.jsonl").read_text().splitlines())
+    assert (train_line["kind"], train_line["step"]) == ("train", 62)
+    assert (end_line["kind"], end_line["steps"]) == ("end", 62)
+    assert "line 1990" in end_line["stopped_by"]
 
 
 def test_without_an_output_folder_a_late_bad_row_is_told_plainly(tmp_path, capsys):
