@@ -58,7 +58,7 @@ class LazyGroup(click.Group):
 @click.version_option(__version__)
 @click.pass_context
 def cupyrec(ctx: click.Context) -> None:
-    """Train recommendation models whose embedding tables are larger than GPU memory."""
+    """Train recommendation models (DLRM) on Criteo-format files, evaluate them, and make data to try them on."""
     if ctx.invoked_subcommand is None:
         click.echo(ctx.get_help())
 
