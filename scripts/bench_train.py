@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import itertools
 import json
 import multiprocessing
 import os
@@ -216,13 +217,7 @@ def cupyrec_stepper(device: CpuDevice, model: Dlrm, table: HostTable, batches: l
     """One call, one step of the resident system."""
     system = ResidentSystem(device, model, table, Sgd(), WarmupPolynomialDecay(LEARNING_RATE), max_samples=BATCH_SIZE)
 
-    def endless():  # type: ignore[no-untyped-def]
-        number = 0
-        while True:
-            yield batches[number % len(batches)]
-            number += 1
-
-    results = system.train(endless())
+    results = system.train(itertools.cycle(batches))
     return lambda _number: next(results).loss
 
 
