@@ -10,7 +10,7 @@ import numpy as np
 
 from cupyrec.errors import DataError
 
-# A plan holds bags as int32.
+# A plan holds bags and lookups as int32.
 MOST_BAGS = 2**31 - 1
 
 
@@ -21,7 +21,8 @@ class Batch:
     dense:   (B, dense features) float32, finite, already transformed.
     rows:    (N,) int64, global rows: table offset + id within the table. Feature after feature, and within
              a feature sample after sample: bag (f, b) is rows[offsets[f*B + b] : offsets[f*B + b + 1]].
-    offsets: (F*B + 1,) int64, ascending from 0 to N. A bag may have any length, 0 too; there are at most MOST_BAGS.
+    offsets: (F*B + 1,) int64, ascending from 0 to N. A bag may have any length, 0 too; there are at most MOST_BAGS,
+             and as many lookups.
     labels:  (B,) float32, 0 or 1.
     """
 
@@ -57,6 +58,8 @@ class Batch:
                 f"a batch holds at most {MOST_BAGS} bags, but {B} samples of {F} features are {F * B}; "
                 "take smaller batches"
             )
+        if self.lookups > MOST_BAGS:
+            raise DataError(f"a batch holds at most {MOST_BAGS} lookups, but has {self.lookups}; take smaller batches")
         for name, array, shape, dtype in (
             ("dense", self.dense, (B, dense_features), np.float32),
             ("rows", self.rows, (self.lookups,), np.int64),
@@ -120,11 +123,14 @@ class CoalescePlan:
 
     unique_rows:     (U,) int64, ascending.
     segment_offsets: (U + 1,) int64, from 0 to N.
-    segment_bags:    (N,) int32, the bag f*B + b of each lookup; within a segment in lookup order.
+    segment_lookups: (N,) int32, which lookups they are: 0 to N - 1; within a segment ascending.
+    segment_bags:    (N,) int32, the bag f*B + b of each of these lookups. The same array as segment_lookups where
+                     every bag has one lookup.
     """
 
     unique_rows: Any
     segment_offsets: Any
+    segment_lookups: Any
     segment_bags: Any
 
     @property

@@ -14,6 +14,7 @@ from typing import Any
 
 from cupyrec.errors import ConfigError
 from cupyrec.option_values import choice, flag, hash_rows, real_number, text, texts, whole_number, widths
+from cupyrec.scratchpad_size import check_scratchpad_size
 
 CRITEO_DENSE_FEATURES = 13
 # In float32 a smaller one would be 0, and a weight whose gradient is always 0 would become 0 / 0.
@@ -62,6 +63,41 @@ class DlrmConfig:
         return len(self.table_rows)
 
 
+SYSTEMS = ("auto", "resident", "hybrid", "static", "serial", "scratchpipe")
+# As in cupyrec.pipeline.replacement, said again here so that the options need not load Numba.
+REPLACEMENTS = ("lookahead", "lru", "lfu", "random")
+DEFAULT_SCRATCHPAD = "10%"
+
+
+@dataclass(frozen=True)
+class SystemConfig:
+    """Where embeddings live and are trained.
+
+    name:        auto, resident, hybrid, static, serial or scratchpipe.
+    scratchpad:  device memory for rows: bytes with a unit (8GB), a number of rows, or a share of all rows (10%). For
+                 static, serial and scratchpipe.
+    lookahead:   K, batches that serial and scratchpipe know ahead; None: chosen from the data and the scratchpad.
+    replacement: which row leaves: lookahead, or lru, lfu, random for comparison.
+    row_counts:  file of how often each row is used; None: static counts for itself, the others while training.
+    """
+
+    name: str = "auto"
+    scratchpad: str = DEFAULT_SCRATCHPAD
+    lookahead: int | None = None
+    replacement: str = "lookahead"
+    row_counts: str | Path | None = None
+
+    def __post_init__(self) -> None:
+        for what, value, known in (("system", self.name, SYSTEMS), ("replacement", self.replacement, REPLACEMENTS)):
+            if value not in known:
+                raise ConfigError(f"unknown {what} {value!r}; choose {', '.join(known)}")
+        check_scratchpad_size(self.scratchpad)
+        if self.lookahead is not None:
+            object.__setattr__(self, "lookahead", _whole_numbers("lookahead", (self.lookahead,))[0])
+            if self.replacement != "lookahead":
+                raise ConfigError(f"the replacement {self.replacement} does not look ahead; leave --lookahead out")
+
+
 def _whole_numbers(name: str, values: tuple[Any, ...]) -> tuple[int, ...]:
     """The values as ints, NumPy's too. Raises ConfigError; a float or bool is a slip, even where its value is whole."""
     whole = [isinstance(value, numbers.Integral) and not isinstance(value, bool) for value in values]
@@ -74,6 +110,16 @@ def _whole_numbers(name: str, values: tuple[Any, ...]) -> tuple[int, ...]:
 
 def _text(widths: tuple[object, ...]) -> str:
     return "-".join(str(width) for width in widths) or "empty"
+
+
+def scratchpad_size(value: Any) -> str:
+    """The size of a scratchpad, as SystemConfig takes it."""
+    try:
+        return check_scratchpad_size(
+            str(value) if isinstance(value, int) and not isinstance(value, bool) else text(value)
+        )
+    except ConfigError:
+        raise ValueError("bytes with a unit (8GB), a number of rows (50000), or a share of all rows (10%)") from None
 
 
 def option(default: Any, convert: Callable[[Any], Any], help_text: str, metavar: str | None = None) -> Any:
@@ -136,7 +182,25 @@ class RunConfig:
         0, whole_number(0), "Validate every so many steps as well as at the end; 0 does not.", "STEPS"
     )
     log_every: int = option(100, whole_number(1), "Steps between the lines of metrics.jsonl.", "STEPS")
-    system: str = option("auto", choice("auto", "resident"), "Where embeddings live and are trained.", "auto|resident")
+    system: str = option("auto", choice(*SYSTEMS), "Where embeddings live and are trained.", "NAME")
+    scratchpad: str = option(
+        DEFAULT_SCRATCHPAD,
+        scratchpad_size,
+        "Device memory for rows: bytes (8GB), a number of rows, or a share of all rows (10%).",
+        "SIZE",
+    )
+    lookahead: int | None = option(
+        None, whole_number(1), "Mini-batches known ahead; chosen from data and scratchpad when not given.", "K"
+    )
+    replacement: str = option(
+        "lookahead", choice(*REPLACEMENTS), "Which row leaves the scratchpad.", "lookahead|lru|lfu|random"
+    )
+    row_counts: str | None = option(
+        None, text, "How often each row is used, as `cupyrec advise --row-counts` writes it.", "FILE"
+    )
+    trace: str | None = option(
+        None, text, "Write what each stage did when, for chrome://tracing or ui.perfetto.dev.", "FILE"
+    )
     device: str = option("auto", choice("auto", "cpu"), "What computes.", "auto|cpu")
     threads: int | None = option(None, whole_number(1), "CPU threads; every usable core when not given.", "N")
     seed: int = option(1, whole_number(0), "Seed of the initial weights.", "SEED")
@@ -176,6 +240,10 @@ class RunConfig:
                 as_json = json.dumps(shown, ensure_ascii=False).replace("\x7f", "\\u007f")
                 lines.append(f"{option_name(each.name)} = {as_json}\n")
         return "".join(lines)
+
+    def system_config(self) -> SystemConfig:
+        """The system that these options describe. Raises ConfigError."""
+        return SystemConfig(self.system, self.scratchpad, self.lookahead, self.replacement, self.row_counts)
 
     def model_for(self, table_rows: tuple[int, ...], dense_features: int) -> DlrmConfig:
         """The model that these options describe, for data with these tables. Raises ConfigError."""

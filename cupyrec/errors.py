@@ -49,3 +49,11 @@ class MemoryPlanError(CupyrecError, MemoryError):
 
 class DivergenceError(CupyrecError, ArithmeticError):
     """The loss is NaN or infinite."""
+
+
+class ScratchpadError(CupyrecError, ValueError):
+    """A scratchpad that cannot hold the rows of one batch."""
+
+
+class StageError(CupyrecError, RuntimeError):
+    """A stage of the pipeline failed: the message names the stage and the batch; the cause is its __cause__."""

@@ -50,6 +50,7 @@ from cupyrec.optim.row_update import RowUpdate
 from cupyrec.optim.schedule import WarmupPolynomialDecay
 from cupyrec.optim.sgd import Sgd
 from cupyrec.systems.resident import ResidentSystem
+from cupyrec.systems.train_stage import TrainStage
 
 BATCH_SIZE = 2048
 LEARNING_RATE = 0.01
@@ -215,7 +216,8 @@ def fbgemm_embedding_stepper(table: HostTable, config: DlrmConfig, batches: list
 
 def cupyrec_stepper(device: CpuDevice, model: Dlrm, table: HostTable, batches: list[Batch]) -> Callable[[int], float]:
     """One call, one step of the resident system."""
-    system = ResidentSystem(device, model, table, Sgd(), WarmupPolynomialDecay(LEARNING_RATE), max_samples=BATCH_SIZE)
+    stage = TrainStage(device, model, Sgd(), WarmupPolynomialDecay(LEARNING_RATE), max_samples=BATCH_SIZE)
+    system = ResidentSystem(stage, table)
 
     results = system.train(itertools.cycle(batches))
     return lambda _number: next(results).loss
@@ -232,10 +234,10 @@ def cupyrec_embedding_stepper(
 
     def step(number: int) -> float:
         if number == CHECK:
-            embedding_bag_forward(device, table.records, batches[0], Y, mean=False)
+            embedding_bag_forward(device, table.records, batches[0].rows, batches[0].offsets, Y, mean=False)
             return float(Y.sum(dtype=np.float64))
         batch = batches[number % len(batches)]
-        embedding_bag_forward(device, table.records, batch, Y, mean=False)
+        embedding_bag_forward(device, table.records, batch.rows, batch.offsets, Y, mean=False)
         update = RowUpdate(table.records, dY, batch.offsets, coalescer.plan(batch), mean=False)
         optimizer.update_rows(device, update, learning_rate=LEARNING_RATE)
         return 0.0

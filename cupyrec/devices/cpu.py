@@ -68,6 +68,10 @@ class CpuDevice:
         """An array of zeros on this device, on huge pages where the system has them."""
         return host_array(shape, dtype)
 
+    def stream(self) -> CpuStream:
+        """A stream for a stage of the pipeline."""
+        return CpuStream()
+
     def launch(self, kernel: Callable[..., Any], items: int, *arguments: Any, bounds: Any = None) -> None:
         """Run kernel(start, stop, *arguments) over all items, in one contiguous part a thread; return when all ended.
 
@@ -122,6 +126,25 @@ class CpuDevice:
     def _hand_over(self, handed: list[_Call]) -> None:
         for worker, call in zip(self._workers, handed, strict=False):
             worker.calls.put(call)
+
+
+class CpuStream:
+    """What a stage of the pipeline runs its kernels on: the thread that calls, and no other.
+
+    Stages are threads of their own; what they launch is done when the call returns.
+    """
+
+    def zeros(self, shape: int | Sequence[int], dtype: Any = np.float32) -> np.ndarray:
+        """An array of zeros: many small ones, so not on huge pages of their own."""
+        return np.zeros(shape, dtype)
+
+    def launch(self, kernel: Callable[..., Any], items: int, *arguments: Any, bounds: Any = None) -> None:
+        """Run kernel(0, items, *arguments)."""
+        kernel(0, items, *arguments)
+
+    def copy(self, source: np.ndarray, target: np.ndarray) -> None:
+        """target[:] = source, as if over a link."""
+        np.copyto(target, source)
 
 
 class _Call:

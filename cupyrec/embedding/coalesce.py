@@ -3,35 +3,67 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any, Protocol
 
 import numpy as np
 
 from cupyrec.batch import Batch, CoalescePlan, table_offsets
-from cupyrec.devices.cpu import CpuDevice
 from cupyrec.devices.numba_kernel import cpu_kernel
 
 # Two passes of 11 bits sort a table of four million rows; 2,048 counters stay in the first-level cache.
 MOST_DIGIT_BITS = 11
+# What a plan takes of memory: lookups, bags, unique rows and where their segments begin; and what making it takes beside
+# that: rows twice, lookups and bags once.
+PLAN_BYTES_PER_LOOKUP = 4 + 4 + 8 + 8
+SORT_BYTES_PER_LOOKUP = 2 * 8 + 4 + 4
+
+
+class Launcher(Protocol):
+    """What runs kernels: a device, or one of its streams."""
+
+    def zeros(self, shape: Any, dtype: Any = ...) -> Any: ...
+
+    def launch(self, kernel: Any, items: int, *arguments: Any, bounds: Any = None) -> None: ...
+
+
+class CoalesceMemory:
+    """The arrays of one plan. They grow with the largest batch and are used again: the plan then is no longer valid."""
+
+    def __init__(self) -> None:
+        self.capacity = -1
+
+    def reserve(self, launcher: Launcher, lookups: int) -> None:
+        """Make room for so many lookups."""
+        if self.capacity >= lookups:
+            return
+        self.capacity, zeros = lookups, launcher.zeros
+        self.lookups, self.bags = zeros(lookups, np.int32), zeros(lookups, np.int32)
+        self.unique_rows, self.offsets = zeros(lookups, np.int64), zeros(lookups + 1, np.int64)
 
 
 class Coalescer:
-    """Makes coalescing plans in memory of its own, which grows with the largest batch and is used again.
+    """Makes coalescing plans. What the sort needs beside a plan's own memory is used again by the next."""
 
-    A plan is valid until the next one is made.
-    """
-
-    def __init__(self, device: CpuDevice, table_rows: Sequence[int]) -> None:
-        self._device = device
+    def __init__(self, launcher: Launcher, table_rows: Sequence[int]) -> None:
+        self._launcher = launcher
         self._starts = table_offsets(table_rows)
+        self._own = CoalesceMemory()
         self._capacity = -1
 
-    def plan(self, batch: Batch) -> CoalescePlan:
-        """Sort and deduplicate the rows of a batch. O(N) by radix sort; each table is one thread's."""
+    def plan(self, batch: Batch, memory: CoalesceMemory | None = None) -> CoalescePlan:
+        """Sort and deduplicate the rows of a batch. O(N) by radix sort; each table is one thread's.
+
+        memory: where the plan stands; None: in memory that the next plan overwrites.
+        """
         N, B, F = batch.lookups, batch.samples, batch.features
+        memory = memory or self._own
+        memory.reserve(self._launcher, N)
         if self._capacity < N:
-            self._allocate(N)
-        unique_of_table = np.zeros(F, dtype=np.int64)
-        self._device.launch(
+            self._capacity, zeros = N, self._launcher.zeros
+            self._rows, self._other_rows = zeros(N, np.int64), zeros(N, np.int64)
+            self._lookups, self._bags = zeros(N, np.int32), zeros(N, np.int32)
+        unique_of_table, longer_bags = np.zeros(F, dtype=np.int64), np.zeros(F, dtype=np.bool_)
+        self._launcher.launch(
             _sort_tables,
             F,
             batch.rows,
@@ -39,30 +71,32 @@ class Coalescer:
             B,
             self._starts,
             self._rows,
-            self._bags,
+            memory.lookups,
             self._other_rows,
-            self._other_bags,
+            self._lookups,
             unique_of_table,
+            longer_bags,
         )
+        bags = memory.lookups
+        if longer_bags.any():
+            bags = memory.bags
+            self._launcher.launch(_name_bags, F, batch.offsets, B, memory.lookups, self._bags, bags)
         first_unique = np.concatenate([[0], np.cumsum(unique_of_table)])
         U = int(first_unique[-1])
-        self._device.launch(
-            _cut_segments, F, batch.offsets, B, first_unique, self._rows, self._unique_rows, self._offsets
+        self._launcher.launch(
+            _cut_segments, F, batch.offsets, B, first_unique, self._rows, memory.unique_rows, memory.offsets
         )
-        self._offsets[U] = N
-        return CoalescePlan(self._unique_rows[:U], self._offsets[: U + 1], self._bags[:N])
-
-    def _allocate(self, lookups: int) -> None:
-        self._capacity = lookups
-        empty = self._device.zeros
-        self._rows, self._other_rows = empty(lookups, np.int64), empty(lookups, np.int64)
-        self._bags, self._other_bags = empty(lookups, np.int32), empty(lookups, np.int32)
-        self._unique_rows, self._offsets = empty(lookups, np.int64), empty(lookups + 1, np.int64)
+        memory.offsets[U] = N
+        return CoalescePlan(memory.unique_rows[:U], memory.offsets[: U + 1], memory.lookups[:N], bags[:N])
 
 
 @cpu_kernel
-def _sort_tables(start, stop, rows, offsets, B, starts, out_rows, out_bags, other_rows, other_bags, unique):
-    """Sort the lookups of the tables start .. stop-1 by row, stably, and count their unique rows."""
+def _sort_tables(
+    start, stop, rows, offsets, B, starts, out_rows, out_lookups, other_rows, other_lookups, unique, longer_bags
+):
+    """Sort the lookups of the tables start .. stop-1 by row, stably; count their unique rows; tell whether some bag
+    has another length than 1.
+    """
     counts = np.empty(1 << MOST_DIGIT_BITS, dtype=np.int64)
     for table in range(start, stop):
         base = starts[table]
@@ -73,13 +107,17 @@ def _sort_tables(start, stop, rows, offsets, B, starts, out_rows, out_bags, othe
         digit_bits = (bits + passes - 1) // passes if passes else 0
         first, last = offsets[table * B], offsets[(table + 1) * B]
         # An even number of passes ends where it began, an odd one in the other arrays.
-        from_rows, from_bags, to_rows, to_bags = out_rows, out_bags, other_rows, other_bags
+        from_rows, from_lookups, to_rows, to_lookups = out_rows, out_lookups, other_rows, other_lookups
         if passes % 2:
-            from_rows, from_bags, to_rows, to_bags = other_rows, other_bags, out_rows, out_bags
-        for bag in range(table * B, (table + 1) * B):
-            for at in range(offsets[bag], offsets[bag + 1]):
-                from_rows[at] = rows[at]
-                from_bags[at] = bag
+            from_rows, from_lookups, to_rows, to_lookups = other_rows, other_lookups, out_rows, out_lookups
+        for at in range(np.uint64(first), np.uint64(last)):
+            from_rows[at] = rows[at]
+            from_lookups[at] = at
+        # Lookup and bag are then the same number.
+        ones = True
+        for bag in range(np.uint64(table * B), np.uint64((table + 1) * B + 1)):
+            ones &= offsets[bag] == bag
+        longer_bags[table] = not ones
         mask = (1 << digit_bits) - 1
         for digit in range(passes):
             shift = digit * digit_bits
@@ -96,14 +134,25 @@ def _sort_tables(start, stop, rows, offsets, B, starts, out_rows, out_bags, othe
                 to = counts[value]
                 counts[value] = to + 1
                 to_rows[to] = from_rows[at]
-                to_bags[to] = from_bags[at]
+                to_lookups[to] = from_lookups[at]
             from_rows, to_rows = to_rows, from_rows
-            from_bags, to_bags = to_bags, from_bags
+            from_lookups, to_lookups = to_lookups, from_lookups
         distinct = 0
         for at in range(first, last):
             if at == first or out_rows[at] != out_rows[at - 1]:
                 distinct += 1
         unique[table] = distinct
+
+
+@cpu_kernel
+def _name_bags(start, stop, offsets, B, sorted_lookups, bag_of_lookup, sorted_bags):
+    """The bag of each sorted lookup of the tables start .. stop-1."""
+    for table in range(start, stop):
+        for bag in range(table * B, (table + 1) * B):
+            for at in range(offsets[bag], offsets[bag + 1]):
+                bag_of_lookup[at] = bag
+        for at in range(offsets[table * B], offsets[(table + 1) * B]):
+            sorted_bags[at] = bag_of_lookup[sorted_lookups[at]]
 
 
 @cpu_kernel

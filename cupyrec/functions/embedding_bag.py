@@ -13,17 +13,19 @@ from cupyrec.devices.cpu import CpuDevice
 from cupyrec.devices.numba_kernel import CACHE_LINE_BYTES, PREFETCH_ROWS, cpu_kernel, prefetch
 
 
-def embedding_bag_forward(device: CpuDevice, records: Any, batch: Batch, Y: Any, *, mean: bool) -> None:
-    """Y[b, f] = sum over the lookups l of bag (f, b), in order, of records[rows[l], :D]; divided by their number
+def embedding_bag_forward(device: CpuDevice, records: Any, places: Any, offsets: Any, Y: Any, *, mean: bool) -> None:
+    """Y[b, f] = sum over the lookups l of bag (f, b), in order, of records[places[l], :D]; divided by their number
     where mean. An empty bag gives zeros.
 
-    records: (R, record width) of one floating dtype, device; the first D columns are weights.
-    Y: (B, F, D) of the same dtype, device; overwritten.
+    records: (places, record width) of one floating dtype, device; the first D columns are weights.
+    places:  (N,) int32 or int64, device: the row of each lookup, or the slot of that row where records is a scratchpad.
+    offsets: (F*B + 1,) int64, device: the batch's bags.
+    Y: (B, F, D) of the same dtype as records, device; overwritten.
     """
     B, _, D = Y.shape
     kernel = _forward_kernel(D, records.dtype.itemsize, mean)
     # Parts are samples, as in all that follows: what a thread pools, it also uses.
-    device.launch(kernel, B, records, batch.rows, batch.offsets, Y)
+    device.launch(kernel, B, records, places, offsets, Y)
 
 
 def embedding_bag_backward(
@@ -91,13 +93,13 @@ def _forward_kernel(dimension: int, item_bytes: int, mean: bool) -> Any:
     D, line = dimension, CACHE_LINE_BYTES // item_bytes
 
     @cpu_kernel
-    def forward(start, stop, records, rows, offsets, Y):
+    def forward(start, stop, records, places, offsets, Y):
         B, F = Y.shape[0], Y.shape[1]
         for f in range(F):
             first, last = offsets[f * B + start], offsets[f * B + stop]
             for at in range(first, min(last, first + PREFETCH_ROWS)):
                 for d in range(0, D, line):
-                    prefetch(records, (rows[at], d))
+                    prefetch(records, (places[at], d))
             for b in range(start, stop):
                 first, end = offsets[f * B + b], offsets[f * B + b + 1]
                 for d in range(D):
@@ -105,10 +107,10 @@ def _forward_kernel(dimension: int, item_bytes: int, mean: bool) -> Any:
                 for at in range(first, end):
                     if at + PREFETCH_ROWS < last:
                         for d in range(0, D, line):
-                            prefetch(records, (rows[at + PREFETCH_ROWS], d))
-                    row = rows[at]
+                            prefetch(records, (places[at + PREFETCH_ROWS], d))
+                    place = places[at]
                     for d in range(D):
-                        Y[b, f, d] += records[row, d]
+                        Y[b, f, d] += records[place, d]
                 if mean and end - first > 1:
                     length = Y.dtype.type(end - first)
                     for d in range(D):

@@ -15,11 +15,13 @@ from cupyrec.functions.embedding_bag import balanced_bounds
 class RowUpdate:
     """The coalesced update of one batch.
 
-    records: (R, record width) of one floating dtype, device: D weights, then the optimizer's state. Modified.
+    records: (rows or slots, record width) of one floating dtype, device: D weights, then the optimizer's state.
+             Modified.
     dY:      (B, F, D) of the same dtype, device: the gradient of the pooled vectors.
     offsets: (F*B + 1,) int64: the batch's bags.
     plan:    the batch's unique rows and segments.
     mean:    whether bags were averaged; each lookup's gradient is then divided by the length of its bag.
+    slots:   (U,) int32, device: where in records each unique row is; None where records holds every row.
     """
 
     records: Any
@@ -27,6 +29,12 @@ class RowUpdate:
     offsets: Any
     plan: CoalescePlan
     mean: bool
+    slots: Any = None
+
+    @property
+    def places(self) -> Any:
+        """(U,): where in records each unique row is."""
+        return self.plan.unique_rows if self.slots is None else self.slots
 
 
 def launch_row_update(
@@ -47,7 +55,7 @@ def launch_row_update(
         records,
         dY,
         update.offsets,
-        plan.unique_rows,
+        update.places,
         plan.segment_offsets,
         plan.segment_bags,
         *settings,

@@ -6,19 +6,15 @@ looked ahead to. It is the plainest of the systems and the one whose weights the
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from typing import Any
 
 from cupyrec.batch import Batch
-from cupyrec.devices.cpu import CpuDevice
 from cupyrec.embedding.coalesce import Coalescer
 from cupyrec.embedding.host_table import HostTable
-from cupyrec.functions.embedding_bag import embedding_bag_forward
-from cupyrec.models.dlrm import Dlrm
-from cupyrec.optim.registry import Optimizer
-from cupyrec.optim.row_update import RowUpdate
-from cupyrec.optim.schedule import WarmupPolynomialDecay
-from cupyrec.systems.step import StepResult
+from cupyrec.pipeline.stage_clock import StageClock
+from cupyrec.systems.step import StepResult, ignore
+from cupyrec.systems.train_stage import TrainStage
 
 
 class ResidentSystem:
@@ -26,53 +22,37 @@ class ResidentSystem:
 
     name = "resident"
 
-    def __init__(
-        self,
-        device: CpuDevice,
-        model: Dlrm,
-        table: HostTable,
-        optimizer: Optimizer,
-        schedule: WarmupPolynomialDecay,
-        *,
-        max_samples: int,
-    ) -> None:
-        """max_samples: the most samples of a batch."""
-        config = model.config
-        self.model, self.table = model, table
-        self._device, self._optimizer, self._schedule = device, optimizer, schedule
-        self._mean = config.pooling == "mean"
-        dtype = table.records.dtype
-        self._Y = device.zeros((max_samples, config.features, config.dimension), dtype)
-        self._dense_state = device.zeros(optimizer.dense_state_size(model.parameters.shape[0]), dtype)
-        self._coalescer = Coalescer(device, table.table_rows)
-        self.steps_done = 0
+    def __init__(self, stage: TrainStage, table: HostTable, clock: StageClock | None = None) -> None:
+        self.model, self.table = stage.model, table
+        self._stage, self._clock = stage, clock or StageClock()
+        self._coalescer = Coalescer(stage.device, table.table_rows)
 
-    def train(self, batches: Iterable[Batch]) -> Iterator[StepResult]:
+    @property
+    def steps_done(self) -> int:
+        return self._stage.steps_done
+
+    def prepare(self, read: Callable[[], Iterable[Batch]], say: Callable[[str], None]) -> None:
+        """Nothing to prepare."""
+
+    def train(
+        self, batches: Iterable[Batch], *, say: Callable[[str], None] = ignore
+    ) -> Generator[StepResult, None, None]:
         """Train the batches in order; after each, its result. Stopping early leaves the last step whole."""
-        for batch in batches:
-            if batch.samples:
-                yield self._step(batch)
+        self._clock.forget()
+        for number, (batch, waited_s) in enumerate(self._clock.each_loaded(batches)):
+            yield self._step(number, batch, waited_s)
 
     def predict(self, batch: Batch) -> Any:
         """Logits (B,), device; valid until the next call. Changes no weight."""
-        return self.model.forward(batch.dense, self._pooled(batch))
+        return self._stage.predict(batch, self._stage.pool(self.table.records, batch.rows, batch))
 
     def finish(self) -> None:
         """The host table holds every row's final value: here it always does."""
 
-    def _pooled(self, batch: Batch) -> Any:
-        Y = self._Y[: batch.samples]
-        embedding_bag_forward(self._device, self.table.records, batch, Y, mean=self._mean)
-        return Y
-
-    def _step(self, batch: Batch) -> StepResult:
-        learning_rate = self._schedule(self.steps_done)
-        logits = self.model.forward(batch.dense, self._pooled(batch))
-        loss, dY = self.model.backward(logits, batch.labels)
-        update = RowUpdate(self.table.records, dY, batch.offsets, self._coalescer.plan(batch), self._mean)
-        self._optimizer.update_rows(self._device, update, learning_rate=learning_rate)
-        self._optimizer.update_dense(
-            self._device, self.model.parameters, self.model.gradients, self._dense_state, learning_rate=learning_rate
+    def _step(self, number: int, batch: Batch, waited_s: float) -> StepResult:
+        stage, learning_rate = self._stage, self._stage.learning_rate
+        with self._clock.stage("Train", number):
+            loss = stage.run(batch, self.table.records, batch.rows, self._coalescer.plan(batch))
+        return StepResult(
+            stage.steps_done, batch.samples, loss, learning_rate, waited_s, stage_ms=self._clock.take(number)
         )
-        self.steps_done += 1
-        return StepResult(self.steps_done, batch.samples, loss, learning_rate)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Iterable, Mapping
+from dataclasses import dataclass, field, fields
 from typing import Any, Protocol
 
 from cupyrec.batch import Batch
@@ -12,28 +12,71 @@ from cupyrec.models.dlrm import Dlrm
 
 
 @dataclass(frozen=True)
+class Traffic:
+    """What one step moved between host and device, and why.
+
+    hits, misses: unique rows of the batch that were, or were not, in device memory when it was planned; evictions: rows
+    that made room for the misses. bytes_in, bytes_out: to and from the device, of rows and pooled vectors.
+    bubbles: batches in flight that the step had to wait for, because the scratchpad was too small to go on without.
+    """
+
+    hits: int = 0
+    misses: int = 0
+    evictions: int = 0
+    bytes_in: int = 0
+    bytes_out: int = 0
+    bubbles: int = 0
+
+    def __add__(self, other: Traffic) -> Traffic:
+        return Traffic(*(getattr(self, each.name) + getattr(other, each.name) for each in fields(self)))
+
+
+@dataclass(frozen=True)
 class StepResult:
     """One mini-batch trained.
 
     step: 1 for the first; samples: B; loss: the mean over the batch, before its update; learning_rate: as applied.
+    waited_s: how long training stood still because the batch, or a row of it, was not there yet.
+    traffic: None in systems that move nothing. stage_ms: how long each stage worked on the batch, by its name.
     """
 
     step: int
     samples: int
     loss: float
     learning_rate: float
+    waited_s: float = 0.0
+    traffic: Traffic | None = None
+    stage_ms: Mapping[str, float] = field(default_factory=dict)
+
+
+def ignore(line: str) -> None:
+    """Takes a line for people, where there are none."""
 
 
 class System(Protocol):
     """Where embeddings live and are trained. The trainer knows no more of a system than this."""
 
-    name: str
     model: Dlrm
     table: HostTable
-    steps_done: int
 
-    def train(self, batches: Iterable[Batch]) -> Iterator[StepResult]:
-        """Train the batches in order; after each, its result. Between two results predict may be called."""
+    @property
+    def name(self) -> str:
+        """As `--system` has it."""
+
+    @property
+    def steps_done(self) -> int:
+        """Batches trained so far."""
+
+    def prepare(self, read: Callable[[], Iterable[Batch]], say: Callable[[str], None]) -> None:
+        """Before training. read: the training batches, once through, for a system that must know them beforehand."""
+
+    def train(self, batches: Iterable[Batch], *, say: Callable[[str], None] = ...) -> Generator[StepResult, None, None]:
+        """Train the batches in order; after each, its result. Between two results predict and finish may be called.
+
+        It may be closed at any time, which leaves the last step whole; then, as after its end, the host table holds
+        every row's value. The batches are read in whatever thread suits, ahead of training. What reading raises is
+        raised here, after all batches before it are trained. say: is told what the system chose.
+        """
 
     def predict(self, batch: Batch) -> Any:
         """Logits (B,), with the weights as of the last result. Changes no state."""

@@ -5,17 +5,23 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from cupyrec.byte_sizes import format_bytes
-from cupyrec.config import DlrmConfig
+from cupyrec.config import DlrmConfig, SystemConfig
+from cupyrec.embedding.coalesce import PLAN_BYTES_PER_LOOKUP, SORT_BYTES_PER_LOOKUP
 from cupyrec.embedding.host_table import record_width
 from cupyrec.errors import MemoryPlanError
 from cupyrec.models.dlrm import activation_elements, dense_parameters
 from cupyrec.optim.registry import Optimizer
+from cupyrec.pipeline.planner import NODE_BYTES
+from cupyrec.pipeline.stages import PIPELINED
+from cupyrec.scratchpad_size import scratchpad_slots
+from cupyrec.systems.registry import SYSTEMS_WITH_SCRATCHPAD, resolve_system
 
 FLOAT_BYTES = 4
 # Read ahead, in the reader's hands and in training.
 BATCHES_IN_FLIGHT = 8
-# Rows and bags, both twice for the sort, unique rows and segment offsets.
-COALESCING_BYTES_PER_LOOKUP = 2 * 8 + 2 * 4 + 8 + 8
+COALESCING_BYTES_PER_LOOKUP = PLAN_BYTES_PER_LOOKUP + SORT_BYTES_PER_LOOKUP
+# Of a row on its way: into the scratchpad and out of it, on both sides of the link.
+STAGED_COPIES = 4
 
 
 @dataclass(frozen=True)
@@ -25,8 +31,9 @@ class MemoryPlan:
     tables_bytes: embedding weights; row_state_bytes: the optimizer's state of the rows and what pads records to
     16 bytes; dense_bytes: MLP weights, gradients and optimizer state; activation_bytes: values and gradients of one
     batch of the largest size; batch_bytes: about what the batches read ahead and their coalescing take, with one
-    lookup a bag (longer bags take more), none for prediction. The program itself and its libraries, some 200 MB, are
-    not in it.
+    lookup a bag (longer bags take more), none for prediction; scratchpad_bytes: its slots and what the planner knows of
+    them; staging_bytes: at most for rows on their way, with one lookup a bag. The program itself and its libraries, some
+    200 MB, are not in it, nor the batches known ahead, whose number is chosen later.
     """
 
     rows: int
@@ -35,21 +42,25 @@ class MemoryPlan:
     dense_bytes: int
     activation_bytes: int
     batch_bytes: int
+    scratchpad_bytes: int = 0
+    staging_bytes: int = 0
 
     @property
     def total_bytes(self) -> int:
         """All of it."""
         parts = (self.tables_bytes, self.row_state_bytes, self.dense_bytes, self.activation_bytes, self.batch_bytes)
-        return sum(parts)
+        return sum(parts) + self.scratchpad_bytes + self.staging_bytes
 
     def lines(self) -> list[str]:
         """The plan as a person reads it."""
+        scratchpad = (("scratchpad", self.scratchpad_bytes), ("rows on their way to it and back", self.staging_bytes))
         parts = (
             (f"embedding tables ({self.rows:,} rows)", self.tables_bytes),
             ("optimizer state of the rows", self.row_state_bytes),
             ("MLPs with gradients and state", self.dense_bytes),
             ("activations", self.activation_bytes),
             ("batches and their coalescing", self.batch_bytes),
+            *(scratchpad if self.scratchpad_bytes else ()),
             ("total", self.total_bytes),
         )
         return [f"{what:<42} {format_bytes(size):>10}" for what, size in parts]
@@ -62,18 +73,31 @@ class MemoryPlan:
             f"the run needs {format_bytes(self.total_bytes)} of memory "
             f"(embedding tables {format_bytes(self.tables_bytes)}, optimizer state "
             f"{format_bytes(self.row_state_bytes)}, MLPs {format_bytes(self.dense_bytes)}, activations and batches "
-            f"{format_bytes(self.activation_bytes + self.batch_bytes)}), but {format_bytes(available_bytes)} are "
-            f"available; make the largest of these smaller: --hash-rows, --dimension, --batch-size, the widths "
+            f"{format_bytes(self.activation_bytes + self.batch_bytes)}{self._scratchpad_text()}), but "
+            f"{format_bytes(available_bytes)} are available; make the largest of these smaller: --hash-rows, --dimension, --batch-size, the widths "
             f"of the MLPs, or --optimizer sgd, which keeps no state"
         )
 
+    def _scratchpad_text(self) -> str:
+        parts = self.scratchpad_bytes + self.staging_bytes
+        return f", scratchpad {format_bytes(parts)}: --scratchpad" if parts else ""
 
-def plan_memory(config: DlrmConfig, optimizer: Optimizer | None, max_samples: int) -> MemoryPlan:
-    """What training takes, or, without an optimizer, prediction. max_samples: the most samples of a batch."""
+
+def plan_memory(
+    config: DlrmConfig, optimizer: Optimizer | None, max_samples: int, system: SystemConfig | None = None
+) -> MemoryPlan:
+    """What training takes, or, without an optimizer, prediction.
+
+    max_samples: the most samples of a batch; system: None for one without a scratchpad.
+    """
     rows, D = sum(config.table_rows), config.dimension
     state = optimizer.row_state_width(D) if optimizer else 0
     parameters = dense_parameters(config)
     dense_state = optimizer.dense_state_size(parameters) if optimizer else 0
+    record_bytes = record_width(D, state, FLOAT_BYTES) * FLOAT_BYTES
+    slots = 0
+    if system is not None and resolve_system(system.name)[0] in SYSTEMS_WITH_SCRATCHPAD:
+        slots = scratchpad_slots(system.scratchpad, rows, record_bytes)
     return MemoryPlan(
         rows=rows,
         tables_bytes=rows * D * FLOAT_BYTES,
@@ -81,6 +105,8 @@ def plan_memory(config: DlrmConfig, optimizer: Optimizer | None, max_samples: in
         dense_bytes=(2 * parameters + dense_state) * FLOAT_BYTES,
         activation_bytes=activation_elements(config, max_samples) * FLOAT_BYTES,
         batch_bytes=max_samples * _batch_bytes_per_sample(config) if optimizer else 0,
+        scratchpad_bytes=slots * (record_bytes + NODE_BYTES),
+        staging_bytes=min(slots, max_samples * config.features) * record_bytes * STAGED_COPIES * PIPELINED.staging_sets,
     )
 
 

@@ -17,6 +17,7 @@ from cupyrec.models.dlrm import Dlrm
 from cupyrec.optim.schedule import WarmupPolynomialDecay
 from cupyrec.optim.sgd import Sgd
 from cupyrec.systems.resident import ResidentSystem
+from cupyrec.systems.train_stage import TrainStage
 from cupyrec.training.evaluation import check_source_fits, evaluate
 from cupyrec.training.memory_plan import plan_memory
 from cupyrec.training.metrics import MetricsResult
@@ -65,5 +66,6 @@ def load_model(folder: str | Path, *, batch_size: int = 2048, threads: int | Non
     model = Dlrm(device, config, max_samples=batch_size)
     table = HostTable(device, config.table_rows, config.dimension, seed=None)
     read_weights(folder, model, table)
-    system = ResidentSystem(device, model, table, Sgd(), WarmupPolynomialDecay(1.0), max_samples=batch_size)
+    stage = TrainStage(device, model, Sgd(), WarmupPolynomialDecay(1.0), max_samples=batch_size)
+    system = ResidentSystem(stage, table)
     return TrainedModel(config, description, system, device, batch_size)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections import deque
+from collections.abc import Callable, Generator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from cupyrec.config import DlrmConfig, RunConfig
+from cupyrec.batch import Batch
+from cupyrec.config import DlrmConfig, RunConfig, SystemConfig
 from cupyrec.datasets.source import Source, read_batches
 from cupyrec.devices.cpu import CpuDevice
 from cupyrec.devices.host_memory import available_bytes
@@ -21,8 +24,10 @@ from cupyrec.errors import ConfigError, DivergenceError
 from cupyrec.models.dlrm import Dlrm
 from cupyrec.optim.registry import Optimizer, make_optimizer
 from cupyrec.optim.schedule import WarmupPolynomialDecay
-from cupyrec.systems.resident import ResidentSystem
-from cupyrec.systems.step import StepResult, System
+from cupyrec.pipeline.stage_clock import StageClock, TraceSink
+from cupyrec.systems.registry import make_system
+from cupyrec.systems.step import StepResult, System, Traffic, ignore
+from cupyrec.systems.train_stage import TrainStage
 from cupyrec.training.evaluation import (
     Evaluation,
     check_source_fits,
@@ -42,7 +47,9 @@ class TrainingResult:
     """How a run went.
 
     steps, samples:     trained in this call.
-    seconds:            all of it; data_wait_seconds: waiting for batches; evaluation_seconds: evaluating.
+    seconds:            all of it; data_wait_seconds: training stood still for want of a batch or its rows;
+                        evaluation_seconds: evaluating.
+    traffic:            what all steps moved; None where nothing moves.
     final, best:        the last evaluation, and the one with the highest AUC (the latest of equals); None without
                         validation data.
     interrupted:        whether it was asked to stop before its end.
@@ -56,6 +63,7 @@ class TrainingResult:
     final: Evaluation | None
     best: Evaluation | None
     interrupted: bool
+    traffic: Traffic | None = None
 
 
 class Trainer:
@@ -70,11 +78,14 @@ class Trainer:
         batch_size: int = 512,
         threads: int | None = None,
         seed: int = 1,
+        system: SystemConfig | str = "auto",
+        trace: TraceSink | None = None,
     ) -> None:
         """Check that the model fits in memory, then allocate and initialise it.
 
         optimizer: or its name; schedule: or a constant learning rate; both those of `cupyrec train` when not given.
-        batch_size: the most samples of a batch. seed: of all initial weights.
+        batch_size: the most samples of a batch. seed: of all initial weights. system: where embeddings live and are
+        trained, or its name; trace: is told what each stage does when, see pipeline.trace_file.TraceFile.
         Raises ConfigError, and MemoryPlanError before allocating.
         """
         _check_at_least(1, batch_size=batch_size)
@@ -85,7 +96,8 @@ class Trainer:
             schedule = WarmupPolynomialDecay(RunConfig.learning_rate, RunConfig.warmup_steps)
         elif not isinstance(schedule, WarmupPolynomialDecay):
             schedule = WarmupPolynomialDecay(schedule)
-        self.memory_plan = plan_memory(config, optimizer, batch_size)
+        system_config = SystemConfig(system) if isinstance(system, str) else system
+        self.memory_plan = plan_memory(config, optimizer, batch_size, system_config)
         self.memory_plan.check(available_bytes())
         self._device = CpuDevice(threads)
         self.threads = self._device.threads
@@ -98,7 +110,8 @@ class Trainer:
                 state_width=optimizer.row_state_width(config.dimension),
                 seed=seed,
             )
-        self.system: System = ResidentSystem(self._device, model, table, optimizer, schedule, max_samples=batch_size)
+            stage = TrainStage(self._device, model, optimizer, schedule, max_samples=batch_size)
+            self.system: System = make_system(system_config, stage, table, seed=seed, clock=StageClock(trace))
 
     def fit(
         self,
@@ -111,10 +124,12 @@ class Trainer:
         on_step: Callable[[StepResult, float], None] | None = None,
         on_evaluation: Callable[[Evaluation], None] | None = None,
         stop_requested: Callable[[], bool] = lambda: False,
+        say: Callable[[str], None] = ignore,
     ) -> TrainingResult:
         """Train on `source`, `epochs` times over, and evaluate on `valid` every `eval_every` steps and at the end.
 
-        on_step is told each step's result and the share, 0 to 1, of the work done; on_evaluation each evaluation.
+        on_step is told each step's result and the share, 0 to 1, of the work done; on_evaluation each evaluation; say
+        what the system chose for these data.
         stop_requested is asked after each step; the step is then whole, and there is no evaluation at the end.
 
         Raises ConfigError on numbers that make no sense and when the source does not fit the model, DivergenceError
@@ -129,7 +144,8 @@ class Trainer:
         run = _Run(source, self.batch_size, epochs, max_steps)
         started = time.perf_counter()
         evaluations: list[Evaluation] = []
-        evaluation_seconds, interrupted, steps, samples = 0.0, False, 0, 0
+        evaluation_seconds, wait_seconds, interrupted, steps, samples = 0.0, 0.0, False, 0, 0
+        traffic: Traffic | None = None
 
         def evaluate_now() -> None:
             nonlocal evaluation_seconds
@@ -146,20 +162,30 @@ class Trainer:
                 if on_evaluation is not None:
                     on_evaluation(evaluations[-1])
 
-        with self._device.running(), closing(run.batches()) as batches, overflow_is_seen_later():
-            for result in self.system.train(batches):
-                steps, samples = steps + 1, samples + result.samples
-                if not math.isfinite(result.loss):
-                    raise _diverged(
-                        f"the loss is {result.loss} at step {result.step:,} (learning rate {result.learning_rate:g})"
-                    )
-                if on_step is not None:
-                    on_step(result, run.fraction_done(steps))
-                if eval_every and steps % eval_every == 0 and not stop_requested():
-                    evaluate_now()
-                if stop_requested():
-                    interrupted = True
-                    break
+        with (
+            self._device.running(),
+            closing(run.batches()) as batches,
+            overflow_is_seen_later(),
+        ):
+            self.system.prepare(run.once_through, say)
+            # Closed before the batches are: it may read them in a thread of its own.
+            with closing(self.system.train(batches, say=say)) as results:
+                for result in results:
+                    steps, samples = steps + 1, samples + result.samples
+                    fraction_done = run.fraction_done(steps)
+                    wait_seconds += result.waited_s
+                    traffic = result.traffic if traffic is None else traffic + (result.traffic or Traffic())
+                    if not math.isfinite(result.loss):
+                        raise _diverged(
+                            f"the loss is {result.loss} at step {result.step:,} (learning rate {result.learning_rate:g})"
+                        )
+                    if on_step is not None:
+                        on_step(result, fraction_done)
+                    if eval_every and steps % eval_every == 0 and not stop_requested():
+                        evaluate_now()
+                    if stop_requested():
+                        interrupted = True
+                        break
             self.system.finish()
             evaluated = bool(evaluations) and evaluations[-1].step == self.system.steps_done
             if steps and not interrupted and not stop_requested() and not evaluated:
@@ -168,11 +194,12 @@ class Trainer:
             steps=steps,
             samples=samples,
             seconds=time.perf_counter() - started,
-            data_wait_seconds=run.wait_seconds,
+            data_wait_seconds=wait_seconds,
             evaluation_seconds=evaluation_seconds,
             final=evaluations[-1] if evaluations else None,
             best=max(reversed(evaluations), key=_auc, default=None),
             interrupted=interrupted or stop_requested(),
+            traffic=traffic,
         )
 
     def evaluate(self, source: Source) -> MetricsResult:
@@ -203,12 +230,13 @@ class Trainer:
 
 
 class _Run:
-    """The batches of all epochs, and how long the trainer waited for them."""
+    """The batches of all epochs, and how much of them has trained. They may be read in another thread, and ahead."""
 
     def __init__(self, source: Source, batch_size: int, epochs: int, max_steps: int | None) -> None:
         self._source, self._batch_size, self._epochs, self._max_steps = source, batch_size, epochs, max_steps
-        self._fraction_of_data = 0.0
-        self.wait_seconds = 0.0
+        self._fraction_read = 0.0
+        # The share of the data that is used up with each batch that is read and has not trained.
+        self._fractions: deque[float] = deque()
 
     def batches(self) -> Generator[Any, None, None]:
         """Yield at most max_steps batches, epoch after epoch."""
@@ -216,31 +244,29 @@ class _Run:
         for epoch in range(self._epochs):
             checked = read_batches(self._source, self._batch_size, on_progress=self._note(epoch))
             with closing(checked) as batches:
-                for batch in self._timed(batches):
+                for batch in batches:
+                    self._fractions.append(self._fraction_read)
                     yield batch
                     left -= 1
                     if left <= 0:
                         return
 
+    def once_through(self) -> Generator[Batch, None, None]:
+        """What an epoch trains on, or, where max_steps ends before it, that; for who must know the data beforehand."""
+        with closing(read_batches(self._source, self._batch_size)) as batches:
+            yield from itertools.islice(batches, self._max_steps)
+
     def fraction_done(self, steps: int) -> float:
-        """The share of the work done: of the data, or of the steps where those end first."""
+        """After each step: the share of the work done, of the data, or of the steps where those end first."""
         of_steps = 0.0 if self._max_steps is None else steps / self._max_steps
-        return min(max(self._fraction_of_data, of_steps), 1.0)
+        of_data = self._fractions.popleft()
+        return min(max(of_data, of_steps), 1.0)
 
     def _note(self, epoch: int) -> Callable[[float], None]:
         def note(fraction: float) -> None:
-            self._fraction_of_data = (epoch + fraction) / self._epochs
+            self._fraction_read = (epoch + fraction) / self._epochs
 
         return note
-
-    def _timed(self, batches: Iterator[Any]) -> Iterator[Any]:
-        while True:
-            begun = time.perf_counter()
-            batch = next(batches, None)
-            self.wait_seconds += time.perf_counter() - begun
-            if batch is None:
-                return
-            yield batch
 
 
 def _check_at_least(least: int, **numbers: int) -> None:

@@ -23,7 +23,7 @@ def forward(records, batch, features, dimension, *, mean, threads=1):
     Y = np.full((batch.samples, features, dimension), np.nan, dtype=records.dtype)
     device = CpuDevice(threads)
     with device.running():
-        embedding_bag_forward(device, records, batch, Y, mean=mean)
+        embedding_bag_forward(device, records, batch.rows, batch.offsets, Y, mean=mean)
     return Y
 
 

@@ -52,7 +52,7 @@ class SmallModel:
     def loss(self):
         """The mean loss; fills the gradients and dY."""
         mean = self.config.pooling == "mean"
-        embedding_bag_forward(self.device, self.table.records, self.batch, self.Y, mean=mean)
+        embedding_bag_forward(self.device, self.table.records, self.batch.rows, self.batch.offsets, self.Y, mean=mean)
         logits = self.model.forward(self.batch.dense, self.Y)
         loss, self.dY = self.model.backward(logits, self.batch.labels)
         return loss

@@ -14,6 +14,7 @@ from cupyrec.optim.registry import make_optimizer
 from cupyrec.optim.schedule import WarmupPolynomialDecay
 from cupyrec.systems.resident import ResidentSystem
 from cupyrec.systems.step import StepResult
+from cupyrec.systems.train_stage import TrainStage
 
 TABLE_ROWS = (40, 1, 300, 7, 2, 11, 1000)
 CONFIG = DlrmConfig(TABLE_ROWS, 3, 17, (32, 17), (16, 1), self_interaction=True)
@@ -26,7 +27,7 @@ def make_system(device, *, optimizer="rowwise-adagrad", seed=1, max_samples=64, 
     state_width = made.row_state_width(config.dimension)
     table = HostTable(device, config.table_rows, config.dimension, state_width=state_width, seed=seed)
     schedule = schedule or WarmupPolynomialDecay(0.05, warmup_steps=5)
-    return ResidentSystem(device, model, table, made, schedule, max_samples=max_samples)
+    return ResidentSystem(TrainStage(device, model, made, schedule, max_samples=max_samples), table)
 
 
 def batches_for(steps, *, samples=64, seed=5):

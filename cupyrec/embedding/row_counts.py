@@ -1,0 +1,79 @@
+"""How often each row is used: counted from batches, kept in a .npy file."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cupyrec.batch import Batch
+from cupyrec.devices.numba_kernel import cpu_kernel
+from cupyrec.errors import DataError, OutputError
+
+
+def new_row_counts(rows: int) -> np.ndarray:
+    """(R,) int64, zeros."""
+    return np.zeros(rows, np.int64)
+
+
+def add_lookups(counts: np.ndarray, rows: Any) -> None:
+    """counts[rows[l]] += 1 for each lookup l. counts: (R,) int64, modified; rows: (N,) int64."""
+    _add(0, rows.shape[0], rows, counts)
+
+
+def count_rows(batches: Iterable[Batch], rows: int) -> np.ndarray:
+    """(R,) int64: the lookups of each row in all batches. rows: R."""
+    counts = new_row_counts(rows)
+    for batch in batches:
+        add_lookups(counts, batch.rows)
+    return counts
+
+
+def most_used_rows(counts: Any, most: int) -> np.ndarray:
+    """(n,) int64, ascending: the rows used most, at most so many; among equals the lower row; none that is never used."""
+    counts = np.asarray(counts)
+    order = np.argsort(-counts, kind="stable")[:most]
+    return np.sort(order[counts[order] > 0]).astype(np.int64)
+
+
+def read_row_counts(path: str | Path, rows: int) -> np.ndarray:
+    """(R,) int64: the counts in a .npy file. rows: R, which the file must have. Raises DataError."""
+    try:
+        counts = np.load(path, allow_pickle=False)
+    except OSError as error:
+        raise DataError(f"cannot be read: {error.strerror or error}", path=path) from None
+    except (ValueError, EOFError) as error:
+        raise DataError(f"not a file of row counts (.npy): {error}", path=path) from None
+    if not isinstance(counts, np.ndarray) or counts.ndim != 1 or not np.issubdtype(counts.dtype, np.integer):
+        raise DataError("not a file of row counts: one list of whole numbers is expected", path=path)
+    if counts.shape[0] != rows:
+        raise DataError(
+            f"counts {counts.shape[0]:,} rows, but the tables have {rows:,}; count again with the same --hash-rows",
+            path=path,
+        )
+    if counts.size and counts.min() < 0:
+        raise DataError("not a file of row counts: some are negative", path=path)
+    return counts.astype(np.int64)
+
+
+def write_row_counts(path: str | Path, counts: np.ndarray) -> None:
+    """Write counts beside their place and rename them. Raises OutputError."""
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.partial")
+    try:
+        with open(temporary, "wb") as file:
+            np.save(file, counts, allow_pickle=False)
+        os.replace(temporary, path)
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be written: {error.strerror}") from None
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@cpu_kernel
+def _add(start, stop, rows, counts):
+    for at in range(start, stop):
+        counts[rows[at]] += 1

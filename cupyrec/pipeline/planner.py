@@ -1,0 +1,228 @@
+"""The planner: which rows the scratchpad holds, batch for batch, decided ahead of training.
+
+A state machine. Batches go in (`look`), plans come out (`plan`); it knows no thread, device or file, moves nothing,
+and depends on nothing but the rows of the batches: the same batches give the same plans.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from cupyrec.embedding.hit_map import new_cells, rehash
+from cupyrec.errors import ConfigError, ScratchpadError
+from cupyrec.pipeline import planner_kernels as kernels
+from cupyrec.pipeline.plan import Holds, Plan, PlanMemory
+from cupyrec.pipeline.planner_kernels import LISTED, NEVER, NODE_FIELDS, NODES_FREE, NODES_USED, NONE, SLOTS_FILLED
+from cupyrec.pipeline.replacement import RANKS, replacement_kind
+
+# What a node takes: its fields, its row, its place on the list of free ones, and two cells of 16 bytes in the hit map.
+NODE_BYTES = 4 * NODE_FIELDS + 8 + 4 + 2 * 16
+LEAST_NODES, LEAST_WINDOW = 64, 64
+
+
+class Planner:
+    """Plans batches over `slots` slots, seeing `lookahead` batches beyond the one that it plans.
+
+    Plan b takes: the rows that batch b misses get empty slots first; then rows leave that nobody holds and no known batch
+    uses, the least valuable first; then those whose next use is furthest. Held are the rows of batches b - holds.past to
+    b + holds.future. Where all that is not enough, holds are given up: the oldest past batch first, at last the
+    nearest future one; the plan says how many.
+    """
+
+    def __init__(
+        self,
+        slots: int,
+        *,
+        lookahead: int,
+        holds: Holds,
+        replacement: str = "lookahead",
+        row_counts: Any = None,
+        seed: int = 0,
+    ) -> None:
+        """lookahead: at least holds.future; the other policies than lookahead look no further than that.
+        row_counts: (R,) integers, how often each row is used in the whole data set; None counts while running.
+        seed: of the policy random. Raises ConfigError.
+        """
+        if not 1 <= slots < NEVER:
+            raise ConfigError(f"a scratchpad has 1 to {NEVER - 1} slots, not {slots}")
+        if lookahead < holds.future:
+            raise ConfigError(f"the look-ahead must be at least {holds.future} batches, but is {lookahead}")
+        self.slots, self.lookahead, self.holds = slots, lookahead, holds
+        self._kind, self._seed = replacement_kind(replacement), seed
+        self._row_counts = np.zeros(0, np.int64) if row_counts is None else np.asarray(row_counts)
+        self.looked = self.planned = 0
+        self._ended = False
+        self._released = 0  # batches that are held no longer
+        ring = 1
+        # Batches of which something is known at once: held ones, the planned one, those ahead and one coming in.
+        while ring < holds.past + 1 + lookahead + 2:
+            ring *= 2
+        self._starts, self._sizes = np.zeros(ring, np.int64), np.zeros(ring, np.int64)
+        self._lists = np.empty((RANKS + ring, 3), np.int32)
+        self._lists[:] = NONE, NONE, 0
+        self._window = np.zeros((LEAST_WINDOW, 2), np.int32)
+        self._window_end = 0
+        self._nodes, self._node_rows = np.zeros((LEAST_NODES, NODE_FIELDS), np.int32), np.zeros(LEAST_NODES, np.int64)
+        self._free = np.zeros(LEAST_NODES, np.int32)
+        self._cells = new_cells(LEAST_NODES)
+        self._slot_nodes = np.full(slots, NONE, np.int32)
+        self._state = np.zeros(4, np.int64)
+        self._misses = np.zeros(0, np.int64)
+
+    @property
+    def may_look(self) -> bool:
+        """Whether the next batch may be shown: not before the batch `lookahead` + 1 before it has been planned."""
+        return not self._ended and self.looked <= self.planned + self.lookahead
+
+    @property
+    def may_plan(self) -> bool:
+        """Whether enough batches are known to plan the next one."""
+        return self.planned < self.looked and (self._ended or self.looked > self.planned + self.lookahead)
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of memory that the planner takes now."""
+        arrays = (self._lists, self._window, self._nodes, self._node_rows, self._free, self._cells, self._slot_nodes)
+        return sum(array.nbytes for array in arrays)
+
+    def look(self, unique_rows: Any) -> None:
+        """Show the next batch. unique_rows: (U,) int64, ascending; not kept. Raises ScratchpadError when U > slots."""
+        if not self.may_look:
+            raise RuntimeError(f"batch {self.looked} is shown, but batch {self.planned} is not planned yet")
+        U = unique_rows.shape[0]
+        if U > self.slots:
+            raise ScratchpadError(
+                f"a batch looks up {U:,} different rows, but the scratchpad has {self.slots:,} slots; "
+                f"give it at least {U:,} rows (--scratchpad {U}), or take smaller batches (--batch-size)"
+            )
+        at = self.looked & (self._starts.shape[0] - 1)
+        self._reserve(U)
+        self._starts[at], self._sizes[at] = self._window_end, U
+        kernels.look(
+            unique_rows, self.looked, self.planned, self._window_end, self._cells, self._nodes, self._node_rows,
+            self._free, self._lists, self._window, self._state, self._kind, self._seed, self._row_counts,
+        )  # fmt: skip
+        self._window_end += U
+        self.looked += 1
+
+    def end(self) -> None:
+        """No batch follows."""
+        self._ended = True
+
+    def plan(self, memory: PlanMemory) -> Plan:
+        """Plan the next batch, in memory that the caller keeps as long as it needs the plan."""
+        if not self.may_plan:
+            raise RuntimeError(f"batch {self.planned} is to be planned, but only {self.looked} are known")
+        batch, holds = self.planned, self.holds
+        start, U = self._batch(batch)
+        memory.reserve(U)
+        if self._misses.shape[0] < U:
+            self._misses = np.zeros(memory.capacity, np.int64)
+        missed = kernels.use(
+            batch, start, U, self._nodes, self._node_rows, self._lists, self._window, self._state, self._kind,
+            self._seed, self._row_counts.shape[0] > 0, memory.unique_slots, self._misses,
+        )  # fmt: skip
+        while self._released < batch - holds.past:
+            self._release_oldest()
+        given_up, nearest, bubbles = self._find_room(batch, missed)
+        evicted = kernels.assign(
+            start, missed, nearest, self.looked - 1, self.slots, self._cells, self._nodes, self._node_rows, self._free,
+            self._lists, self._window, self._state, self._slot_nodes, memory.unique_slots, self._misses,
+            memory.miss_rows, memory.miss_slots, memory.evict_rows, memory.evict_slots,
+        )  # fmt: skip
+        self.planned += 1
+        return Plan(
+            batch=batch,
+            unique_slots=memory.unique_slots[:U],
+            miss_rows=memory.miss_rows[:missed],
+            miss_slots=memory.miss_slots[:missed],
+            evict_rows=memory.evict_rows[:evicted],
+            evict_slots=memory.evict_slots[:evicted],
+            given_up=given_up,
+            refetched_from=nearest if nearest <= batch + holds.future else -1,
+            bubbles=bubbles,
+        )
+
+    def find(self, rows: Any) -> Any:
+        """(n,) int32: the slot of each row as of the last batch planned, -1 where it has none. rows: (n,) int64."""
+        slots = np.empty(rows.shape[0], np.int32)
+        kernels.find_slots(0, rows.shape[0], rows, self._cells, self._nodes, slots)
+        return slots
+
+    def rows_in_slots(self) -> Any:
+        """(slots,) int64: the row in each slot as of the last batch planned, -1 where it is empty."""
+        return np.where(self._slot_nodes == NONE, -1, self._node_rows[self._slot_nodes])
+
+    def _find_room(self, batch: int, missed: int) -> tuple[int, int, int]:
+        """Give up holds until there are enough slots: of past batches, the oldest first, then of future ones.
+
+        Returns the last past batch given up or -1, the nearest batch whose rows may leave, and how many were given up.
+        """
+        given_up, nearest, bubbles = -1, batch + self.holds.future + 1, 0
+        while missed > self._room(batch, nearest):
+            if self._released < batch:
+                given_up = self._released
+                self._release_oldest()
+                bubbles += 1
+            elif nearest == batch + 1:
+                raise RuntimeError(f"batch {batch} finds no room, though its rows are no more than there are slots")
+            else:
+                nearest -= 1
+                bubbles += self._listed_for(nearest) > 0
+        return given_up, nearest, bubbles
+
+    def _room(self, batch: int, nearest: int) -> int:
+        """Slots that are empty, or whose rows may leave while the batches after this one up to `nearest` are held."""
+        empty = self.slots - int(self._state[SLOTS_FILLED])
+        return empty + int(self._state[LISTED]) - sum(self._listed_for(each) for each in range(batch + 1, nearest))
+
+    def _listed_for(self, batch: int) -> int:
+        """How many rows that could leave are used next by a batch."""
+        return int(self._lists[RANKS + (batch & (self._starts.shape[0] - 1)), 2])
+
+    def _release_oldest(self) -> None:
+        start, size = self._batch(self._released)
+        kernels.release(
+            self._released, start, size, self._nodes, self._node_rows, self._lists, self._window, self._state,
+            self._kind, self._seed,
+        )  # fmt: skip
+        self._released += 1
+
+    def _batch(self, batch: int) -> tuple[int, int]:
+        at = batch & (self._starts.shape[0] - 1)
+        return int(self._starts[at]), int(self._sizes[at])
+
+    def _reserve(self, unique: int) -> None:
+        """Make room in window, nodes and hit map for a batch of so many unique rows."""
+        # What was released is read no more. Before any batch the window is empty.
+        first = self._batch(self._released)[0] if self._released < self.looked else self._window_end
+        if self._window_end + unique - first > self._window.shape[0]:
+            self._grow_window(first, self._window_end + unique - first)
+        spare = self._nodes.shape[0] - int(self._state[NODES_USED]) + int(self._state[NODES_FREE])
+        if spare < unique:
+            self._grow_nodes(self._nodes.shape[0] - spare + unique)
+
+    def _grow_window(self, first: int, needed: int) -> None:
+        old, mask = self._window, self._window.shape[0] - 1
+        size = old.shape[0]
+        while size < needed:
+            size *= 2
+        self._window = np.zeros((size, 2), np.int32)
+        places = np.arange(first, self._window_end)
+        self._window[places & (size - 1)] = old[places & mask]
+        # Later batches overwrite what earlier ones say of a node: each ends with its latest place.
+        self._nodes[old[places & mask, 0], kernels.SEEN_AT] = places & (size - 1)
+
+    def _grow_nodes(self, needed: int) -> None:
+        size = self._nodes.shape[0]
+        while size < needed:
+            size *= 2
+        nodes, node_rows, free = self._nodes, self._node_rows, self._free
+        self._nodes, self._node_rows = np.zeros((size, NODE_FIELDS), np.int32), np.zeros(size, np.int64)
+        self._free = np.zeros(size, np.int32)
+        self._nodes[: len(nodes)], self._node_rows[: len(nodes)], self._free[: len(free)] = nodes, node_rows, free
+        cells = new_cells(size)
+        rehash(self._cells, cells)
+        self._cells = cells

@@ -1,0 +1,139 @@
+"""One thread for each stage but Train, which is the caller's: they go on whenever the board lets them."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from types import TracebackType
+
+from cupyrec.errors import ScratchpadError, StageError
+from cupyrec.pipeline.stage_clock import StageClock
+from cupyrec.pipeline.stages import LOAD, TRAIN, Board
+
+
+class StageThreads:
+    """Runs `work[stage](batch)` for every stage and batch, each stage in order, as the board allows.
+
+    Use it in a `with` statement: at its end every thread has ended, whatever happened, after the batch that it was
+    working on. Between begin_train and end_train the caller trains. Load's work returns False where there is no batch.
+    """
+
+    def __init__(self, board: Board, work: Mapping[str, Callable[[int], object]], clock: StageClock) -> None:
+        self._board, self._work, self._clock = board, dict(work), clock
+        # Guards the board and all below.
+        self._changed = threading.Condition()
+        self._stopping = self._paused = False
+        self._active: set[str] = set()
+        self._failure: tuple[str, int, BaseException] | None = None
+        self._threads = [
+            # Daemons, so that a process whose main thread dies can still end.
+            threading.Thread(target=self._loop, args=(stage,), name=f"cupyrec-{stage.lower()}", daemon=True)
+            for stage in self._work
+        ]
+
+    def begin_train(self) -> int | None:
+        """Wait until the next batch may train, and return its number; None when all have.
+
+        Raises StageError when a stage failed.
+        """
+        with self._changed:
+            self._changed.wait_for(lambda: self._failure or self._board.exhausted(TRAIN) or self._may_begin(TRAIN))
+            if self._failure is not None:
+                raise stage_error(*self._failure)
+            return None if self._board.exhausted(TRAIN) else self._board.done[TRAIN]
+
+    def end_train(self) -> None:
+        """The batch has trained."""
+        with self._changed:
+            self._board.finished(TRAIN)
+            self._changed.notify_all()
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Within it no stage but Load is at work, and no row moves."""
+        with self._changed:
+            self._paused = True
+            self._changed.wait_for(lambda: not self._active - {LOAD})
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._paused = False
+                self._changed.notify_all()
+
+    def __enter__(self) -> StageThreads:
+        try:
+            for thread in self._threads:
+                thread.start()
+        except BaseException:
+            self._stop()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop()
+
+    def _stop(self) -> None:
+        with self._changed:
+            self._stopping = True
+            self._changed.notify_all()
+        interrupted: BaseException | None = None
+        for thread in self._threads:
+            while thread.ident is not None and thread.is_alive():
+                try:
+                    thread.join()
+                except BaseException as error:  # a second Ctrl-C: the threads still write, so it waits for them
+                    interrupted = error
+        if interrupted is not None:
+            raise interrupted
+
+    def _loop(self, stage: str) -> None:
+        while (batch := self._begin(stage)) is not None:
+            try:
+                begun = time.perf_counter()
+                there_was_one = self._work[stage](batch) is not False
+                if there_was_one:
+                    self._clock.note(stage, batch, begun, time.perf_counter())
+            except BaseException as error:
+                with self._changed:
+                    # The first failure is the one to tell; others may follow from it.
+                    self._failure = self._failure or (stage, batch, error)
+                    self._stopping = True
+                    self._active.discard(stage)
+                    self._changed.notify_all()
+                return
+            with self._changed:
+                self._active.discard(stage)
+                if there_was_one:
+                    self._board.finished(stage)
+                else:
+                    self._board.ended(batch)
+                self._changed.notify_all()
+
+    def _begin(self, stage: str) -> int | None:
+        """Wait until a stage may work on its next batch; None when it is to end."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._stopping or self._board.exhausted(stage) or self._may_begin(stage))
+            if self._stopping or self._board.exhausted(stage):
+                return None
+            self._active.add(stage)
+            return self._board.done[stage]
+
+    def _may_begin(self, stage: str) -> bool:
+        return (not self._paused or stage == LOAD) and self._board.may_begin(stage)
+
+
+def stage_error(stage: str, batch: int, error: BaseException) -> BaseException:
+    """What is raised for a stage that failed: with the names of stage and batch, and the error as its cause.
+
+    A scratchpad that is too small is the user's to set right, and an interrupt no failure: both stay as they are.
+    """
+    if isinstance(error, ScratchpadError) or not isinstance(error, Exception):
+        return error
+    failed = StageError(f"stage {stage} failed on batch {batch}: {type(error).__name__}: {error}".rstrip(": "))
+    failed.__cause__ = error
+    return failed

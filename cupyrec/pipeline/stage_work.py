@@ -1,0 +1,156 @@
+"""What each stage does to a batch: the scratchpad, its planner and the moving of rows. Knows no thread and no waiting.
+
+Whoever calls keeps to the order that `stages.Board` allows; each stage may run in a thread of its own then.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from cupyrec.batch import Batch
+from cupyrec.devices.cpu import CpuDevice
+from cupyrec.devices.numba_kernel import cpu_kernel
+from cupyrec.embedding.coalesce import Coalescer
+from cupyrec.embedding.host_table import HostTable
+from cupyrec.embedding.move_rows import copy_between, gather_records, scatter_records
+from cupyrec.pipeline.planner import Planner
+from cupyrec.pipeline.ring import RingEntry, Staging
+from cupyrec.pipeline.stages import INSERT, Board
+
+
+class StageWork:
+    """The state of one run through the pipeline: ring, planner, scratchpad. The host table is given, and outlives it.
+
+    pad: (S, record width) of the table's dtype, device: the scratchpad.
+    """
+
+    def __init__(self, device: CpuDevice, table: HostTable, pad: Any, planner: Planner, board: Board) -> None:
+        self.table, self.pad, self.planner, self.board = table, pad, planner, board
+        self._ring = [RingEntry() for _ in range(board.depth.ring_size(board.lookahead))]
+        width, dtype = table.records.shape[1], table.records.dtype
+        self._staging = [Staging(width, dtype) for _ in range(board.depth.staging_sets)]
+        self._load_stream, self._plan_stream = device.stream(), device.stream()
+        self._collect_stream, self._copy_stream, self._insert_stream = (device.stream() for _ in range(3))
+        self._coalescer = Coalescer(self._load_stream, table.table_rows)
+        self._shown = 0
+
+    def entry(self, batch: int) -> RingEntry:
+        """The ring entry of a batch that is on its way."""
+        return self._ring[batch % len(self._ring)]
+
+    def load(self, number: int, batch: Batch) -> None:
+        """Take a batch into the ring; sort and deduplicate its rows."""
+        entry = self.entry(number)
+        entry.batch = batch
+        entry.coalesced = self._coalescer.plan(batch, entry.coalesce_memory)
+        entry.plan = entry.slots = None
+        entry.written_back = False
+
+    def plan(self, number: int) -> None:
+        """Show the planner the batches that it may see by now, and plan one; then find the slot of every lookup."""
+        planner, board = self.planner, self.board
+        while planner.may_look and self._shown <= number + board.lookahead:
+            if self._shown == board.total:
+                planner.end()
+                break
+            planner.look(self._coalesced(self._shown).unique_rows)
+            self._shown += 1
+        entry = self.entry(number)
+        entry.plan = planner.plan(entry.plan_memory)
+        coalesced = self._coalesced(number)
+        lookups = coalesced.segment_lookups.shape[0]
+        if entry.slots_memory.shape[0] < lookups:
+            entry.slots_memory = np.empty(lookups, np.int32)
+        entry.slots = entry.slots_memory[:lookups]
+        place_lookups(self._plan_stream, coalesced, entry.plan.unique_slots, entry.slots)
+        board.planned(entry.plan)
+
+    def collect(self, number: int) -> None:
+        """Gather the missed records from the host table, and the victims from the scratchpad."""
+        plan, staging = self._plan(number), self._staging_of(number)
+        staging.reserve(plan.miss_rows.shape[0])
+        missed, evicted = plan.miss_rows.shape[0], plan.evict_rows.shape[0]
+        gather_records(self._collect_stream, self.table.records, plan.miss_rows, staging.host_in[:missed])
+        gather_records(self._collect_stream, self.pad, plan.evict_slots, staging.device_out[:evicted])
+
+    def exchange(self, number: int) -> None:
+        """Copy both over the link."""
+        plan, staging = self._plan(number), self._staging_of(number)
+        missed, evicted = plan.miss_rows.shape[0], plan.evict_rows.shape[0]
+        self._copy_stream.copy(staging.host_in[:missed], staging.device_in[:missed])
+        self._copy_stream.copy(staging.device_out[:evicted], staging.host_out[:evicted])
+
+    def insert(self, number: int) -> None:
+        """Write the victims to the host table, then fill their slots.
+
+        Wherever it fails, every row has a place: until the first part has ended its slot, from then on the host table.
+        """
+        plan, staging, entry = self._plan(number), self._staging_of(number), self.entry(number)
+        missed, evicted = plan.miss_rows.shape[0], plan.evict_rows.shape[0]
+        scatter_records(self._insert_stream, staging.host_out[:evicted], plan.evict_rows, self.table.records)
+        entry.written_back = True
+        scatter_records(self._insert_stream, staging.device_in[:missed], plan.miss_slots, self.pad)
+
+    def find(self, rows: Any) -> Any:
+        """(n,) int32: the slot in which the value of each row is now, -1 where it is in the host table.
+
+        rows: (n,) int64, ascending. No stage but Load may be at work. Plans that are not carried out yet are undone,
+        the latest first.
+        """
+        slots = self.planner.find(rows)
+        for entry in self._not_inserted():
+            plan = entry.plan
+            _overwrite(rows, slots, plan.miss_rows, np.int32(-1))
+            _overwrite(rows, slots, plan.evict_rows, np.int32(-1) if entry.written_back else plan.evict_slots)
+        return slots
+
+    def flush(self) -> None:
+        """Copy every row whose value is in the scratchpad to the host table. No stage but Load may be at work.
+
+        Nothing else changes: training may go on.
+        """
+        rows = self.planner.rows_in_slots()
+        for entry in self._not_inserted():
+            rows[entry.plan.miss_slots] = -1
+            rows[entry.plan.evict_slots] = -1 if entry.written_back else entry.plan.evict_rows
+        slots = np.flatnonzero(rows >= 0)
+        copy_between(self._insert_stream, self.pad, slots, self.table.records, rows[slots])
+
+    def _not_inserted(self) -> list[Any]:
+        """Entries that are planned, but not whole in the scratchpad, the latest first."""
+        done = self.board.done
+        return [self.entry(number) for number in range(self.planner.planned - 1, done[INSERT] - 1, -1)]
+
+    def _coalesced(self, number: int) -> Any:
+        return self.entry(number).coalesced
+
+    def _plan(self, number: int) -> Any:
+        return self.entry(number).plan
+
+    def _staging_of(self, number: int) -> Staging:
+        return self._staging[number % len(self._staging)]
+
+
+def place_lookups(launcher: Any, coalesced: Any, places: Any, lookup_places: Any) -> None:
+    """lookup_places[l] = places[u] for every lookup l of unique row u. places: (U,) int32; lookup_places: (N,) int32."""
+    launcher.launch(
+        _place_lookups, coalesced.unique, coalesced.segment_offsets, coalesced.segment_lookups, places, lookup_places
+    )
+
+
+@cpu_kernel
+def _place_lookups(start, stop, segment_offsets, segment_lookups, places, lookup_places):
+    for u in range(start, stop):
+        for at in range(segment_offsets[u], segment_offsets[u + 1]):
+            lookup_places[segment_lookups[at]] = places[u]
+
+
+def _overwrite(rows: Any, slots: Any, changed: Any, values: Any) -> None:
+    """slots[i] = the value of rows[i] where it is among the changed rows. rows: ascending."""
+    if not rows.size or not changed.size:
+        return
+    at = np.minimum(np.searchsorted(rows, changed), rows.size - 1)
+    found = rows[at] == changed
+    slots[at[found]] = values if np.ndim(values) == 0 else values[found]

@@ -1,0 +1,129 @@
+"""The stages of the pipeline, what each must wait for, and the holds that follow from it. Pure rules: no threads.
+
+    Load      read a batch, sort and deduplicate its rows
+    Plan      hits, misses, victims; nothing moves yet
+    Collect   gather missed rows from the host table and victims from the scratchpad
+    Exchange  both go over the link
+    Insert    write victims to the host table, fill their slots
+    Train     pool, forward, backward, update
+
+Why it is correct. A victim's value is final once the last batch that uses it has trained: Collect(b) reads victims, so
+every batch that may still be on its way to Train then has its rows held (past). A victim is back in the host table
+after Insert(b): a batch that may read the host table before that has its rows held too (future). And a slot
+is filled in Insert(b) only after the value in it has been read and all who use it have trained, which the first rule
+includes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from cupyrec.pipeline.plan import Holds, Plan
+
+LOAD, PLAN, COLLECT, EXCHANGE, INSERT, TRAIN = STAGES = ("Load", "Plan", "Collect", "Exchange", "Insert", "Train")
+
+
+@dataclass(frozen=True)
+class Depth:
+    """At which step after its planning a batch is in each stage: all else follows from these numbers."""
+
+    collect: int
+    exchange: int
+    insert: int
+    train: int
+
+    @property
+    def holds(self) -> Holds:
+        """Batches whose rows must stay while one is planned.
+
+        When Collect reads batch b's victims, the batches planned less than `train - collect` steps before have not
+        trained; when Insert writes them back, those less than `insert - collect` steps later have been collected.
+        """
+        return Holds(past=self.train - self.collect, future=self.insert - self.collect)
+
+    @property
+    def staging_sets(self) -> int:
+        """Batches between Collect and Insert at once: Collect waits for the Train of the batch so far before."""
+        return self.holds.past + 1
+
+    @property
+    def planned_ahead(self) -> int:
+        """Batches that are planned and not trained, at most."""
+        return self.train + 1
+
+    def ring_size(self, lookahead: int) -> int:
+        """Entries of the ring: those known ahead, the one being planned, one being loaded, and those in flight."""
+        return lookahead + 2 + self.planned_ahead
+
+
+PIPELINED = Depth(collect=1, exchange=2, insert=3, train=4)
+# One stage after another, so nothing is in flight while a batch is planned.
+ONE_AFTER_ANOTHER = Depth(collect=0, exchange=0, insert=0, train=0)
+
+
+class Board:
+    """How far each stage has come, and which may go on. A state machine: it is told what was done and asked what may be.
+
+    Every stage takes the batches in order. done[stage] is how many it has finished.
+    """
+
+    def __init__(self, depth: Depth, lookahead: int) -> None:
+        self.depth, self.lookahead = depth, lookahead
+        self.done = dict.fromkeys(STAGES, 0)
+        self.total: int | None = None
+        self._given_up: dict[int, int] = {}
+        self._refetched_from: dict[int, int] = {}
+
+    def ended(self, total: int) -> None:
+        """There are no more batches than so many."""
+        self.total = total
+
+    def finished(self, stage: str) -> None:
+        """A stage has finished its next batch."""
+        self.done[stage] += 1
+
+    def planned(self, plan: Plan) -> None:
+        """What a plan asks for beyond the rules; to be told before Plan is finished."""
+        for asked, value in ((self._given_up, plan.given_up), (self._refetched_from, plan.refetched_from)):
+            # Nobody asks for those of batches that left the pipeline.
+            asked.pop(plan.batch - 2 * self.depth.planned_ahead, None)
+            if value >= 0:
+                asked[plan.batch] = value
+
+    def exhausted(self, stage: str) -> bool:
+        """Whether a stage has no batch left."""
+        return self.total is not None and self.done[stage] >= self.total
+
+    def may_begin(self, stage: str) -> bool:
+        """Whether the next batch of a stage is there and all that it must wait for is done."""
+        batch = self.done[stage]
+        if self.exhausted(stage):
+            return False
+        return all(self.done[other] > last for other, last in self.waits_for(stage, batch))
+
+    def waits_for(self, stage: str, batch: int) -> list[tuple[str, int]]:
+        """(stage, batch) pairs that must be done before; a negative batch always is."""
+        depth, holds = self.depth, self.depth.holds
+        if stage == LOAD:
+            return [(TRAIN, batch - depth.ring_size(self.lookahead))]
+        if stage == PLAN:
+            last = batch + self.lookahead
+            return [
+                (LOAD, last if self.total is None else min(last, self.total - 1)),
+                (TRAIN, batch - depth.planned_ahead),
+            ]
+        if stage == COLLECT:
+            return [
+                (PLAN, batch),
+                # Its victims are final, and the staging that it writes is free.
+                (TRAIN, max(batch - holds.past - 1, self._given_up.get(batch, -1))),
+                # The rows that it reads from the host table have come there.
+                (INSERT, max(batch - holds.future - 1, self._last_refetched(batch))),
+            ]
+        before = {EXCHANGE: COLLECT, INSERT: EXCHANGE, TRAIN: INSERT}[stage]
+        return [(before, batch)]
+
+    def _last_refetched(self, batch: int) -> int:
+        """The latest batch before this one that evicts rows which this one brings back; -1 for none."""
+        earlier = range(batch - 1, max(batch - self.depth.holds.future, 0) - 1, -1)
+        return next((each for each in earlier if self._refetched_from.get(each, batch + 1) <= batch), -1)

@@ -1,0 +1,43 @@
+"""How large a scratchpad is: `8GB`, `20000` rows, or `10%` of the rows of all tables."""
+
+from __future__ import annotations
+
+import re
+from fractions import Fraction
+
+from cupyrec.byte_sizes import parse_bytes
+from cupyrec.errors import ConfigError
+
+# Slots are int32, and the largest stands for "never" elsewhere.
+MOST_SLOTS = 2**31 - 2
+
+
+def check_scratchpad_size(size: str) -> str:
+    """The text as it is. Raises ConfigError when it is none of the three."""
+    scratchpad_slots(size, MOST_SLOTS, 16)
+    return size
+
+
+def scratchpad_slots(size: str, rows: int, record_bytes: int) -> int:
+    """Slots of a scratchpad: at most one for each row, as all of them then fit.
+
+    size: bytes with a unit (`8GB`, `512MiB`), a plain whole number of rows, or a share (`10%`); rows: R, of all tables;
+    record_bytes: what a row takes with its optimizer state. Raises ConfigError.
+    """
+    text = size.strip()
+    share = re.fullmatch(r"(\d+(?:\.\d*)?|\.\d+)\s*%", text, re.ASCII)
+    if share:
+        slots = int(Fraction(share[1]) * rows / 100)
+    elif re.fullmatch(r"\d[\d_]*", text, re.ASCII):
+        slots = int(text)
+    else:
+        try:
+            slots = parse_bytes(text) // record_bytes
+        except ConfigError:
+            raise ConfigError(
+                f"{size!r} is not the size of a scratchpad: give bytes with a unit (8GB), a number of rows (50000), "
+                "or a share of the rows of all tables (10%)"
+            ) from None
+    if slots < 1:
+        raise ConfigError(f"a scratchpad of {size} holds no row ({rows:,} rows of {record_bytes} bytes in all)")
+    return min(slots, rows, MOST_SLOTS)

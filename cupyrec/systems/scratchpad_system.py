@@ -1,0 +1,229 @@
+"""What `serial` and `scratchpipe` share: a scratchpad that holds just the rows which the coming batches need.
+
+The host table holds all rows; the scratchpad those of batches that are about to train, where they are trained. While
+`train` is under way a row's value is in one of the two; before and after, the host table holds them all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager
+from itertools import chain
+from typing import Any, ClassVar, Protocol
+
+import numpy as np
+
+from cupyrec.batch import Batch
+from cupyrec.byte_sizes import format_bytes
+from cupyrec.devices.host_memory import available_bytes
+from cupyrec.embedding.coalesce import Coalescer
+from cupyrec.embedding.host_table import HostTable
+from cupyrec.embedding.move_rows import gather_from_two
+from cupyrec.pipeline.lookahead import Lookahead, choose_lookahead, window_batch_bytes
+from cupyrec.pipeline.planner import Planner
+from cupyrec.pipeline.stage_clock import StageClock
+from cupyrec.pipeline.stage_work import StageWork, place_lookups
+from cupyrec.pipeline.stages import COLLECT, EXCHANGE, INSERT, LOAD, PLAN, TRAIN, Board, Depth
+from cupyrec.systems.step import StepResult, Traffic, ignore
+from cupyrec.systems.train_stage import TrainStage
+
+
+class Driver(Protocol):
+    """What makes the stages go on: StageThreads or StagesInTurn."""
+
+    def begin_train(self) -> int | None: ...
+
+    def end_train(self) -> None: ...
+
+    def paused(self) -> AbstractContextManager[None]: ...
+
+
+class ScratchpadSystem:
+    """Trains in a scratchpad. A subclass says how deep the pipeline is, and what drives it."""
+
+    name: ClassVar[str]
+    depth: ClassVar[Depth]
+    driver: ClassVar[Callable[..., Any]]
+
+    def __init__(
+        self,
+        stage: TrainStage,
+        table: HostTable,
+        *,
+        slots: int,
+        lookahead: int | None = None,
+        replacement: str = "lookahead",
+        row_counts: Any = None,
+        seed: int = 0,
+        clock: StageClock | None = None,
+    ) -> None:
+        """slots: S; lookahead: K, chosen from the first batch when None; row_counts: (R,), how often each row is used in
+        all data, None where nobody knows; seed: of the replacement `random`. Raises ConfigError.
+        """
+        self.model, self.table = stage.model, table
+        self.slots, self.replacement, self.row_counts = slots, replacement, row_counts
+        self._wanted_lookahead, self._seed = lookahead, seed
+        self._stage, self._clock = stage, clock or StageClock()
+        self._pad = stage.device.zeros((slots, table.records.shape[1]), table.records.dtype)
+        self._record_bytes = self._pad.shape[1] * self._pad.dtype.itemsize
+        self._coalescer = Coalescer(stage.device, table.table_rows)
+        self._gathered = np.empty((0, self._pad.shape[1]), self._pad.dtype)
+        self._work: StageWork | None = None
+        self._driver: Driver | None = None
+        # A wrong setting is told now, not at the first batch.
+        self._planner(max(lookahead or 0, self.depth.holds.future))
+
+    @property
+    def steps_done(self) -> int:
+        return self._stage.steps_done
+
+    def prepare(self, read: Callable[[], Iterable[Batch]], say: Callable[[str], None]) -> None:
+        """Nothing to prepare: what has to be known of the data is seen ahead."""
+
+    def train(
+        self, batches: Iterable[Batch], *, say: Callable[[str], None] = ignore
+    ) -> Generator[StepResult, None, None]:
+        """Train the batches in order; after each, its result; see System.train.
+
+        Raises ScratchpadError when a batch alone has more rows than there are slots, StageError when a stage fails.
+        """
+        iterator = (batch for batch in batches if batch.samples)
+        source = _Source(iterator)
+        first = source.next()
+        if first is None:
+            source.raise_error()
+            return
+        source.put_back(first)
+        self._clock.forget()
+        lookahead = self._choose_lookahead(first)
+        say(self._describe(lookahead))
+        board = Board(self.depth, lookahead.batches)
+        self._work = work = StageWork(
+            self._stage.device, self.table, self._pad, self._planner(lookahead.batches), board
+        )
+        try:
+            with self.driver(board, self._stages(work, source), self._clock) as self._driver:
+                yield from self._steps(work, self._driver)
+            source.raise_error()
+        finally:
+            self._driver = None
+            work.flush()
+            self._work = None
+
+    def predict(self, batch: Batch) -> Any:
+        """Logits (B,), device; valid until the next call. Changes no state."""
+        work, driver, stage = self._work, self._driver, self._stage
+        if work is None or driver is None:
+            return stage.predict(batch, stage.pool(self.table.records, batch.rows, batch))
+        coalesced = self._coalescer.plan(batch)
+        U = coalesced.unique
+        if self._gathered.shape[0] < U:
+            self._gathered = np.empty((U, self._pad.shape[1]), self._pad.dtype)
+        rows, gathered = coalesced.unique_rows, self._gathered[:U]
+        with driver.paused():
+            gather_from_two(stage.device, self._pad, work.find(rows), self.table.records, rows, gathered)
+        places = np.empty(batch.lookups, np.int32)
+        place_lookups(stage.device, coalesced, np.arange(U, dtype=np.int32), places)
+        return stage.predict(batch, stage.pool(gathered, places, batch))
+
+    def finish(self) -> None:
+        """Bring every row's value to the host table."""
+        if self._work is not None and self._driver is not None:
+            with self._driver.paused():
+                self._work.flush()
+
+    def _stages(self, work: StageWork, source: _Source) -> Mapping[str, Callable[[int], object]]:
+        def load(number: int) -> bool:
+            batch = source.next()
+            if batch is not None:
+                work.load(number, batch)
+            return batch is not None
+
+        return {LOAD: load, PLAN: work.plan, COLLECT: work.collect, EXCHANGE: work.exchange, INSERT: work.insert}
+
+    def _steps(self, work: StageWork, driver: Driver) -> Iterator[StepResult]:
+        stage, clock = self._stage, self._clock
+        while True:
+            with clock.measured() as waiting:
+                number = driver.begin_train()
+            if number is None:
+                return
+            entry, learning_rate = work.entry(number), stage.learning_rate
+            batch, plan = entry.batch, entry.plan
+            assert batch is not None
+            assert entry.coalesced is not None
+            assert plan is not None
+            with clock.stage(TRAIN, number):
+                loss = stage.run(batch, self._pad, entry.slots, entry.coalesced, plan.unique_slots)
+            traffic = Traffic(
+                hits=plan.hits,
+                misses=plan.miss_rows.shape[0],
+                evictions=plan.evict_rows.shape[0],
+                bytes_in=plan.miss_rows.shape[0] * self._record_bytes,
+                bytes_out=plan.evict_rows.shape[0] * self._record_bytes,
+                bubbles=plan.bubbles,
+            )
+            driver.end_train()
+            yield StepResult(
+                stage.steps_done, batch.samples, loss, learning_rate, waiting.seconds, traffic, clock.take(number)
+            )
+
+    def _planner(self, lookahead: int) -> Planner:
+        holds = self.depth.holds
+        if self.replacement != "lookahead":
+            # The others do not look ahead; what is held must be known.
+            lookahead = holds.future
+        return Planner(
+            self.slots,
+            lookahead=lookahead,
+            holds=holds,
+            replacement=self.replacement,
+            row_counts=self.row_counts,
+            seed=self._seed,
+        )
+
+    def _choose_lookahead(self, first: Batch) -> Lookahead:
+        unique = self._coalescer.plan(first).unique
+        return choose_lookahead(
+            self._wanted_lookahead if self.replacement == "lookahead" else self.depth.holds.future,
+            least=self.depth.holds.future,
+            slots=self.slots,
+            unique=unique,
+            batch_bytes=window_batch_bytes(first, unique),
+            free_bytes=available_bytes(),
+        )
+
+    def _describe(self, lookahead: Lookahead) -> str:
+        rows = self.table.records.shape[0]
+        ahead = f"looking {lookahead.batches:,} batches ahead, which takes {format_bytes(lookahead.window_bytes)}"
+        if lookahead.limited:
+            ahead += " (more would move fewer rows, but not fit beside the rest; --lookahead sets it)"
+        return (
+            f"scratchpad of {self.slots:,} rows, {format_bytes(self.slots * self._record_bytes)}, for {rows:,} "
+            f"({self.slots / rows:.1%}); replacement {self.replacement}, {ahead}"
+        )
+
+
+class _Source:
+    """The batches that train, read by the stage Load; an error of theirs is kept until all before it have trained."""
+
+    def __init__(self, batches: Iterator[Batch]) -> None:
+        self._batches = batches
+        self._error: BaseException | None = None
+
+    def next(self) -> Batch | None:
+        """The next batch; None at the end, and where reading failed."""
+        try:
+            return next(self._batches, None)
+        except BaseException as error:
+            self._error = error
+            return None
+
+    def put_back(self, batch: Batch) -> None:
+        """Let `next` give a batch once more."""
+        self._batches = chain([batch], self._batches)
+
+    def raise_error(self) -> None:
+        """Raise what reading raised, if anything."""
+        if self._error is not None:
+            raise self._error

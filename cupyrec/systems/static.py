@@ -1,0 +1,7 @@
+"""`static`"""
+
+from __future__ import annotations
+
+
+class StaticSystem:
+    name = "static"
