@@ -39,7 +39,7 @@ def rank(replacement, row, count, last_use, seed):
 
 
 def reference_plans(batches, slots, *, lookahead, past, future, replacement="lookahead", row_counts=None, seed=0):
-    """One dict a batch: unique_slots, miss_rows, miss_slots, evict_rows, evict_slots, given_up, refetched_from, bubbles.
+    """One dict a batch: unique_slots, miss_rows, miss_slots, evict_rows, evict_slots, given_up, bubbles.
 
     batches: lists of unique rows, ascending.
     """
@@ -122,7 +122,6 @@ def reference_plans(batches, slots, *, lookahead, past, future, replacement="loo
                 "evict_rows": leaving,
                 "evict_slots": evict_slots,
                 "given_up": given_up,
-                "refetched_from": nearest if nearest <= b + future else -1,
                 "bubbles": bubbles,
             }
         )

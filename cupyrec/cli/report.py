@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from cupyrec.byte_sizes import format_bytes
+
 if TYPE_CHECKING:
+    from cupyrec.systems.step import Traffic
     from cupyrec.training.metrics import MetricsResult
     from cupyrec.training.run import RunReport
 
@@ -20,6 +23,8 @@ def describe_run(report: RunReport) -> Iterator[str]:
         f"({result.samples / training_seconds:,.0f} samples/s, {result.data_wait_seconds / training_seconds:.0%} of "
         f"it waiting for data), evaluated for {result.evaluation_seconds:.1f} s"
     )
+    if result.traffic is not None:
+        yield describe_traffic(result.traffic, result.steps)
     if result.final is not None and result.best is not None:
         yield f"final (step {result.final.step:,}):"
         yield from describe_metrics(result.final.metrics)
@@ -34,6 +39,16 @@ def describe_run(report: RunReport) -> Iterator[str]:
         yield f"saved in {report.saved_in}"
     else:
         yield "not saved: no --output was given" if result.steps else "not saved: no step was trained"
+
+
+def describe_traffic(traffic: Traffic, steps: int) -> str:
+    """What moved, in one line."""
+    rows, bubbles = traffic.hits + traffic.misses, traffic.bubbles
+    return (
+        f"rows: {traffic.hits / max(rows, 1):.1%} of {rows / steps:,.0f} a step were on the device; "
+        f"{format_bytes(traffic.bytes_in // steps)} in and {format_bytes(traffic.bytes_out // steps)} out a step, "
+        f"{f'{bubbles:,} bubbles (a larger --scratchpad has none)' if bubbles else 'no bubbles'}"
+    )
 
 
 def describe_metrics(metrics: MetricsResult) -> Iterator[str]:

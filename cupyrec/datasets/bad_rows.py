@@ -11,22 +11,29 @@ from cupyrec.datasets.criteo_rows import BadLine
 from cupyrec.errors import ConfigError, OutputError
 
 
-def check_log_file(path: Path, inputs: Iterable[Path], *, overwrite: bool) -> None:
-    """Make sure that a file for bad rows, if there will be one, replaces nothing that should stay.
+def check_log_file(
+    path: Path,
+    inputs: Iterable[Path],
+    *,
+    overwrite: bool,
+    what: str = "the bad rows",
+    option: str = "--bad-rows",
+) -> None:
+    """Make sure that a file that will be written replaces nothing that should stay.
 
     inputs: files that are read, which it may never be; overwrite: whether it may replace another one.
-    Raises ConfigError.
+    what, option: what it holds, and how it is named on the command line. Raises ConfigError.
     """
     if not path.parent.is_dir():
-        raise ConfigError(f"{path}: the bad rows cannot be written: there is no folder {path.parent}")
+        raise ConfigError(f"{path}: {what} cannot be written: there is no folder {path.parent}")
     if path.is_dir():
-        raise ConfigError(f"{path}: a folder; name a file with --bad-rows")
+        raise ConfigError(f"{path}: a folder; name a file with {option}")
     for file in inputs:
         if is_same_file(path, file):
-            raise ConfigError(f"the bad rows would overwrite the input file {file}; name another file with --bad-rows")
+            raise ConfigError(f"{what} would overwrite the input file {file}; name another file with {option}")
     # Not /dev/null and its like, which lose nothing.
     if path.is_file() and not overwrite:
-        raise ConfigError(f"{path}: exists; name another file with --bad-rows, or replace it with --overwrite")
+        raise ConfigError(f"{path}: exists; name another file with {option}, or replace it with --overwrite")
 
 
 def is_same_file(one: Path, other: Path) -> bool:

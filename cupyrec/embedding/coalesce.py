@@ -12,8 +12,8 @@ from cupyrec.devices.numba_kernel import cpu_kernel
 
 # Two passes of 11 bits sort a table of four million rows; 2,048 counters stay in the first-level cache.
 MOST_DIGIT_BITS = 11
-# What a plan takes of memory: lookups, bags, unique rows and where their segments begin; and what making it takes beside
-# that: rows twice, lookups and bags once.
+# What a plan takes of memory: lookups, bags, unique rows and where their segments begin; and what making it takes
+# beside that: rows twice, lookups and bags once.
 PLAN_BYTES_PER_LOOKUP = 4 + 4 + 8 + 8
 SORT_BYTES_PER_LOOKUP = 2 * 8 + 4 + 4
 

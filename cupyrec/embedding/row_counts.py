@@ -33,7 +33,7 @@ def count_rows(batches: Iterable[Batch], rows: int) -> np.ndarray:
 
 
 def most_used_rows(counts: Any, most: int) -> np.ndarray:
-    """(n,) int64, ascending: the rows used most, at most so many; among equals the lower row; none that is never used."""
+    """(n,) int64, ascending: the rows used most, at most so many; the lower of equals, and none that is never used."""
     counts = np.asarray(counts)
     order = np.argsort(-counts, kind="stable")[:most]
     return np.sort(order[counts[order] > 0]).astype(np.int64)

@@ -46,7 +46,7 @@ def choose_lookahead(
 
 
 def window_batch_bytes(batch: Batch, unique: int) -> int:
-    """What one batch in the window takes: itself, its coalescing, slots of its lookups, plan, and the planner's nodes."""
+    """What a batch in the window takes: itself, its coalescing, slots of its lookups, plan, and the planner's nodes."""
     arrays = sum(array.nbytes for array in (batch.dense, batch.rows, batch.offsets, batch.labels))
     slot_bytes, plan_bytes, window_bytes = 4, 3 * 4 + 2 * 8, 2 * 4
     return (

@@ -30,9 +30,7 @@ class Plan:
     evict_rows, evict_slots: (E,) int64 and int32, rows that leave these slots; E <= M, since slots may be empty.
     given_up:     the latest earlier batch whose hold had to be given up: it must have trained before the victims are
         read; -1 for none, which is so unless the scratchpad is too small.
-    refetched_from: likewise the nearest later batch: it, and those after it, must not read the host table before this
-        batch's victims have come there; -1 for none.
-    bubbles:      how many holds were given up.
+    bubbles:      how many holds were given up, of past and future batches.
 
     The arrays are the planner's caller's, in the PlanMemory that it gave.
     """
@@ -44,7 +42,6 @@ class Plan:
     evict_rows: Any
     evict_slots: Any
     given_up: int = -1
-    refetched_from: int = -1
     bubbles: int = 0
 
     @property

@@ -25,10 +25,10 @@ LEAST_NODES, LEAST_WINDOW = 64, 64
 class Planner:
     """Plans batches over `slots` slots, seeing `lookahead` batches beyond the one that it plans.
 
-    Plan b takes: the rows that batch b misses get empty slots first; then rows leave that nobody holds and no known batch
-    uses, the least valuable first; then those whose next use is furthest. Held are the rows of batches b - holds.past to
+    The rows that batch b misses get empty slots first; then rows leave that nobody holds and no known batch uses, the
+    least valuable first; then those whose next use is furthest. Held are the rows of batches b - holds.past to
     b + holds.future. Where all that is not enough, holds are given up: the oldest past batch first, at last the
-    nearest future one; the plan says how many.
+    nearest future one; the plan says which.
     """
 
     def __init__(
@@ -91,20 +91,20 @@ class Planner:
         """Show the next batch. unique_rows: (U,) int64, ascending; not kept. Raises ScratchpadError when U > slots."""
         if not self.may_look:
             raise RuntimeError(f"batch {self.looked} is shown, but batch {self.planned} is not planned yet")
-        U = unique_rows.shape[0]
-        if U > self.slots:
+        unique = unique_rows.shape[0]
+        if unique > self.slots:
             raise ScratchpadError(
-                f"a batch looks up {U:,} different rows, but the scratchpad has {self.slots:,} slots; "
-                f"give it at least {U:,} rows (--scratchpad {U}), or take smaller batches (--batch-size)"
+                f"a batch looks up {unique:,} different rows, but the scratchpad has {self.slots:,} slots; "
+                f"give it at least {unique:,} rows (--scratchpad {unique}), or take smaller batches (--batch-size)"
             )
         at = self.looked & (self._starts.shape[0] - 1)
-        self._reserve(U)
-        self._starts[at], self._sizes[at] = self._window_end, U
+        self._reserve(unique)
+        self._starts[at], self._sizes[at] = self._window_end, unique
         kernels.look(
             unique_rows, self.looked, self.planned, self._window_end, self._cells, self._nodes, self._node_rows,
             self._free, self._lists, self._window, self._state, self._kind, self._seed, self._row_counts,
         )  # fmt: skip
-        self._window_end += U
+        self._window_end += unique
         self.looked += 1
 
     def end(self) -> None:
@@ -116,12 +116,12 @@ class Planner:
         if not self.may_plan:
             raise RuntimeError(f"batch {self.planned} is to be planned, but only {self.looked} are known")
         batch, holds = self.planned, self.holds
-        start, U = self._batch(batch)
-        memory.reserve(U)
-        if self._misses.shape[0] < U:
+        start, unique = self._batch(batch)
+        memory.reserve(unique)
+        if self._misses.shape[0] < unique:
             self._misses = np.zeros(memory.capacity, np.int64)
         missed = kernels.use(
-            batch, start, U, self._nodes, self._node_rows, self._lists, self._window, self._state, self._kind,
+            batch, start, unique, self._nodes, self._node_rows, self._lists, self._window, self._state, self._kind,
             self._seed, self._row_counts.shape[0] > 0, memory.unique_slots, self._misses,
         )  # fmt: skip
         while self._released < batch - holds.past:
@@ -135,13 +135,12 @@ class Planner:
         self.planned += 1
         return Plan(
             batch=batch,
-            unique_slots=memory.unique_slots[:U],
+            unique_slots=memory.unique_slots[:unique],
             miss_rows=memory.miss_rows[:missed],
             miss_slots=memory.miss_slots[:missed],
             evict_rows=memory.evict_rows[:evicted],
             evict_slots=memory.evict_slots[:evicted],
             given_up=given_up,
-            refetched_from=nearest if nearest <= batch + holds.future else -1,
             bubbles=bubbles,
         )
 

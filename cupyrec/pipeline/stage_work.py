@@ -69,17 +69,30 @@ class StageWork:
 
     def collect(self, number: int) -> None:
         """Gather the missed records from the host table, and the victims from the scratchpad."""
-        plan, staging = self._plan(number), self._staging_of(number)
-        staging.reserve(plan.miss_rows.shape[0])
-        missed, evicted = plan.miss_rows.shape[0], plan.evict_rows.shape[0]
-        gather_records(self._collect_stream, self.table.records, plan.miss_rows, staging.host_in[:missed])
-        gather_records(self._collect_stream, self.pad, plan.evict_slots, staging.device_out[:evicted])
+        self._staging_of(number).reserve(self._plan(number).miss_rows.shape[0])
+        self.collect_misses(number)
+        self.collect_victims(number)
+
+    def collect_misses(self, number: int) -> None:
+        rows = self._plan(number).miss_rows
+        host_in = self._staging_of(number).host_in[: rows.shape[0]]
+        gather_records(self._collect_stream, self.table.records, rows, host_in)
+
+    def collect_victims(self, number: int) -> None:
+        slots = self._plan(number).evict_slots
+        gather_records(self._collect_stream, self.pad, slots, self._staging_of(number).device_out[: slots.shape[0]])
 
     def exchange(self, number: int) -> None:
         """Copy both over the link."""
-        plan, staging = self._plan(number), self._staging_of(number)
-        missed, evicted = plan.miss_rows.shape[0], plan.evict_rows.shape[0]
+        self.exchange_in(number)
+        self.exchange_out(number)
+
+    def exchange_in(self, number: int) -> None:
+        staging, missed = self._staging_of(number), self._plan(number).miss_rows.shape[0]
         self._copy_stream.copy(staging.host_in[:missed], staging.device_in[:missed])
+
+    def exchange_out(self, number: int) -> None:
+        staging, evicted = self._staging_of(number), self._plan(number).evict_rows.shape[0]
         self._copy_stream.copy(staging.device_out[:evicted], staging.host_out[:evicted])
 
     def insert(self, number: int) -> None:
@@ -87,11 +100,18 @@ class StageWork:
 
         Wherever it fails, every row has a place: until the first part has ended its slot, from then on the host table.
         """
-        plan, staging, entry = self._plan(number), self._staging_of(number), self.entry(number)
-        missed, evicted = plan.miss_rows.shape[0], plan.evict_rows.shape[0]
-        scatter_records(self._insert_stream, staging.host_out[:evicted], plan.evict_rows, self.table.records)
-        entry.written_back = True
-        scatter_records(self._insert_stream, staging.device_in[:missed], plan.miss_slots, self.pad)
+        self.write_back(number)
+        self.fill(number)
+
+    def write_back(self, number: int) -> None:
+        rows = self._plan(number).evict_rows
+        host_out = self._staging_of(number).host_out[: rows.shape[0]]
+        scatter_records(self._insert_stream, host_out, rows, self.table.records)
+        self.entry(number).written_back = True
+
+    def fill(self, number: int) -> None:
+        slots = self._plan(number).miss_slots
+        scatter_records(self._insert_stream, self._staging_of(number).device_in[: slots.shape[0]], slots, self.pad)
 
     def find(self, rows: Any) -> Any:
         """(n,) int32: the slot in which the value of each row is now, -1 where it is in the host table.
@@ -134,7 +154,7 @@ class StageWork:
 
 
 def place_lookups(launcher: Any, coalesced: Any, places: Any, lookup_places: Any) -> None:
-    """lookup_places[l] = places[u] for every lookup l of unique row u. places: (U,) int32; lookup_places: (N,) int32."""
+    """lookup_places[l] = places[u] for every lookup l of unique row u. places: (U,), lookup_places: (N,) int32."""
     launcher.launch(
         _place_lookups, coalesced.unique, coalesced.segment_offsets, coalesced.segment_lookups, places, lookup_places
     )

@@ -12,6 +12,10 @@ every batch that may still be on its way to Train then has its rows held (past).
 after Insert(b): a batch that may read the host table before that has its rows held too (future). And a slot
 is filled in Insert(b) only after the value in it has been read and all who use it have trained, which the first rule
 includes.
+
+Where a scratchpad is too small, a plan gives up holds and says so: Collect(b) then waits for the batch whose hold went,
+too. Holds of future batches go last, when no past batch is held any more. That asks for no wait of its own: in such a
+scratchpad the batch that brings a victim back, or one before it, finds no room either and waits for batch b to train.
 """
 
 from __future__ import annotations
@@ -46,14 +50,9 @@ class Depth:
         """Batches between Collect and Insert at once: Collect waits for the Train of the batch so far before."""
         return self.holds.past + 1
 
-    @property
-    def planned_ahead(self) -> int:
-        """Batches that are planned and not trained, at most."""
-        return self.train + 1
-
     def ring_size(self, lookahead: int) -> int:
-        """Entries of the ring: those known ahead, the one being planned, one being loaded, and those in flight."""
-        return lookahead + 2 + self.planned_ahead
+        """Entries of the ring: those known ahead, one being loaded, one in each step from Plan to Train, one spare."""
+        return lookahead + 1 + self.train + 2
 
 
 PIPELINED = Depth(collect=1, exchange=2, insert=3, train=4)
@@ -62,7 +61,7 @@ ONE_AFTER_ANOTHER = Depth(collect=0, exchange=0, insert=0, train=0)
 
 
 class Board:
-    """How far each stage has come, and which may go on. A state machine: it is told what was done and asked what may be.
+    """How far each stage has come, and which may go on. A state machine: told what was done, asked what may be.
 
     Every stage takes the batches in order. done[stage] is how many it has finished.
     """
@@ -72,7 +71,6 @@ class Board:
         self.done = dict.fromkeys(STAGES, 0)
         self.total: int | None = None
         self._given_up: dict[int, int] = {}
-        self._refetched_from: dict[int, int] = {}
 
     def ended(self, total: int) -> None:
         """There are no more batches than so many."""
@@ -84,11 +82,11 @@ class Board:
 
     def planned(self, plan: Plan) -> None:
         """What a plan asks for beyond the rules; to be told before Plan is finished."""
-        for asked, value in ((self._given_up, plan.given_up), (self._refetched_from, plan.refetched_from)):
-            # Nobody asks for those of batches that left the pipeline.
-            asked.pop(plan.batch - 2 * self.depth.planned_ahead, None)
-            if value >= 0:
-                asked[plan.batch] = value
+        if plan.given_up >= 0:
+            self._given_up[plan.batch] = plan.given_up
+        # Nobody asks for those of batches that have trained.
+        for old in [each for each in self._given_up if each < self.done[TRAIN]]:
+            del self._given_up[old]
 
     def exhausted(self, stage: str) -> bool:
         """Whether a stage has no batch left."""
@@ -108,22 +106,14 @@ class Board:
             return [(TRAIN, batch - depth.ring_size(self.lookahead))]
         if stage == PLAN:
             last = batch + self.lookahead
-            return [
-                (LOAD, last if self.total is None else min(last, self.total - 1)),
-                (TRAIN, batch - depth.planned_ahead),
-            ]
+            return [(LOAD, last if self.total is None else min(last, self.total - 1))]
         if stage == COLLECT:
             return [
                 (PLAN, batch),
                 # Its victims are final, and the staging that it writes is free.
                 (TRAIN, max(batch - holds.past - 1, self._given_up.get(batch, -1))),
                 # The rows that it reads from the host table have come there.
-                (INSERT, max(batch - holds.future - 1, self._last_refetched(batch))),
+                (INSERT, batch - holds.future - 1),
             ]
         before = {EXCHANGE: COLLECT, INSERT: EXCHANGE, TRAIN: INSERT}[stage]
         return [(before, batch)]
-
-    def _last_refetched(self, batch: int) -> int:
-        """The latest batch before this one that evicts rows which this one brings back; -1 for none."""
-        earlier = range(batch - 1, max(batch - self.depth.holds.future, 0) - 1, -1)
-        return next((each for each in earlier if self._refetched_from.get(each, batch + 1) <= batch), -1)

@@ -1,7 +1,9 @@
 """`hybrid`: rows live, are pooled and are updated in host memory; the device sees pooled vectors and gives gradients.
 
-What crosses the link is (B, F, D) each way, whatever the lengths of the bags; the host does all work on rows, at the speed of
-its memory. No row is ever on the device. The paper's name is hybrid CPU-GPU.
+What crosses the link is (B, F, D) each way, whatever the lengths of the bags; the host does all work on rows, at the
+speed of its memory. No row is ever on the device. The paper's name is hybrid CPU-GPU.
+
+On the CPU device the weights are bit for bit those of `resident`: the same sums are taken in the same order.
 """
 
 from __future__ import annotations
@@ -10,9 +12,10 @@ from collections.abc import Callable, Generator, Iterable
 from typing import Any
 
 from cupyrec.batch import Batch
-from cupyrec.embedding.coalesce import Coalescer
 from cupyrec.embedding.host_table import HostTable
 from cupyrec.pipeline.stage_clock import StageClock
+from cupyrec.pipeline.stages import EXCHANGE, TRAIN
+from cupyrec.systems.host_rows import EXCHANGE_BACK, GATHER, UPDATE, HostRows
 from cupyrec.systems.step import StepResult, Traffic, ignore
 from cupyrec.systems.train_stage import TrainStage
 
@@ -23,4 +26,48 @@ class HybridSystem:
     name = "hybrid"
 
     def __init__(self, stage: TrainStage, table: HostTable, clock: StageClock | None = None) -> None:
-        raise RuntimeError
+        self.model, self.table = stage.model, table
+        self._stage, self._clock = stage, clock or StageClock()
+        self._host_rows = HostRows(stage, table)
+
+    @property
+    def steps_done(self) -> int:
+        return self._stage.steps_done
+
+    def prepare(self, read: Callable[[], Iterable[Batch]], say: Callable[[str], None]) -> None:
+        """Nothing to prepare."""
+
+    def train(
+        self, batches: Iterable[Batch], *, say: Callable[[str], None] = ignore
+    ) -> Generator[StepResult, None, None]:
+        """Train the batches in order; after each, its result. Stopping early leaves the last step whole."""
+        self._clock.forget()
+        for number, (batch, waited_s) in enumerate(self._clock.each_loaded(batches)):
+            yield self._step(number, batch, waited_s)
+
+    def predict(self, batch: Batch) -> Any:
+        """Logits (B,), device; valid until the next call. Changes no weight."""
+        Y = self._stage.pooled(batch.samples)
+        self._host_rows.pool(batch, mean=self._stage.mean)
+        self._host_rows.send(Y)
+        return self._stage.predict(batch, Y)
+
+    def finish(self) -> None:
+        """The host table holds every row's final value: here it always does."""
+
+    def _step(self, number: int, batch: Batch, waited_s: float) -> StepResult:
+        stage, clock, host_rows, learning_rate = self._stage, self._clock, self._host_rows, self._stage.learning_rate
+        Y = stage.pooled(batch.samples)
+        with clock.stage(GATHER, number):
+            host_rows.pool(batch, mean=stage.mean)
+        with clock.stage(EXCHANGE, number):
+            bytes_in = host_rows.send(Y)
+        with clock.stage(TRAIN, number):
+            loss, dY = stage.loss_and_gradient(batch, Y)
+        with clock.stage(EXCHANGE_BACK, number):
+            bytes_out = host_rows.receive(dY)
+        with clock.stage(UPDATE, number):
+            unique = host_rows.update(batch, batch.offsets)
+            stage.update_dense()
+        traffic = Traffic(misses=unique, bytes_in=bytes_in, bytes_out=bytes_out)
+        return StepResult(stage.steps_done, batch.samples, loss, learning_rate, waited_s, traffic, clock.take(number))

@@ -27,10 +27,10 @@ class TrainStage:
     ) -> None:
         """max_samples: the most samples of a batch."""
         config, dtype = model.config, model.parameters.dtype
-        self.device, self.model = device, model
+        self.device, self.model, self.max_samples = device, model, max_samples
+        self.mean = config.pooling == "mean"
         self.steps_done = 0
         self._optimizer, self._schedule = optimizer, schedule
-        self._mean = config.pooling == "mean"
         self._Y = device.zeros((max_samples, config.features, config.dimension), dtype)
         self._dense_state = device.zeros(optimizer.dense_state_size(model.parameters.shape[0]), dtype)
 
@@ -39,13 +39,17 @@ class TrainStage:
         """Of the step to come."""
         return self._schedule(self.steps_done)
 
+    def pooled(self, samples: int) -> Any:
+        """Y (B, F, D), device: where a batch's pooled vectors stand, for who fills it otherwise than by `pool`."""
+        return self._Y[:samples]
+
     def pool(self, records: Any, places: Any, batch: Batch) -> Any:
         """Y (B, F, D): the pooled vectors of a batch; valid until the next call.
 
         records: (places, record width), device; places: (N,), the row or slot of each lookup.
         """
-        Y = self._Y[: batch.samples]
-        embedding_bag_forward(self.device, records, places, batch.offsets, Y, mean=self._mean)
+        Y = self.pooled(batch.samples)
+        embedding_bag_forward(self.device, records, places, batch.offsets, Y, mean=self.mean)
         return Y
 
     def predict(self, batch: Batch, Y: Any) -> Any:
@@ -58,7 +62,7 @@ class TrainStage:
 
     def update_rows(self, records: Any, dY: Any, offsets: Any, plan: CoalescePlan, slots: Any = None) -> None:
         """Apply the optimizer to the rows of a plan, in place. slots: (U,), where they are; None: at their row."""
-        update = RowUpdate(records, dY, offsets, plan, self._mean, slots)
+        update = RowUpdate(records, dY, offsets, plan, self.mean, slots)
         self._optimizer.update_rows(self.device, update, learning_rate=self.learning_rate)
 
     def update_dense(self) -> None:

@@ -32,8 +32,8 @@ class MemoryPlan:
     16 bytes; dense_bytes: MLP weights, gradients and optimizer state; activation_bytes: values and gradients of one
     batch of the largest size; batch_bytes: about what the batches read ahead and their coalescing take, with one
     lookup a bag (longer bags take more), none for prediction; scratchpad_bytes: its slots and what the planner knows of
-    them; staging_bytes: at most for rows on their way, with one lookup a bag. The program itself and its libraries, some
-    200 MB, are not in it, nor the batches known ahead, whose number is chosen later.
+    them; staging_bytes: for rows on their way, at most, with one lookup a bag. The program itself and its libraries,
+    some 200 MB, are not in it, nor the batches known ahead, whose number is chosen later.
     """
 
     rows: int
@@ -74,7 +74,8 @@ class MemoryPlan:
             f"(embedding tables {format_bytes(self.tables_bytes)}, optimizer state "
             f"{format_bytes(self.row_state_bytes)}, MLPs {format_bytes(self.dense_bytes)}, activations and batches "
             f"{format_bytes(self.activation_bytes + self.batch_bytes)}{self._scratchpad_text()}), but "
-            f"{format_bytes(available_bytes)} are available; make the largest of these smaller: --hash-rows, --dimension, --batch-size, the widths "
+            f"{format_bytes(available_bytes)} are available; make the largest of these smaller: --hash-rows, "
+            f"--dimension, --batch-size, the widths "
             f"of the MLPs, or --optimizer sgd, which keeps no state"
         )
 

@@ -13,6 +13,8 @@ from cupyrec.devices.host_memory import available_bytes
 from cupyrec.errors import ConfigError, CupyrecError, DataError, DivergenceError
 from cupyrec.optim.registry import make_optimizer
 from cupyrec.optim.schedule import WarmupPolynomialDecay
+from cupyrec.pipeline.trace_file import TraceFile
+from cupyrec.systems.registry import resolve_system
 from cupyrec.training.interrupt import StopOnInterrupt
 from cupyrec.training.memory_plan import plan_memory
 from cupyrec.training.progress import Progress
@@ -64,7 +66,10 @@ def run_training(
         if folder is not None:
             folder.check_space(model_bytes(shape))
         train, valid = data.split(say)
-        trainer = _trainer(config, shape, say)
+        trace = None if config.trace is None else TraceFile(config.trace)
+        if trace is not None:
+            stack.callback(trace.close)
+        trainer = _trainer(config, shape, trace, say)
         if folder is not None:
             folder.begin(_toml_of(_resolved(config, shape, trainer)))
         else:
@@ -81,6 +86,7 @@ def run_training(
                 on_step=records.step,
                 on_evaluation=records.evaluation,
                 stop_requested=stop,
+                say=say,
             )
         except DivergenceError:
             raise
@@ -122,14 +128,15 @@ def _toml_of(config: RunConfig) -> str:
 
 def _check_memory(config: RunConfig, shape: DlrmConfig, say: Callable[[str], None]) -> None:
     """Print the memory plan. Raises MemoryPlanError."""
-    plan = plan_memory(shape, make_optimizer(config.optimizer, eps=config.eps), config.batch_size)
+    optimizer = make_optimizer(config.optimizer, eps=config.eps)
+    plan = plan_memory(shape, optimizer, config.batch_size, config.system_config())
     say("memory plan:")
     for line in plan.lines():
         say(f"  {line}")
     plan.check(available_bytes())
 
 
-def _trainer(config: RunConfig, shape: DlrmConfig, say: Callable[[str], None]) -> Trainer:
+def _trainer(config: RunConfig, shape: DlrmConfig, trace: TraceFile | None, say: Callable[[str], None]) -> Trainer:
     schedule = WarmupPolynomialDecay(
         config.learning_rate,
         config.warmup_steps,
@@ -145,9 +152,11 @@ def _trainer(config: RunConfig, shape: DlrmConfig, say: Callable[[str], None]) -
         batch_size=config.batch_size,
         threads=config.threads,
         seed=config.seed,
+        system=config.system_config(),
+        trace=trace,
     )
-    chosen = "" if config.system != "auto" else " (auto: the CPU trains the tables where they are, in host memory)"
-    say(f"system {trainer.system.name}{chosen}, device cpu with {trainer.threads} threads")
+    _, why = resolve_system(config.system)
+    say(f"system {trainer.system.name}{f' ({why})' if why else ''}, device cpu with {trainer.threads} threads")
     return trainer
 
 

@@ -33,10 +33,16 @@ class RunData:
         inputs = [*files, *valid_files]
         if folder is not None:
             _check_not_replaced(inputs, folder)
+        kept = [Path(each) for each in (config_file, config.row_counts) if each is not None]
+        if config.trace is not None:
+            check_log_file(
+                Path(config.trace), [*inputs, *kept], overwrite=config.overwrite, what="the trace", option="--trace"
+            )
+            kept.append(Path(config.trace))
         # Where bad rows are written while the run goes on, and what those files are called in the end.
         self._logs: list[tuple[Path, Path]] = []
         if config.on_bad_row == "skip":
-            inputs += [Path(config_file)] if config_file is not None else []
+            inputs += kept
             self._logs = _bad_row_logs(config, folder, inputs, validation=bool(valid_files))
         rows = config.hash_rows[0] if len(config.hash_rows) == 1 else config.hash_rows
         how: dict[str, Any] = {"hash_rows": rows, "on_bad_row": config.on_bad_row}

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
+from dataclasses import asdict
 from typing import Any
 
-from cupyrec.systems.step import StepResult
+from cupyrec.systems.step import StepResult, Traffic
 from cupyrec.training.evaluation import Evaluation
 from cupyrec.training.progress import Progress
 from cupyrec.training.run_folder import RunFolder
@@ -21,6 +23,9 @@ class RunRecords:
         self._started = self._line_began = self._step_ended = time.perf_counter()
         self._samples = self._line_samples = 0
         self._line_loss_sum = 0.0
+        self._line_traffic: Traffic | None = None
+        self._line_stage_ms: Counter[str] = Counter()
+        self._line_steps = 0
         self._last: StepResult | None = None
 
     def step(self, result: StepResult, fraction_done: float) -> None:
@@ -29,6 +34,10 @@ class RunRecords:
         self._samples += result.samples
         self._line_samples += result.samples
         self._line_loss_sum += result.loss * result.samples
+        self._line_steps += 1
+        if result.traffic is not None:
+            self._line_traffic = (self._line_traffic or Traffic()) + result.traffic
+        self._line_stage_ms.update(result.stage_ms)
         self._progress.update(result.step, self._samples, result.loss, fraction_done)
         if result.step % self._log_every == 0:
             self._train_line()
@@ -66,13 +75,24 @@ class RunRecords:
                 "learning_rate": self._last.learning_rate,
                 "seconds": self._step_ended - self._started,
                 "samples_per_s": self._line_samples / max(self._step_ended - self._line_began, 1e-9),
+                "steps": self._line_steps,
+                **traffic_facts(self._line_traffic),
+                # The mean of the line's steps.
+                "stage_ms": {name: round(ms / self._line_steps, 4) for name, ms in self._line_stage_ms.items()},
             }
         )
         self._line_began, self._line_samples, self._line_loss_sum = self._step_ended, 0, 0.0
+        self._line_traffic, self._line_steps = None, 0
+        self._line_stage_ms.clear()
 
     def _record(self, entry: dict[str, Any]) -> None:
         if self._folder is not None:
             self._folder.record(entry)
+
+
+def traffic_facts(traffic: Traffic | None) -> dict[str, Any]:
+    """Hits, misses, evictions, bytes each way and bubbles, summed over steps; nothing where nothing moves."""
+    return {} if traffic is None else {"traffic": asdict(traffic)}
 
 
 def result_facts(result: TrainingResult) -> dict[str, Any]:
@@ -84,6 +104,7 @@ def result_facts(result: TrainingResult) -> dict[str, Any]:
         "data_wait_seconds": round(result.data_wait_seconds, 3),
         "evaluation_seconds": round(result.evaluation_seconds, 3),
         "interrupted": result.interrupted,
+        **traffic_facts(result.traffic),
         **{
             name: None if evaluation is None else {"step": evaluation.step, **evaluation.metrics.as_dict()}
             for name, evaluation in (("final", result.final), ("best", result.best))

@@ -176,9 +176,8 @@ class Trainer:
                     wait_seconds += result.waited_s
                     traffic = result.traffic if traffic is None else traffic + (result.traffic or Traffic())
                     if not math.isfinite(result.loss):
-                        raise _diverged(
-                            f"the loss is {result.loss} at step {result.step:,} (learning rate {result.learning_rate:g})"
-                        )
+                        rate = f"learning rate {result.learning_rate:g}"
+                        raise _diverged(f"the loss is {result.loss} at step {result.step:,} ({rate})")
                     if on_step is not None:
                         on_step(result, fraction_done)
                     if eval_every and steps % eval_every == 0 and not stop_requested():

@@ -31,7 +31,6 @@ def run_planner(batches, slots, **settings):
             "evict_rows": plan.evict_rows.tolist(),
             "evict_slots": plan.evict_slots.tolist(),
             "given_up": plan.given_up,
-            "refetched_from": plan.refetched_from,
             "bubbles": plan.bubbles,
         }
         for plan in plans_of(planner, batches)

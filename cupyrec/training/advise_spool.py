@@ -1,0 +1,126 @@
+"""The sampled rows of every batch on disk, read again and again by the policies that are compared."""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+import weakref
+from array import array
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+
+from cupyrec.errors import OutputError
+from cupyrec.pipeline.offline_optimum import NEVER_USED
+
+ITEM_BYTES = 4
+
+
+class UsageSpool:
+    """Takes the batches in order (`append`), finds the next use of each row (`link`), and gives both (`batches`).
+
+    In memory are 16 bytes a batch. On disk are 4 bytes a use, and 8 more once they are linked, in temporary files without
+    a name, which are gone when the object is, however the process ends.
+
+    batches_taken: so far.
+    """
+
+    def __init__(self, folder: Path | None = None) -> None:
+        """folder: where the temporary files go; None is the system's place for such files."""
+        self._folder = folder
+        self._resources = contextlib.ExitStack()
+        weakref.finalize(self, self._resources.close)
+        self._ids = self._new_file()
+        self._pairs: IO[bytes] | None = None
+        self._lengths = array("q")
+        # Where the pairs of each batch begin in their file, in bytes: the last batch comes first there.
+        self._starts = array("q")
+        self.most_unique = 0
+
+    @property
+    def batches_taken(self) -> int:
+        """Batches appended so far."""
+        return len(self._lengths)
+
+    def append(self, ids: np.ndarray) -> None:
+        """Take the next batch. ids: (n,) int32. Raises OutputError."""
+        self._write(self._ids, ids)
+        self._lengths.append(ids.shape[0])
+
+    def link(self, numbers: np.ndarray, rows: int) -> None:
+        """Give the rows the numbers that they keep, and find for each use the next one, from the last batch backwards.
+
+        numbers: (ids,) int32, from the ids appended to 0 .. rows - 1; -1 leaves a row out. Raises OutputError.
+        """
+        self._pairs = self._new_file()
+        latest = np.full(rows, NEVER_USED, np.int32)
+        at, end = sum(self._lengths) * ITEM_BYTES, 0
+        starts, self._lengths = self._lengths, array("q", bytes(8 * len(self._lengths)))
+        lengths, self._starts = starts, array("q", bytes(8 * len(starts)))
+        for batch in range(len(lengths) - 1, -1, -1):
+            at -= lengths[batch] * ITEM_BYTES
+            kept = numbers[_read(self._ids, at, lengths[batch])]
+            kept = kept[kept >= 0]
+            self._write(self._pairs, np.concatenate([kept, latest[kept]]))
+            latest[kept] = batch
+            self._starts[batch], self._lengths[batch] = end, kept.shape[0]
+            end += 2 * kept.shape[0] * ITEM_BYTES
+        self.most_unique = max(self._lengths, default=0)
+        self._ids.close()
+
+    def batches(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Of each batch, in order: its rows, ascending, and the batch that uses each next, NEVER_USED for none.
+
+        Both (n,) int64.
+        """
+        assert self._pairs is not None, "link comes first"
+        for start, length in zip(self._starts, self._lengths, strict=True):
+            pairs = _read(self._pairs, start, 2 * length).astype(np.int64)
+            yield pairs[:length], pairs[length:]
+
+    def close(self) -> None:
+        """Delete the temporary files."""
+        self._resources.close()
+
+    def __enter__(self) -> UsageSpool:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _new_file(self) -> IO[bytes]:
+        try:
+            return self._resources.enter_context(tempfile.TemporaryFile(dir=self._folder, buffering=0))
+        except OSError as error:
+            raise self._error(error) from None
+
+    def _write(self, file: IO[bytes], items: np.ndarray) -> None:
+        unwritten = memoryview(items.tobytes())
+        try:
+            while unwritten:
+                unwritten = unwritten[file.write(unwritten) :]
+        except OSError as error:
+            self.close()
+            raise self._error(error) from None
+
+    def _error(self, error: OSError) -> OutputError:
+        place = self._folder or tempfile.gettempdir()
+        return OutputError(
+            f"{place}: cannot write the temporary file of row numbers ({error.strerror or error}): free some space there, "
+            "choose another folder by TMPDIR, or read fewer steps (--max-steps)"
+        )
+
+
+def _read(file: IO[bytes], start: int, items: int) -> np.ndarray:
+    """(items,) int32 from a place in bytes."""
+    read = np.empty(items, np.int32)
+    file.seek(start)
+    unread = memoryview(read).cast("B") if items else memoryview(b"")
+    while unread:
+        count = file.readinto(unread)  # type: ignore[attr-defined]
+        if not count:
+            raise OSError(f"the temporary file of row numbers ends {len(unread)} bytes too early")
+        unread = unread[count:]
+    return read

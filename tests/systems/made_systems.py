@@ -1,0 +1,66 @@
+"""Small systems with the same model and the same initial weights, and what a run of one gives."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from cupyrec.config import DlrmConfig, SystemConfig
+from cupyrec.devices.cpu import CpuDevice
+from cupyrec.embedding.host_table import HostTable
+from cupyrec.models.dlrm import Dlrm
+from cupyrec.optim.registry import make_optimizer
+from cupyrec.optim.schedule import WarmupPolynomialDecay
+from cupyrec.systems.registry import make_system
+from cupyrec.systems.train_stage import TrainStage
+
+MAX_SAMPLES = 8
+DENSE_FEATURES = 2
+
+
+def small_config(table_rows, pooling="sum"):
+    """Three tables: the compiled kernels are the same for all."""
+    assert len(table_rows) == 3
+    return DlrmConfig(tuple(table_rows), DENSE_FEATURES, 3, (4, 3), (5, 1), pooling=pooling)
+
+
+def stage_and_table(config, *, optimizer="sgd", threads=1, max_samples=MAX_SAMPLES, seed=1):
+    device, made = CpuDevice(threads), make_optimizer(optimizer, eps=1e-8)
+    model = Dlrm(device, config, max_samples=max_samples, seed=seed)
+    state_width = made.row_state_width(config.dimension)
+    table = HostTable(device, config.table_rows, config.dimension, state_width=state_width, seed=seed)
+    schedule = WarmupPolynomialDecay(0.05, warmup_steps=3)
+    return TrainStage(device, model, made, schedule, max_samples=max_samples), table
+
+
+def made_system(system, config, **settings):
+    """system: its name, or a SystemConfig."""
+    stage, table = stage_and_table(config, **settings)
+    return make_system(SystemConfig(system) if isinstance(system, str) else system, stage, table)
+
+
+def weights(system):
+    """All of them, optimizer state of the rows included, as bytes."""
+    return system.table.records.tobytes() + system.model.parameters.tobytes()
+
+
+def run(system, batches, *, probe=None, probe_steps=(), finish_steps=(), stop_after=None):
+    """Train; returns all that can be seen of it, to be compared with ==.
+
+    probe: a batch to predict after each of probe_steps; the weights are looked at after each of finish_steps.
+    """
+    seen: list = []
+    results = system.train(iter(batches))
+    for result in results:
+        seen.append((result.step, result.samples, result.loss, result.learning_rate))
+        if result.step in probe_steps:
+            seen.append(np.array(system.predict(probe)).tobytes())
+        if result.step in finish_steps:
+            system.finish()
+            seen.append(weights(system))
+        if result.step == stop_after:
+            break
+    results.close()
+    seen.append(weights(system))
+    if probe is not None:
+        seen.append(np.array(system.predict(probe)).tobytes())
+    return seen
