@@ -114,10 +114,9 @@ def _text(widths: tuple[object, ...]) -> str:
 
 def scratchpad_size(value: Any) -> str:
     """The size of a scratchpad, as SystemConfig takes it."""
+    is_one = isinstance(value, (str, int)) and not isinstance(value, bool)
     try:
-        return check_scratchpad_size(
-            str(value) if isinstance(value, int) and not isinstance(value, bool) else text(value)
-        )
+        return check_scratchpad_size(str(value) if is_one else "")
     except ConfigError:
         raise ValueError("bytes with a unit (8GB), a number of rows (50000), or a share of all rows (10%)") from None
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from cupyrec.config import DlrmConfig, RunConfig, option_name, read_config_file
+from cupyrec.config import DlrmConfig, RunConfig, SystemConfig, option_name, read_config_file
 from cupyrec.errors import ConfigError
 
 if sys.version_info >= (3, 11):
@@ -20,7 +20,7 @@ else:
 NAMES = [each.name for each in dataclasses.fields(RunConfig)]
 TWENTY_SIX = tuple(range(1, 27))
 
-WHOLE_FROM_1 = ("batch_size", "epochs", "max_steps", "dimension", "log_every", "threads")
+WHOLE_FROM_1 = ("batch_size", "epochs", "max_steps", "dimension", "log_every", "threads", "lookahead")
 WHOLE_FROM_0 = ("warmup_steps", "decay_start_step", "decay_steps", "eval_every", "seed")
 ABOVE_0 = ("learning_rate", "decay_power")
 FROM_0 = ("end_learning_rate",)
@@ -29,11 +29,12 @@ CHOICES = {
     "on_bad_row": ("error", "skip"),
     "pooling": ("sum", "mean"),
     "optimizer": ("sgd", "adagrad", "rowwise-adagrad"),
-    "system": ("auto", "resident"),
+    "system": ("auto", "resident", "hybrid", "static", "serial", "scratchpipe"),
+    "replacement": ("lookahead", "lru", "lfu", "random"),
     "device": ("auto", "cpu"),
 }
 WIDTHS = ("bottom_mlp", "top_mlp")
-TEXTS = ("output", "bad_rows")
+TEXTS = ("output", "bad_rows", "row_counts", "trace")
 
 
 def refusal(values, **settings):
@@ -51,7 +52,7 @@ def test_defaults_pass_their_own_converters():
 def test_every_option_has_help_and_no_option_is_forgotten_here():
     assert all(len(each.metadata["help"]) > 10 for each in dataclasses.fields(RunConfig))
     listed = {*WHOLE_FROM_1, *WHOLE_FROM_0, *ABOVE_0, *FROM_0, *FLAGS, *CHOICES, *WIDTHS}
-    assert listed | {"paths", "valid", *TEXTS, "hash_rows", "eps"} == set(NAMES)
+    assert listed | {"paths", "valid", *TEXTS, "hash_rows", "eps", "scratchpad"} == set(NAMES)
 
 
 @pytest.mark.parametrize(
@@ -292,3 +293,43 @@ def test_a_section_is_refused_as_one():
         ConfigError, match=re.escape("run.toml: options stand in no section; take away the line [train]")
     ):
         RunConfig.from_values({"train": {"epochs": 2}}, source="run.toml")
+
+
+@pytest.mark.parametrize(("raw", "kept"), [("8GB", "8GB"), (50_000, "50000"), ("2.5%", "2.5%"), ("512 MiB", "512 MiB")])
+def test_sizes_of_a_scratchpad(raw, kept):
+    assert RunConfig.from_values({"scratchpad": raw}).scratchpad == kept
+
+
+@pytest.mark.parametrize("raw", ["", "big", "0", "0%", "-3", "10 %%", "1e3 rows", True, 1.5, None, "3B"])
+def test_what_is_no_size_of_a_scratchpad(raw):
+    assert refusal({"scratchpad": raw}) == (
+        "scratchpad must be bytes with a unit (8GB), a number of rows (50000), or a share of all rows (10%), "
+        f"but is {raw!r}"
+    )
+
+
+def test_the_system_that_the_options_describe():
+    config = RunConfig.from_values({"system": "serial", "scratchpad": "7%", "lookahead": 5, "row_counts": "counts.npy"})
+    assert config.system_config() == SystemConfig("serial", "7%", 5, "lookahead", "counts.npy")
+    assert RunConfig().system_config() == SystemConfig()
+    with pytest.raises(ConfigError, match="lru does not look ahead; leave --lookahead out"):
+        RunConfig.from_values({"lookahead": 5, "replacement": "lru"}).system_config()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"name": "scratch"}, "unknown system 'scratch'; choose auto, resident, hybrid, static, serial, scratchpipe"),
+        ({"replacement": "fifo"}, "unknown replacement 'fifo'; choose lookahead, lru, lfu, random"),
+        ({"scratchpad": "10"}, None),
+        ({"scratchpad": "ten"}, "'ten' is not the size of a scratchpad: give bytes with a unit"),
+        ({"lookahead": 0}, "lookahead must be whole numbers of at least 1, but is 0"),
+        ({"lookahead": 2.5}, "lookahead must be whole numbers of at least 1, but is 2.5"),
+    ],
+)
+def test_system_configs_are_checked(settings, message):
+    if message is None:
+        SystemConfig(**settings)
+        return
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        SystemConfig(**settings)

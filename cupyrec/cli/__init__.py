@@ -21,6 +21,7 @@ INTERRUPTED_EXIT_CODE = 130
 COMMANDS = {
     "train": "Train a DLRM on Criteo files.",
     "evaluate": "Evaluate a trained model on Criteo files.",
+    "advise": "Say how large a scratchpad Criteo files need.",
     "generate": "Write Criteo-format data of any size from a known model.",
 }
 

@@ -32,13 +32,13 @@ class Lookahead:
 def choose_lookahead(
     wanted: int | None, *, least: int, slots: int, unique: int, batch_bytes: int, free_bytes: int | None
 ) -> Lookahead:
-    """K = 4 S/U batches, or as many as memory allows; at least `least`, which the pipeline needs.
+    """K = 4 S/U batches, or as many of them as memory allows; at least `least`, which the pipeline needs.
 
     wanted: what the user asks for, taken as it is; unique: U of a usual batch; batch_bytes: see `window_batch_bytes`;
     free_bytes: of host memory, None where unknown.
     """
     if wanted is not None:
-        return Lookahead(max(wanted, least), batch_bytes)
+        return Lookahead(wanted, batch_bytes)
     turnover = -(-BATCHES_PER_TURNOVER * slots // max(unique, 1))
     budget = max(LEAST_WINDOW_BYTES, int((free_bytes or 0) * WINDOW_SHARE))
     affordable = max(budget // max(batch_bytes, 1), least)

@@ -48,7 +48,7 @@ class Planner:
         if not 1 <= slots < NEVER:
             raise ConfigError(f"a scratchpad has 1 to {NEVER - 1} slots, not {slots}")
         if lookahead < holds.future:
-            raise ConfigError(f"the look-ahead must be at least {holds.future} batches, but is {lookahead}")
+            raise ConfigError(f"the look-ahead (--lookahead) must be at least {holds.future}, but is {lookahead}")
         self.slots, self.lookahead, self.holds = slots, lookahead, holds
         self._kind, self._seed = replacement_kind(replacement), seed
         self._row_counts = np.zeros(0, np.int64) if row_counts is None else np.asarray(row_counts)

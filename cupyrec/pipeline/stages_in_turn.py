@@ -44,7 +44,10 @@ class StagesInTurn:
         try:
             there_was_one = self._work[stage](batch) is not False
         except BaseException as error:
-            raise stage_error(stage, batch, error) from error.__cause__
+            failed = stage_error(stage, batch, error)
+            if failed is error:
+                raise
+            raise failed from error
         if there_was_one:
             self._clock.note(stage, batch, begun, time.perf_counter())
             self._board.finished(stage)

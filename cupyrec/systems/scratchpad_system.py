@@ -71,7 +71,7 @@ class ScratchpadSystem:
         self._work: StageWork | None = None
         self._driver: Driver | None = None
         # A wrong setting is told now, not at the first batch.
-        self._planner(max(lookahead or 0, self.depth.holds.future))
+        self._planner(self.depth.holds.future if lookahead is None else lookahead)
 
     @property
     def steps_done(self) -> int:

@@ -1,8 +1,8 @@
 """A sample of the rows, small enough to simulate scratchpads of any size in bounded memory.
 
-A row belongs to it when a hash of its number is low enough. All uses of a row are then in the sample, or none, so that a
-scratchpad of S slots behaves on all rows nearly as one of rate * S slots on the sample. The sample begins with all rows.
-Whenever it grows too large, the hash must be half as low, and about half of the rows are dropped.
+A row belongs to it when a hash of its number is low enough. All uses of a row are then in the sample, or none, so that
+a scratchpad of S slots behaves on all rows nearly as one of rate * S slots on the sample. The sample begins with all
+rows. Whenever it grows too large, the hash must be half as low, and about half of the rows are dropped.
 
 Source: Waldspurger, Park, Garthwaite, Ahmad, Efficient MRC Construction with SHARDS, FAST 2015; the fixed-size variant.
 The hash is the last step of SplitMix64 (Steele, Lea, Flood, OOPSLA 2014).
@@ -17,12 +17,13 @@ import numpy as np
 from cupyrec.devices.numba_kernel import cpu_kernel
 from cupyrec.embedding.hit_map import EMPTY, find, new_cells, rehash, shift_of
 
-# With fewer different rows than this, and uses that a disk can hold, all figures are exact.
-MOST_ROWS = 2**21
-# A use takes 12 bytes on disk, and about a microsecond for all policies of one size.
-MOST_USES = 2**27
-# A sample with few rows says little, so that the number of uses alone makes it no smaller than this.
-LEAST_ROWS = 2**16
+# With fewer rows and uses than these, all figures are exact. Of 1,285,180 rows used by 3 million generated samples, 1 in 4
+# gave hit rates within 0.2 points and bytes within 0.5% of the exact ones, 1 in 32 within 0.8 points and 2%.
+MOST_ROWS = 2**19
+# A use takes 12 bytes on disk, and about half a microsecond for all policies of one size.
+MOST_USES = 2**25
+# A sample with few rows says little: the number of uses alone makes it no smaller than this.
+LEAST_ROWS = 2**13
 
 ALL = np.uint64(2**64 - 1)
 FIRST_CAPACITY = 1024
@@ -56,9 +57,7 @@ class RowSample:
         """
         self._reserve(unique_rows.shape[0])
         ids = np.empty(unique_rows.shape[0], np.int32)
-        taken, named = _take(
-            unique_rows, segment_offsets, self._threshold, self._named, self._cells, self._of_id, ids
-        )
+        taken, named = _take(unique_rows, segment_offsets, self._threshold, self._named, self._cells, self._of_id, ids)
         self.rows += named - self._named
         self._named, self._uses = named, self._uses + taken
         while self.rows > self._most_rows or (self._uses > self._most_uses and self.rows // 2 >= self._least_rows):
@@ -66,7 +65,10 @@ class RowSample:
         return ids[:taken]
 
     def numbers(self) -> np.ndarray:
-        """(ids,) int32: for each id ever given, the place of its row among the sampled rows, ascending; -1 if dropped."""
+        """(ids,) int32: for each id ever given, the place of its row among all sampled rows, in ascending order.
+
+        -1 where the row was dropped.
+        """
         rows = self._of_id[: self._named, 0]
         numbers = np.full(self._named, -1, np.int32)
         kept = np.flatnonzero(rows >= 0)

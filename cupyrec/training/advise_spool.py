@@ -21,10 +21,10 @@ ITEM_BYTES = 4
 class UsageSpool:
     """Takes the batches in order (`append`), finds the next use of each row (`link`), and gives both (`batches`).
 
-    In memory are 16 bytes a batch. On disk are 4 bytes a use, and 8 more once they are linked, in temporary files without
-    a name, which are gone when the object is, however the process ends.
+    In memory are 16 bytes a batch. On disk are 4 bytes a use, and 8 more once they are linked, in temporary files
+    without a name, which are gone when the object is, however the process ends.
 
-    batches_taken: so far.
+    most_unique: the most rows of a batch, after `link`.
     """
 
     def __init__(self, folder: Path | None = None) -> None:
@@ -48,6 +48,7 @@ class UsageSpool:
         """Take the next batch. ids: (n,) int32. Raises OutputError."""
         self._write(self._ids, ids)
         self._lengths.append(ids.shape[0])
+        self._starts.append(0)
 
     def link(self, numbers: np.ndarray, rows: int) -> None:
         """Give the rows the numbers that they keep, and find for each use the next one, from the last batch backwards.
@@ -57,11 +58,9 @@ class UsageSpool:
         self._pairs = self._new_file()
         latest = np.full(rows, NEVER_USED, np.int32)
         at, end = sum(self._lengths) * ITEM_BYTES, 0
-        starts, self._lengths = self._lengths, array("q", bytes(8 * len(self._lengths)))
-        lengths, self._starts = starts, array("q", bytes(8 * len(starts)))
-        for batch in range(len(lengths) - 1, -1, -1):
-            at -= lengths[batch] * ITEM_BYTES
-            kept = numbers[_read(self._ids, at, lengths[batch])]
+        for batch in range(self.batches_taken - 1, -1, -1):
+            at -= self._lengths[batch] * ITEM_BYTES
+            kept = numbers[_read(self._ids, at, self._lengths[batch])]
             kept = kept[kept >= 0]
             self._write(self._pairs, np.concatenate([kept, latest[kept]]))
             latest[kept] = batch
@@ -108,8 +107,8 @@ class UsageSpool:
     def _error(self, error: OSError) -> OutputError:
         place = self._folder or tempfile.gettempdir()
         return OutputError(
-            f"{place}: cannot write the temporary file of row numbers ({error.strerror or error}): free some space there, "
-            "choose another folder by TMPDIR, or read fewer steps (--max-steps)"
+            f"{place}: cannot write the temporary file of row numbers ({error.strerror or error}): free some space "
+            "there, choose another folder by TMPDIR, or read fewer steps (--max-steps)"
         )
 
 
@@ -117,7 +116,7 @@ def _read(file: IO[bytes], start: int, items: int) -> np.ndarray:
     """(items,) int32 from a place in bytes."""
     read = np.empty(items, np.int32)
     file.seek(start)
-    unread = memoryview(read).cast("B") if items else memoryview(b"")
+    unread = read.data.cast("B") if items else memoryview(b"")
     while unread:
         count = file.readinto(unread)  # type: ignore[attr-defined]
         if not count:

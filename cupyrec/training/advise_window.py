@@ -26,7 +26,10 @@ class WindowRows:
         self._cells = new_cells(self._capacity)
 
     def add(self, unique_rows: Any) -> int:
-        """Take in the next batch; returns the different rows of the window that ends with it. unique_rows: (U,) int64."""
+        """Take in the next batch; returns how many different rows the window has that ends with it.
+
+        unique_rows: (U,) int64; not kept.
+        """
         if len(self._recent) == self.batches:
             self.rows -= _leave(self._recent.popleft(), self._added - self.batches, self._cells)
         self._reserve(self.rows + unique_rows.shape[0])

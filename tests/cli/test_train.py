@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
 from commands import run_here, run_process
 from criteo_lines import TINY_MODEL, files_in, learnable_text, with_cell, write_learnable
@@ -184,14 +185,20 @@ def test_the_file_takes_every_option(data, tmp_path, capsys):
         "end-learning-rate": 0.001,
         "eval-every": 4,
         "log-every": 2,
-        "system": "resident",
+        "system": "scratchpipe",
+        "scratchpad": "1100",
+        "replacement": "lfu",
+        "row-counts": str(tmp_path / "counts.npy"),
+        "trace": str(tmp_path / "trace.json"),
         "device": "cpu",
         "threads": 1,
         "seed": 77,
     }
     defaults = {option_name(each.name): each.default for each in dataclasses.fields(RunConfig)}
-    assert values.keys() == defaults.keys()
-    assert all(values[name] != default for name, default in defaults.items())
+    # The look-ahead goes with one replacement alone, which is the default.
+    assert values.keys() | {"lookahead"} == defaults.keys()
+    np.save(tmp_path / "counts.npy", np.arange(sum(values["hash-rows"])))
+    assert all(value != defaults[name] for name, value in values.items())
     file = tmp_path / "all.toml"
     file.write_text("".join(f"{name} = {json.dumps(value)}\n" for name, value in values.items()))
     outcome = run_here(capsys, "train", "--config", file)

@@ -5,7 +5,7 @@ import pickle
 
 import numpy as np
 import pytest
-from batch_strategies import lookups, random_batch
+from batch_strategies import random_batch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -128,12 +128,6 @@ def test_a_pickled_array_of_objects_is_not_unpickled(tmp_path):
     assert "not a file of row counts (.npy)" in refusal(path)
 
 
-def test_several_arrays_in_one_file(tmp_path):
-    with open(tmp_path / "counts.npy", "wb") as file:
-        np.savez(file, counts=np.arange(3))
-    assert "one list of whole numbers" in refusal(tmp_path / "counts.npy")
-
-
 @pytest.mark.parametrize(
     "counts", [np.array([1.0, 2.0, 3.0]), np.array([True, False, True]), np.array(["1", "2", "3"])]
 )
@@ -180,13 +174,3 @@ def test_a_write_that_fails_half_way_keeps_the_earlier_file(tmp_path, monkeypatc
     monkeypatch.undo()
     assert read_row_counts(path, 3).tolist() == [0, 1, 2]
     assert os.listdir(tmp_path) == ["counts.npy"]
-
-
-@given(drawn=lookups(most_samples=3))
-def test_most_used_rows_of_counted_batches_are_looked_up(drawn):
-    table_rows, batch = drawn
-    if sum(table_rows) > 10_000:
-        return
-    counts = count_rows([batch, batch], sum(table_rows))
-    assert counts.sum() == 2 * batch.lookups
-    assert set(most_used_rows(counts, 1).tolist()) <= set(batch.rows.tolist())

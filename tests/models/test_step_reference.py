@@ -14,6 +14,7 @@ from cupyrec.models.dlrm import Dlrm
 from cupyrec.optim.registry import make_optimizer
 from cupyrec.optim.schedule import WarmupPolynomialDecay
 from cupyrec.systems.resident import ResidentSystem
+from cupyrec.systems.train_stage import TrainStage
 
 REFERENCE = json.loads((Path(__file__).parent.parent / "model_step_reference.json").read_text(encoding="utf-8"))
 TOLERANCES = {np.float64: 1e-10, np.float32: 1e-5}
@@ -50,14 +51,15 @@ def make_system(pooling, optimizer_name, dtype, *, warmup_steps=REFERENCE["warmu
     )
     optimizer = make_optimizer(optimizer_name, eps=REFERENCE["eps"])
     state_width = optimizer.row_state_width(config.dimension)
-    system = ResidentSystem(
+    stage = TrainStage(
         device,
         Dlrm(device, config, max_samples=6, dtype=dtype),
-        HostTable(device, config.table_rows, config.dimension, state_width=state_width, dtype=dtype),
         optimizer,
         WarmupPolynomialDecay(learning_rate or REFERENCE["learning_rate"], warmup_steps),
         max_samples=6,
     )
+    table = HostTable(device, config.table_rows, config.dimension, state_width=state_width, dtype=dtype)
+    system = ResidentSystem(stage, table)
     weights = named_weights(system)
     assert set(weights) == set(expected["initial"])
     for name, values in expected["initial"].items():

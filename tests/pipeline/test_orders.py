@@ -1,8 +1,8 @@
 """Every order of the stages' parts that the board allows, tried out on small cases with the real moves of rows.
 
 A search over how far each part has come. Each of these states can be reached in many orders; all must leave the same
-host table, scratchpad and staging, or some order matters that must not. Stages are cut into the parts in which
-they touch memory (Collect: misses, victims; Exchange: in, out; Insert: back, fill; Train: read, write), so that parts of
+host table, scratchpad and staging, or some order matters that must not. Stages are cut into the parts in which they
+touch memory (Collect: misses, victims; Exchange: in, out; Insert: back, fill; Train: read, write), so that parts of
 different stages come between each other. Training is arithmetic on whole numbers here: another value or order of
 updates gives another number.
 """

@@ -281,7 +281,6 @@ def test_what_reading_raises_comes_after_all_batches_before_it(name, failing):
     system = made_system(SystemConfig(name, "50", 3), config)
     results = []
     with pytest.raises(ZeroDivisionError, match="spoilt"):
-        for result in system.train(spoilt()):
-            results.append(result)
+        results.extend(system.train(spoilt()))
     assert len(results) == failing
     assert weights(system) == run(made_system("resident", config), batches[:failing])[-1]

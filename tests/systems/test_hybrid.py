@@ -1,14 +1,13 @@
 """The hybrid system: the bits of `resident`, what crosses the link, prediction, what a step allocates."""
 
-import tracemalloc
-
 import numpy as np
 import pytest
 from batch_strategies import random_batch
 from made_systems import made_system, run, small_config, stage_and_table, weights
+from step_memory import MOST_BYTES, bytes_of_a_steady_step
 
 from cupyrec.batch import Batch
-from cupyrec.config import DlrmConfig
+from cupyrec.config import DlrmConfig, SystemConfig
 from cupyrec.errors import DataError
 from cupyrec.systems.hybrid import HybridSystem
 from cupyrec.systems.resident import ResidentSystem
@@ -22,7 +21,7 @@ def make(name="hybrid", pooling="sum", **settings):
 
 
 def made_batch(random, samples):
-    return made_batch(random, samples, dense_features=2)
+    return random_batch(random, TABLE_ROWS, samples, dense_features=2)
 
 
 def batches_for(steps, *, samples=8, seed=5):
@@ -57,11 +56,11 @@ def test_on_several_threads_too():
 
 def test_a_batch_without_any_lookup_trains_the_dense_part():
     nothing = Batch.from_bags(np.ones((2, 2)), [[[], []]] * 3, [0, 1], TABLE_ROWS)
-    resident, hybrid = make("resident"), make()
-    before = weights(hybrid)
-    assert run(hybrid, [nothing]) == run(resident, [nothing])
-    assert weights(hybrid)[0] == before[0]
-    assert weights(hybrid)[1] != before[1]
+    hybrid = make()
+    records, parameters = hybrid.table.records.copy(), hybrid.model.parameters.copy()
+    assert run(hybrid, [nothing]) == run(make("resident"), [nothing])
+    np.testing.assert_array_equal(hybrid.table.records, records)
+    assert (hybrid.model.parameters != parameters).any()
 
 
 def test_results_tell_what_crossed_the_link_and_how_long_each_stage_took():
@@ -93,17 +92,16 @@ def test_predict_outside_of_training_tells_what_training_sees_and_changes_nothin
 
 
 def test_predict_between_two_steps_changes_no_training():
-    probe = made_batch(np.random.default_rng(9), 8)
-    assert run(make(), batches_for(5), probe)[:2] == run(make(), batches_for(5))[:2]
+    watched, plain = make(), make()
+    run(watched, batches_for(5), probe=made_batch(np.random.default_rng(9), 8), probe_steps=range(6))
+    run(plain, batches_for(5))
+    assert weights(watched) == weights(plain)
 
 
 def test_stopping_early_leaves_the_last_step_whole():
-    stopped, whole = make(), make("resident")
-    for result in stopped.train(batches_for(20)):
-        if result.step == 3:
-            break
-    batches = batches_for(20)
-    assert weights(stopped) == run(whole, [next(batches) for _ in range(3)])[0]
+    stopped = make()
+    first_three = list(batches_for(20))[:3]
+    assert run(stopped, batches_for(20), stop_after=3) == run(make("resident"), first_three)
     assert stopped.steps_done == 3
 
 
@@ -112,12 +110,13 @@ def test_what_the_source_raises_comes_after_the_steps_before_it():
         yield from list(batches_for(8))[:3]
         raise DataError("line 4 is bad")
 
-    system, resident, steps = make(), make("resident"), []
+    system, resident = make(), make("resident")
+    steps = system.train(broken())
+    assert [next(steps).step for _ in range(3)] == [1, 2, 3]
     with pytest.raises(DataError, match="line 4 is bad"):
-        for result in system.train(broken()):
-            steps.append(result.step)
-    assert steps == [1, 2, 3]
-    assert weights(system) == run(resident, list(batches_for(8))[:3])[0]
+        next(steps)
+    run(resident, list(batches_for(8))[:3])
+    assert weights(system) == weights(resident)
 
 
 def test_more_samples_than_there_is_memory_for():
@@ -129,25 +128,6 @@ def test_more_samples_than_there_is_memory_for():
 
 
 def test_steady_state_allocates_no_large_array(monkeypatch):
-    samples, most_bytes, taken = 2048, 64 * 1024, []
-    config = shape(table_rows=(20_000,) * 7)
-    random = np.random.default_rng(1)
-    batches = [random_batch(random, config.table_rows, samples) for _ in range(4)]
-    # The largest batch first: the memory of the plans has then grown to its size.
-    batches.sort(key=lambda batch: -batch.lookups)
-    assert 4 * samples * 7 * DIMENSION > 4 * most_bytes, "pooled vectors are meant to be far larger"
-    device = CpuDevice(2)
-    with device.running():
-        steps = make("hybrid", config, device=device, max_samples=samples).train(batches)
-        for _ in range(3):
-            next(steps)
-        zeros = device.zeros
-        monkeypatch.setattr(device, "zeros", lambda *shape: taken.append(shape) or zeros(*shape))
-        tracemalloc.start()
-        before = tracemalloc.get_traced_memory()[0]
-        tracemalloc.reset_peak()
-        next(steps)
-        peak = tracemalloc.get_traced_memory()[1] - before
-        tracemalloc.stop()
-    assert taken == []
-    assert peak < most_bytes, f"{peak:,} bytes at the peak"
+    peak_bytes, asked = bytes_of_a_steady_step(SystemConfig("hybrid"), monkeypatch)
+    assert asked == []
+    assert peak_bytes < MOST_BYTES

@@ -15,7 +15,6 @@ from cupyrec.training.memory_plan import COALESCING_BYTES_PER_LOOKUP, plan_memor
 CONFIG = DlrmConfig((7, 40, 11), dense_features=3, dimension=5, bottom=(6, 5), top=(9, 4, 1), self_interaction=True)
 # The one number in float64 that the loss is summed in.
 LOSS_SUM_BYTES = 8
-# Rows and bags twice, unique rows, and where their segments begin, one more than there are: see Coalescer.
 
 
 @pytest.fixture
@@ -86,8 +85,8 @@ def test_the_plan_by_hand():
     # And room to sum biases' gradients in two blocks of 64 samples.
     partial_sums = 2 * (3 + 2 + 4 + 1)
     assert plan.activation_bytes == 4 * (100 * (3 + 2 + 4 + 1 + 3 + 4 + 5 + 5 + 2 + 4 + 4 + 1) + partial_sums)
-    # Eight batches of 3 dense features, a label, and 2 rows and offsets; 40 bytes for the coalescing of each lookup.
-    assert plan.batch_bytes == 100 * (8 * (4 * 4 + 2 * 16) + 2 * 40)
+    # Eight batches of 3 dense features, a label, and 2 rows and offsets; 48 bytes for the coalescing of each lookup.
+    assert plan.batch_bytes == 100 * (8 * (4 * 4 + 2 * 16) + 2 * 48)
     assert plan.total_bytes == sum((480, 3 * parameters * 4, plan.activation_bytes, plan.batch_bytes))
     # 2 weights, 1 of state, 1 of padding; and no state at all.
     assert plan_memory(config, RowwiseAdagrad(), 100).row_state_bytes == 30 * 2 * 4

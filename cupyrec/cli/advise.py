@@ -1,0 +1,202 @@
+"""`cupyrec advise`: how large the scratchpad should be for these data."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from cupyrec.cli import INTERRUPTED_EXIT_CODE, say
+from cupyrec.cli.advice_report import describe_advice
+from cupyrec.config import RunConfig, option_name
+from cupyrec.errors import ConfigError
+
+if TYPE_CHECKING:
+    from cupyrec.training.advise import Question
+    from cupyrec.training.advise_result import Advice
+
+# Options of `cupyrec train` that decide which rows a step uses and what they take; those after --batch-size are needed
+# again by the command that is recommended.
+TRAIN_OPTIONS = ("hash_rows", "batch_size", "dimension", "optimizer", "lookahead", "max_steps")
+
+
+def _train_options(command: Any) -> Any:
+    """Add the options of `cupyrec train` that matter here, as they are described there."""
+    known = {each.name: each for each in dataclasses.fields(RunConfig)}
+    for each in reversed([known[name] for name in TRAIN_OPTIONS]):
+        default = each.default[0] if isinstance(each.default, tuple) else each.default
+        command = click.option(
+            f"--{option_name(each.name)}",
+            each.name,
+            metavar=each.metadata["metavar"],
+            help=HELP.get(each.name, each.metadata["help"]) + (f"  [default: {default}]" if default else ""),
+        )(command)
+    return command
+
+
+HELP = {
+    "lookahead": "Mini-batches known ahead; 4 times the scratchpad's rows over those of a batch when not given.",
+    "max_steps": "Read only so many mini-batches.",
+    "optimizer": "Decides what a row takes with its state.",
+}
+
+
+@click.command()
+@click.argument("paths", nargs=-1, required=True, metavar="PATH...")
+@_train_options
+@click.option(
+    "--sizes",
+    metavar="SIZES",
+    help="Scratchpad sizes to try, with commas between them, each as --scratchpad of train takes it: 1%,10%,8GB,50000. "
+    "When not given, from about what never bubbles to what holds all rows that are used.",
+)
+@click.option("--row-counts", metavar="FILE", help="Write how often each row is used, for train --row-counts.")
+@click.option("--plot", metavar="FILE", help="Draw the curves as a PNG (needs matplotlib, the extra 'plot').")
+@click.option(
+    "--on-bad-row",
+    type=click.Choice(["error", "skip"]),
+    default="error",
+    show_default=True,
+    help="Stop at a bad row, or count it, write it to a file and go on.",
+)
+@click.option(
+    "--bad-rows",
+    default="bad_rows.tsv",
+    show_default=True,
+    metavar="FILE",
+    help="File for the bad rows that are skipped.",
+)
+@click.option("--overwrite", is_flag=True, help="Replace the files that are to be written when they exist.")
+@click.option("--json", "as_json", is_flag=True, help="Print the figures as one line of JSON.")
+def advise(
+    paths: tuple[str, ...],
+    sizes: str | None,
+    row_counts: str | None,
+    plot: str | None,
+    on_bad_row: str,
+    bad_rows: str,
+    overwrite: bool,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Say how large a scratchpad these data need: what each size would move under each policy.
+
+    Reads Criteo files once, as train does; nothing is trained. Memory is bounded: some 500 MB, and 8 bytes a row of the
+    tables with --row-counts. Temporary files, in the folder that TMPDIR names, take 12 bytes for each different row
+    of a batch, about half a GB: beyond, a sample of the rows stands for all of them.
+    """
+    given = {name: value for name, value in options.items() if value is not None}
+    config = RunConfig.from_values(given | {"paths": paths, "on_bad_row": on_bad_row, "bad_rows": bad_rows})
+    tried = [] if sizes is None else [size.strip() for size in sizes.split(",")]
+
+    # Here and not above: these load Numba and pyarrow, which `--help` and wrong options need not wait for.
+    from cupyrec.cli.share_progress import ShareProgress
+    from cupyrec.datasets.criteo import CriteoFiles
+    from cupyrec.embedding.row_counts import write_row_counts
+    from cupyrec.training.advise import advise as find_advice
+    from cupyrec.training.advise_plot import load_matplotlib, write_plot
+    from cupyrec.training.interrupt import StopOnInterrupt
+
+    if plot is not None:
+        load_matplotlib()
+    skip = on_bad_row == "skip"
+    _check_outputs(
+        paths, {"--bad-rows": bad_rows if skip else None, "--row-counts": row_counts, "--plot": plot}, overwrite
+    )
+    data = CriteoFiles(
+        paths,
+        hash_rows=config.hash_rows[0] if len(config.hash_rows) == 1 else config.hash_rows,
+        on_bad_row="skip" if skip else "error",
+        bad_rows_path=bad_rows if skip else None,
+    )
+    question = _question(config, tried, len(data.table_rows), row_counts_known=row_counts is not None)
+    counts = _new_counts(sum(data.table_rows)) if row_counts is not None else None
+    with StopOnInterrupt() as stop, ShareProgress() as progress:
+        advice = find_advice(data, question, row_counts=counts, stop_requested=stop, on_progress=progress.show)
+    if advice is None:
+        click.echo("interrupted before the end; no advice", err=True)
+        sys.exit(INTERRUPTED_EXIT_CODE)
+    if row_counts is not None and counts is not None:
+        write_row_counts(row_counts, counts)
+    if plot is not None:
+        write_plot(Path(plot), advice)
+    command = _train_command(config, given, advice, row_counts)
+    if as_json:
+        say(json.dumps(advice.as_dict() | {"command": command, "bad_rows": data.bad_rows}))
+        return
+    for line in describe_advice(advice, command):
+        say(line)
+    if data.bad_rows:
+        say(f"skipped {data.bad_rows:,} bad rows, written to {bad_rows}")
+
+
+def _question(config: RunConfig, sizes: list[str], features: int, *, row_counts_known: bool) -> Question:
+    """Raises ConfigError."""
+    from cupyrec.batch import MOST_BAGS
+    from cupyrec.embedding.host_table import record_width
+    from cupyrec.optim.registry import make_optimizer
+    from cupyrec.training.advise import FLOAT_BYTES, Question
+
+    if config.batch_size * features > MOST_BAGS:
+        raise ConfigError(f"batch-size must be at most {MOST_BAGS // features:,}, but is {config.batch_size:,}")
+    state = make_optimizer(config.optimizer, eps=config.eps).row_state_width(config.dimension)
+    return Question(
+        sizes=sizes,
+        batch_size=config.batch_size,
+        record_bytes=record_width(config.dimension, state, FLOAT_BYTES) * FLOAT_BYTES,
+        dimension=config.dimension,
+        lookahead=config.lookahead,
+        max_steps=config.max_steps,
+        row_counts_known=row_counts_known,
+    )
+
+
+def _check_outputs(paths: tuple[str, ...], outputs: dict[str, str | None], overwrite: bool) -> None:
+    """Make sure that nothing is replaced that should stay, and no output by another. Raises ConfigError, DataError."""
+    from cupyrec.datasets.bad_rows import check_log_file
+    from cupyrec.datasets.input_files import find_input_files
+
+    what = {"--bad-rows": "the bad rows", "--row-counts": "the row counts", "--plot": "the plot"}
+    inputs, taken = find_input_files(paths), set()
+    for option, name in outputs.items():
+        if name is None:
+            continue
+        check_log_file(Path(name), inputs, overwrite=overwrite, what=what[option], option=option)
+        if Path(name).resolve() in taken:
+            raise ConfigError(f"{name}: named twice; give {option} a file of its own")
+        taken.add(Path(name).resolve())
+
+
+def _new_counts(rows: int) -> Any:
+    """(R,) int64 zeros. Raises MemoryPlanError where they do not fit."""
+    from cupyrec.byte_sizes import format_bytes
+    from cupyrec.devices.host_memory import available_bytes
+    from cupyrec.embedding.row_counts import new_row_counts
+    from cupyrec.errors import MemoryPlanError
+
+    available, needed = available_bytes(), 8 * rows
+    if available is not None and needed > available:
+        raise MemoryPlanError(
+            f"the counts of {rows:,} rows take {format_bytes(needed)} of memory, but {format_bytes(available)} are "
+            "available; leave --row-counts out, or make --hash-rows smaller"
+        )
+    return new_row_counts(rows)
+
+
+def _train_command(config: RunConfig, given: dict[str, Any], advice: Advice, row_counts: str | None) -> str:
+    """The command that trains with the recommended size, and otherwise as was asked here."""
+    words = ["cupyrec", "train", *config.paths, "--system", "scratchpipe"]
+    words += ["--scratchpad", advice.recommendation.advice.size]
+    for name in TRAIN_OPTIONS:
+        if name in given and name != "max_steps":
+            words += [f"--{option_name(name)}", str(given[name])]
+    if row_counts is not None:
+        words += ["--row-counts", row_counts]
+    if config.on_bad_row == "skip":
+        words += ["--on-bad-row", "skip"]
+    return shlex.join(words)
