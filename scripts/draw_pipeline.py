@@ -86,8 +86,7 @@ def draw_batches(axes: Axes) -> None:
         ha="center", va="bottom", color=HELD, fontsize=10,
     )  # fmt: skip
     text = (
-        f"known ahead (K = {LOOKAHEAD}): rows used by none of these leave first,\n"
-        "then those whose next use is furthest"
+        f"known ahead (K = {LOOKAHEAD}): rows used by none of these leave first,\nthen those whose next use is furthest"
     )
     draw_span(axes, PLANNED + 1, PLANNED + LOOKAHEAD, STRIP - 0.85, KNOWN, text)
     axes.text(
