@@ -71,11 +71,8 @@ def _columns(texts: Iterable[str], widths: Iterable[int]) -> str:
 
 
 def _notes(advice: Advice) -> Iterator[str]:
-    yield (
-        f"Counted over the last {advice.counted_steps:,} steps. hits: of the different rows of a step; bytes: both ways; ahead: "
-        "steps"
-    )
-    yield "that lookahead knows. lru, the paper's policy, knows the past. MIN knows all: nothing moves fewer rows."
+    yield f"Counted over the last {advice.counted_steps:,} steps. hits: of a step's different rows. bytes: both ways."
+    yield "ahead: steps known to lookahead. lru, the paper's policy, knows the past. MIN knows all: nothing moves fewer rows."
     yield (
         "static: the rows used most never move; other lookups are pooled on the host, vectors and gradients cross: "
         f"2 x {format_bytes(advice.pooled_bytes)}."

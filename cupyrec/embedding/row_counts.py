@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterable
 from pathlib import Path
@@ -12,6 +13,9 @@ import numpy as np
 from cupyrec.batch import Batch
 from cupyrec.devices.numba_kernel import cpu_kernel
 from cupyrec.errors import DataError, OutputError
+
+
+MOST_LOOKUPS = 2**63 - 1
 
 
 def new_row_counts(rows: int) -> np.ndarray:
@@ -34,7 +38,7 @@ def count_rows(batches: Iterable[Batch], rows: int) -> np.ndarray:
 
 def most_used_rows(counts: Any, most: int) -> np.ndarray:
     """(n,) int64, ascending: the rows used most, at most so many; the lower of equals, and none that is never used."""
-    counts = np.asarray(counts)
+    counts = np.asarray(counts, np.int64)
     order = np.argsort(-counts, kind="stable")[:most]
     return np.sort(order[counts[order] > 0]).astype(np.int64)
 
@@ -47,15 +51,18 @@ def read_row_counts(path: str | Path, rows: int) -> np.ndarray:
         raise DataError(f"cannot be read: {error.strerror or error}", path=path) from None
     except (ValueError, EOFError) as error:
         raise DataError(f"not a file of row counts (.npy): {error}", path=path) from None
-    if not isinstance(counts, np.ndarray) or counts.ndim != 1 or not np.issubdtype(counts.dtype, np.integer):
+    if not isinstance(counts, np.ndarray):
+        counts.close()  # an archive of several
+        raise DataError("not a file of row counts: one list of whole numbers is expected", path=path)
+    if counts.ndim != 1 or not np.issubdtype(counts.dtype, np.integer):
         raise DataError("not a file of row counts: one list of whole numbers is expected", path=path)
     if counts.shape[0] != rows:
         raise DataError(
             f"counts {counts.shape[0]:,} rows, but the tables have {rows:,}; count again with the same --hash-rows",
             path=path,
         )
-    if counts.size and counts.min() < 0:
-        raise DataError("not a file of row counts: some are negative", path=path)
+    if counts.size and (counts.min() < 0 or counts.max() > MOST_LOOKUPS):
+        raise DataError("not a file of row counts: some are negative or beyond 64 bits", path=path)
     return counts.astype(np.int64)
 
 
@@ -70,7 +77,8 @@ def write_row_counts(path: str | Path, counts: np.ndarray) -> None:
     except OSError as error:
         raise OutputError(f"{path}: cannot be written: {error.strerror}") from None
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 @cpu_kernel

@@ -15,7 +15,7 @@ from cupyrec.errors import OutputError
 
 # A trace is looked at, not archived: a box takes about 110 bytes, and a viewer a while for millions of them.
 MOST_BATCHES = 10_000
-ROWS = ("Load", "Plan", "Collect", "Gather", "Exchange", "Insert", "Train", "Update")
+ROWS = ("Load", "Plan", "Collect", "Gather", "Exchange", "Insert", "Train", "Exchange back", "Update")
 
 
 class TraceFile:

@@ -233,8 +233,7 @@ class _Trial:
             # A sampled batch may by chance have more than its share of rows.
             sampled_slots = max(round(slots * self._sample.rate), self._spool.most_unique, 1)
             for policy in POLICIES:
-                # No policy knows more steps than there are.
-                moved = self._replay.run(policy, sampled_slots, min(lookahead, self._steps))
+                moved = self._replay.run(policy, sampled_slots, lookahead)
                 full &= moved.full
                 costs[policy] = self._cost(policy, moved.misses, moved.evictions, moved.bubble_steps)
         else:

@@ -65,10 +65,11 @@ class Replay:
             yield batch
 
     def _planner(self, replacement: str, slots: int, lookahead: int) -> Moved:
-        looks = replacement == "lookahead"
+        looks, least = replacement == "lookahead", PIPELINED.holds.future
         planner = Planner(
             slots,
-            lookahead=lookahead if looks else PIPELINED.holds.future,
+            # More steps than there are nobody knows.
+            lookahead=max(min(lookahead, self._spool.batches_taken), least) if looks else least,
             holds=PIPELINED.holds,
             replacement=replacement,
             row_counts=self._row_counts if looks else None,

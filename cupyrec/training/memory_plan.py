@@ -12,9 +12,12 @@ from cupyrec.errors import MemoryPlanError
 from cupyrec.models.dlrm import activation_elements, dense_parameters
 from cupyrec.optim.registry import Optimizer
 from cupyrec.pipeline.planner import NODE_BYTES
-from cupyrec.pipeline.stages import PIPELINED
 from cupyrec.scratchpad_size import scratchpad_slots
+from cupyrec.systems.hybrid import HybridSystem
 from cupyrec.systems.registry import SYSTEMS_WITH_SCRATCHPAD, resolve_system
+from cupyrec.systems.scratchpipe import ScratchpipeSystem
+from cupyrec.systems.serial import SerialSystem
+from cupyrec.systems.static import StaticSystem
 
 FLOAT_BYTES = 4
 # Read ahead, in the reader's hands and in training.
@@ -22,6 +25,9 @@ BATCHES_IN_FLIGHT = 8
 COALESCING_BYTES_PER_LOOKUP = PLAN_BYTES_PER_LOOKUP + SORT_BYTES_PER_LOOKUP
 # Of a row on its way: into the scratchpad and out of it, on both sides of the link.
 STAGED_COPIES = 4
+DEPTH_OF = {each.name: each.depth for each in (SerialSystem, ScratchpipeSystem)}
+# Of the pooled vectors, beside those of the model: the host's and its gradient's, and what static adds to its own.
+POOLED_COPIES = {HybridSystem.name: 2, StaticSystem.name: 3}
 
 
 @dataclass(frozen=True)
@@ -32,7 +38,7 @@ class MemoryPlan:
     16 bytes; dense_bytes: MLP weights, gradients and optimizer state; activation_bytes: values and gradients of one
     batch of the largest size; batch_bytes: about what the batches read ahead and their coalescing take, with one
     lookup a bag (longer bags take more), none for prediction; scratchpad_bytes: its slots and what the planner knows of
-    them; staging_bytes: for rows on their way, at most, with one lookup a bag. The program itself and its libraries,
+    them; staging_bytes: for rows or pooled vectors on their way, at most, with one lookup a bag. The program itself and its libraries,
     some 200 MB, are not in it, nor the batches known ahead, whose number is chosen later.
     """
 
@@ -53,14 +59,14 @@ class MemoryPlan:
 
     def lines(self) -> list[str]:
         """The plan as a person reads it."""
-        scratchpad = (("scratchpad", self.scratchpad_bytes), ("rows on their way to it and back", self.staging_bytes))
+        moving = (("scratchpad", self.scratchpad_bytes), ("on the way to the device and back", self.staging_bytes))
         parts = (
             (f"embedding tables ({self.rows:,} rows)", self.tables_bytes),
             ("optimizer state of the rows", self.row_state_bytes),
             ("MLPs with gradients and state", self.dense_bytes),
             ("activations", self.activation_bytes),
             ("batches and their coalescing", self.batch_bytes),
-            *(scratchpad if self.scratchpad_bytes else ()),
+            *((what, size) for what, size in moving if size),
             ("total", self.total_bytes),
         )
         return [f"{what:<42} {format_bytes(size):>10}" for what, size in parts]
@@ -96,9 +102,14 @@ def plan_memory(
     parameters = dense_parameters(config)
     dense_state = optimizer.dense_state_size(parameters) if optimizer else 0
     record_bytes = record_width(D, state, FLOAT_BYTES) * FLOAT_BYTES
+    name = resolve_system(system.name)[0] if system is not None else ""
     slots = 0
-    if system is not None and resolve_system(system.name)[0] in SYSTEMS_WITH_SCRATCHPAD:
+    if system is not None and name in SYSTEMS_WITH_SCRATCHPAD:
         slots = scratchpad_slots(system.scratchpad, rows, record_bytes)
+    staging_bytes = POOLED_COPIES.get(name, 0) * max_samples * config.features * D * FLOAT_BYTES
+    if slots and name not in POOLED_COPIES:
+        staged_rows = min(slots, max_samples * config.features)
+        staging_bytes = STAGED_COPIES * DEPTH_OF[name].staging_sets * staged_rows * record_bytes
     return MemoryPlan(
         rows=rows,
         tables_bytes=rows * D * FLOAT_BYTES,
@@ -107,7 +118,7 @@ def plan_memory(
         activation_bytes=activation_elements(config, max_samples) * FLOAT_BYTES,
         batch_bytes=max_samples * _batch_bytes_per_sample(config) if optimizer else 0,
         scratchpad_bytes=slots * (record_bytes + NODE_BYTES),
-        staging_bytes=min(slots, max_samples * config.features) * record_bytes * STAGED_COPIES * PIPELINED.staging_sets,
+        staging_bytes=staging_bytes,
     )
 
 

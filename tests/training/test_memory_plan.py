@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 from made_batches import made_batch
 
+import cupyrec.systems.host_rows
 from cupyrec import Adagrad, BatchList, DlrmConfig, RowwiseAdagrad, Sgd, Trainer, load_model
 from cupyrec.batch import Batch
+from cupyrec.config import SystemConfig
 from cupyrec.devices.cpu import CpuDevice
 from cupyrec.errors import MemoryPlanError
 from cupyrec.training.memory_plan import COALESCING_BYTES_PER_LOOKUP, plan_memory
@@ -118,3 +120,37 @@ def test_what_fits_passes_and_what_does_not_is_told_with_sizes():
     huge = plan_memory(dataclasses.replace(CONFIG, table_rows=(10**12,)), RowwiseAdagrad(), 8)
     with pytest.raises(MemoryPlanError, match=r"needs 32 TB .*tables 20 TB.*state 12 TB.*8 GB are available"):
         huge.check(8 * 10**9)
+
+
+@pytest.mark.parametrize("name", ["hybrid", "static", "serial", "scratchpipe"])
+def test_the_plan_holds_what_a_system_allocates_beside_the_tables(allocated, name, monkeypatch):
+    on_host = []
+    host_array = cupyrec.systems.host_rows.host_array
+    monkeypatch.setattr(
+        cupyrec.systems.host_rows,
+        "host_array",
+        lambda shape, dtype: on_host.append(made := host_array(shape, dtype)) or made,
+    )
+    system = SystemConfig(name, scratchpad="20")
+    Trainer(CONFIG, optimizer=Adagrad(), batch_size=16, threads=1, system=system)
+    resident = plan_memory(CONFIG, Adagrad(), 16)
+    plan = plan_memory(CONFIG, Adagrad(), 16, system)
+    assert plan.total_bytes == resident.total_bytes + plan.scratchpad_bytes + plan.staging_bytes
+    record_bytes = 12 * 4  # 5 weights, 5 of state, 2 of padding
+    pad_bytes = 0 if name == "hybrid" else 20 * record_bytes
+    pooled_bytes = 16 * 3 * 5 * 4
+    assert plan.scratchpad_bytes >= pad_bytes
+    beside = sum(allocated) + sum(each.nbytes for each in on_host) - resident.total_bytes + resident.batch_bytes
+    if name in ("hybrid", "static"):
+        assert plan.staging_bytes == pooled_bytes * (2 if name == "hybrid" else 3)
+        # Its plan holds a node for each slot of a pad, which a static one does not need.
+        assert beside - LOSS_SUM_BYTES == pad_bytes + plan.staging_bytes
+    else:
+        assert beside - LOSS_SUM_BYTES == pad_bytes
+        sets = 4 if name == "scratchpipe" else 1
+        assert plan.staging_bytes == min(20, 16 * 3) * record_bytes * 4 * sets
+    lines = "\n".join(plan.lines())
+    assert ("scratchpad  " in lines) == (name != "hybrid")
+    assert "on the way to the device and back" in lines
+    with pytest.raises(MemoryPlanError, match="needs .* scratchpad .*: --scratchpad.* available"):
+        plan.check(plan.total_bytes - 1)
