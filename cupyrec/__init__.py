@@ -20,6 +20,8 @@ _MODULE_OF = {
     "RowwiseAdagrad": "cupyrec.optim.rowwise_adagrad",
     "RunConfig": "cupyrec.config",
     "Sgd": "cupyrec.optim.sgd",
+    "SystemConfig": "cupyrec.config",
+    "TraceFile": "cupyrec.pipeline.trace_file",
     "Trainer": "cupyrec.training.trainer",
     "WarmupPolynomialDecay": "cupyrec.optim.schedule",
     "load_model": "cupyrec.training.trained_model",

@@ -118,7 +118,17 @@ def clone(tmp_path):
     program(tmp_path / "bin", "nvidia-smi", "cat table")
     program(tmp_path / ".venv/bin", "python", "exit 0")
     (tmp_path / ".venv/bin/activate").write_text(f'VIRTUAL_ENV="{tmp_path}/.venv"\n', encoding="utf-8")
-    program(tmp_path / "bin", "cupyrec", 'echo "cupyrec $1" >> asked')
+    # Every training leaves the same weights where --output says, and the word in spoil where it trained resident.
+    program(
+        tmp_path / "bin",
+        "cupyrec",
+        """
+        for word; do if [ "$before" = --system ]; then system=$word; fi; before=$word; done
+        echo "cupyrec $1 $system" >> asked
+        mkdir -p "$word"; echo weights > "$word/model.safetensors"
+        if [ "$system" = resident ] && [ -e spoil ]; then cat spoil >> "$word/model.safetensors"; fi
+        """,
+    )
     return tmp_path
 
 
@@ -133,14 +143,24 @@ def quickstart(clone: Path, pip: str) -> tuple[subprocess.CompletedProcess[str],
 def test_the_quickstart_installs_cupy_and_trains(clone):
     ended, asked = quickstart(clone, "exit 0")
     assert (ended.returncode, ended.stderr) == (0, "")
-    assert asked == [".[cuda12]", "cupyrec train"]
+    assert asked == [".[cuda12]", "cupyrec train scratchpipe", "cupyrec train resident"]
     assert "The best possible model scores AUC 0.8003 on the sample" in ended.stdout
+    assert "The weights are the same, bit for bit" in ended.stdout
+
+
+def test_the_quickstart_fails_when_the_weights_differ(clone):
+    (clone / "spoil").write_text("other", encoding="utf-8")
+    ended, asked = quickstart(clone, "exit 0")
+    assert ended.returncode == 1
+    assert asked[-1] == "cupyrec train resident"
+    assert "The weights differ, which they must never do" in ended.stderr
+    assert "bit for bit" not in ended.stdout
 
 
 def test_the_quickstart_goes_on_without_cupy_and_says_so_in_one_line(clone):
     ended, asked = quickstart(clone, 'if [ "$last" != . ]; then echo ERROR: no matching distribution >&2; exit 1; fi')
     assert ended.returncode == 0
-    assert asked == [".[cuda12]", ".", "cupyrec train"]
+    assert asked == [".[cuda12]", ".", "cupyrec train scratchpipe", "cupyrec train resident"]
     assert ended.stderr == (
         "CuPy could not be installed (why: .venv/bin/pip install -e '.[cuda12]'); going on without it, on the CPU\n"
     )
