@@ -17,7 +17,7 @@ Neighbours in lists come on top of that and are not counted. Arrays that are wal
 
 The step that planning should not delay is that of shape B of bench_train.py: the same batches and model over tables of
 1,000,000 rows (40 GB of weights would be too much for one such machine). Its time is taken from the file that
-bench_train.py has written, if there is one.
+bench_train.py has written, if there is one; it names the processor, which may be another one.
 """
 
 from __future__ import annotations
@@ -156,12 +156,13 @@ def measure(trace: str, lookahead: int) -> dict[str, object]:
     }
 
 
-def train_step_ms() -> float | None:
-    """Of shape B, as bench_train.py has measured it on whatever machine it ran."""
+def train_step() -> dict[str, object] | None:
+    """Of shape B, as bench_train.py has measured it, and on which processor: it may be another one."""
     if not TRAIN_STEP_FILE.exists():
         return None
-    shapes = json.loads(TRAIN_STEP_FILE.read_text(encoding="utf-8"))["shapes"]
-    return next((each["median_ms"]["cupyrec"] for each in shapes if each["shape"] == "B"), None)
+    measured = json.loads(TRAIN_STEP_FILE.read_text(encoding="utf-8"))
+    step_ms = next((each["median_ms"]["cupyrec"] for each in measured["shapes"] if each["shape"] == "B"), None)
+    return {"shape": "B", "median_ms": step_ms, "machine": measured["machine"]}
 
 
 def long_lookahead(trace: str) -> int:
@@ -215,7 +216,7 @@ def main() -> None:
         "batch_size": BATCH_SIZE,
         "slots": SLOTS,
         "steady_batches": STEADY_BATCHES,
-        "train_step_ms_shape_B": train_step_ms(),
+        "train_step": train_step(),
         "process_peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
         "results": results,
     }

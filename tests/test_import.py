@@ -63,6 +63,8 @@ def test_all_public_names_are_there():
         "RowwiseAdagrad",
         "RunConfig",
         "Sgd",
+        "SystemConfig",
+        "TraceFile",
         "Trainer",
         "WarmupPolynomialDecay",
         "__version__",

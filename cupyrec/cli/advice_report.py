@@ -14,7 +14,7 @@ NOT_FULL = "*"
 # Keys of a size's costs, and how the columns are called.
 POLICIES = {"lookahead": "lookahead", "lru": "lru", "static": "static", "min": "MIN"}
 SIZE_HEADS = f"{'rows':>12}{'of all':>9}{'bytes':>10}{'ahead':>7}"
-HIT_WIDTHS, BYTE_WIDTHS, BUBBLE_WIDTH = (11, 7, 8, 7), (12, 9, 9, 9), 9
+HIT_WIDTHS, BYTE_WIDTHS, BUBBLE_WIDTH = (11, 7, 8, 7), (11, 9, 9, 9), 9
 
 
 def describe_advice(advice: Advice, command: str) -> Iterator[str]:
@@ -71,8 +71,9 @@ def _columns(texts: Iterable[str], widths: Iterable[int]) -> str:
 
 
 def _notes(advice: Advice) -> Iterator[str]:
-    yield f"Counted over the last {advice.counted_steps:,} steps. hits: of a step's different rows. bytes: both ways."
-    yield "ahead: steps known to lookahead. lru, the paper's policy, knows the past. MIN knows all: nothing moves fewer rows."
+    counted = f"Counted over the last {advice.counted_steps:,} steps."
+    yield f"{counted} hits: share of a step's different rows. bytes: both ways."
+    yield "ahead: steps that lookahead knows. lru knows the past alone. MIN knows all steps: nothing moves fewer rows."
     yield (
         "static: the rows used most never move; other lookups are pooled on the host, vectors and gradients cross: "
         f"2 x {format_bytes(advice.pooled_bytes)}."

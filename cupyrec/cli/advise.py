@@ -17,8 +17,8 @@ from cupyrec.config import RunConfig, option_name
 from cupyrec.errors import ConfigError
 
 if TYPE_CHECKING:
-    from cupyrec.training.advise import Question
     from cupyrec.training.advise_result import Advice
+    from cupyrec.training.advise_sizes import Question
 
 # Options of `cupyrec train` that decide which rows a step uses and what they take; those after --batch-size are needed
 # again by the command that is recommended.
@@ -98,8 +98,8 @@ def advise(
     from cupyrec.cli.share_progress import ShareProgress
     from cupyrec.datasets.criteo import CriteoFiles
     from cupyrec.embedding.row_counts import write_row_counts
-    from cupyrec.training.advise import advise as find_advice
     from cupyrec.training.advise_plot import load_matplotlib, write_plot
+    from cupyrec.training.advise_sizes import advise as find_advice
     from cupyrec.training.interrupt import StopOnInterrupt
 
     if plot is not None:
@@ -140,7 +140,7 @@ def _question(config: RunConfig, sizes: list[str], features: int, *, row_counts_
     from cupyrec.batch import MOST_BAGS
     from cupyrec.embedding.host_table import record_width
     from cupyrec.optim.registry import make_optimizer
-    from cupyrec.training.advise import FLOAT_BYTES, Question
+    from cupyrec.training.advise_sizes import FLOAT_BYTES, Question
 
     if config.batch_size * features > MOST_BAGS:
         raise ConfigError(f"batch-size must be at most {MOST_BAGS // features:,}, but is {config.batch_size:,}")

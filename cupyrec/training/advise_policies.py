@@ -42,10 +42,11 @@ class Replay:
         *,
         counted_from: int,
         row_counts_known: bool = False,
-        on_batch: Callable[[], None] = lambda: None,
+        on_batch: Callable[[int], None] = lambda step: None,
     ) -> None:
         """lookups: (rows,) int64, of each row; counted_from: the first step that counts; row_counts_known: whether the
-        policy lookahead is told the lookups, as by `cupyrec train --row-counts`; on_batch: called before each batch.
+        policy lookahead is told the lookups, as by `cupyrec train --row-counts`; on_batch: is told the number of each
+        batch before it is replayed.
         """
         self._spool, self._lookups = spool, lookups
         self._counted_from, self._on_batch = counted_from, on_batch
@@ -60,8 +61,8 @@ class Replay:
         return self._planner(policy, slots, lookahead)
 
     def _batches(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        for batch in self._spool.batches():
-            self._on_batch()
+        for step, batch in enumerate(self._spool.batches()):
+            self._on_batch(step)
             yield batch
 
     def _planner(self, replacement: str, slots: int, lookahead: int) -> Moved:

@@ -6,9 +6,9 @@ import pytest
 from usage_traces import source_of, zipf_batches
 
 from cupyrec.errors import ConfigError, OutputError
-from cupyrec.training.advise import Question, advise
 from cupyrec.training.advise_plot import load_matplotlib, write_plot
 from cupyrec.training.advise_sample import RowSample
+from cupyrec.training.advise_sizes import Question, advise
 
 
 @pytest.fixture(scope="module", params=["all rows", "a sample"])

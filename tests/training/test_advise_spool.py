@@ -3,6 +3,7 @@
 import errno
 import os
 import tempfile
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -76,24 +77,19 @@ def test_a_full_disk_is_one_clear_error(tmp_path, monkeypatch, room, fails_at):
 
     original = tempfile.TemporaryFile
     monkeypatch.setattr(tempfile, "TemporaryFile", temporary_file)
-
-    def use(spool):
+    with UsageSpool(tmp_path) as spool:
         stage = "append"
-        try:
+        with pytest.raises(OutputError, match="No space left") if fails_at else nullcontext() as failed:
             for _ in range(3):
                 spool.append(np.arange(4, dtype=np.int32))
             stage = "link"
             spool.link(np.arange(4, dtype=np.int32), 4)
-        except OutputError as error:
-            assert str(tmp_path) in str(error)
-            assert "No space left" in str(error)
-            assert "TMPDIR" in str(error)
+            stage = None
+        assert stage == fails_at
+        if failed is not None:
+            assert str(tmp_path) in str(failed.value)
+            assert "TMPDIR" in str(failed.value)
             assert all(each.file.closed for each in made)
-            return stage
-        return None
-
-    with UsageSpool(tmp_path) as spool:
-        assert use(spool) == fails_at
 
 
 def test_a_folder_that_is_not_there(tmp_path):

@@ -40,12 +40,12 @@ def unique(batches):
 
 def most_different_rows(batches, window):
     """The different rows of `window` batches in a row, at most."""
-    starts = range(len(batches))
-    return max(len(set().union(*batches[max(start - window + 1, 0) : start + 1])) for start in starts)
+    ends = range(1, len(batches) + 1)
+    return max(len(set().union(*batches[max(end - window, 0) : end])) for end in ends)
 
 
 def planner_moves(batches, slots, *, lookahead, replacement, counts=None):
-    """(misses, evictions, steps with bubbles) of the second half, by the reference planner with the pipeline's holds."""
+    """(misses, evictions, steps with bubbles) of the second half, by the reference planner and the usual holds."""
     plans = reference_plans(
         unique(batches), slots, lookahead=lookahead, past=3, future=2, replacement=replacement, row_counts=counts
     )[len(batches) // 2 :]
@@ -58,7 +58,7 @@ def planner_moves(batches, slots, *, lookahead, replacement, counts=None):
 
 def min_moves(batches, slots):
     """(misses, evictions, 0) of the second half: those whose next use is furthest leave."""
-    resident, counted = set(), [0, 0, 0]
+    resident, counted = set(), [0, 0]
     batches = unique(batches)
 
     def next_use(row, after):
@@ -67,16 +67,17 @@ def min_moves(batches, slots):
     for number, rows in enumerate(batches):
         misses = set(rows) - resident
         too_many = max(len(resident) + len(misses) - slots, 0)
-        leaving = sorted(resident - set(rows), key=lambda row, after=number: -next_use(row, after))[:too_many]
+        others = sorted(resident - set(rows), key=lambda row, after=number: -next_use(row, after))
+        leaving = others[:too_many]
         resident = resident - set(leaving) | misses
         if number >= len(batches) // 2:
             counted[0] += len(misses)
             counted[1] += len(leaving)
-    return tuple(counted)
+    return (*counted, 0)
 
 
 def static_moves(batches, slots):
-    """(misses, 0, 0) of the second half: all uses of other rows than the most looked up, the lower ones among equals."""
+    """(misses, 0, 0) of the second half: uses of other rows than the most looked up, the lower ones among equals."""
     lookups = [row for batch in batches for row in batch]
     hot = sorted(set(lookups), key=lambda row: (-lookups.count(row), row))[:slots]
     counted = batches[len(batches) // 2 :]
