@@ -14,7 +14,6 @@ from cupyrec.batch import Batch
 from cupyrec.devices.numba_kernel import cpu_kernel
 from cupyrec.errors import DataError, OutputError
 
-
 MOST_LOOKUPS = 2**63 - 1
 
 

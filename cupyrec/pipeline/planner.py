@@ -127,10 +127,18 @@ class Planner:
         while self._released < batch - holds.past:
             self._release_oldest()
         given_up, nearest, bubbles = self._find_room(batch, missed)
-        evicted = kernels.assign(
-            start, missed, nearest, self.looked - 1, self.slots, self._cells, self._nodes, self._node_rows, self._free,
-            self._lists, self._window, self._state, self._slot_nodes, memory.unique_slots, self._misses,
-            memory.miss_rows, memory.miss_slots, memory.evict_rows, memory.evict_slots,
+        evicted = max(missed - self.slots + int(self._state[SLOTS_FILLED]), 0)
+        evict_slots, evict_rows = memory.evict_slots[:evicted], memory.evict_rows[:evicted]
+        unused = kernels.choose_victims(
+            evicted, nearest, self.looked - 1, self._nodes, self._node_rows, self._lists, self._state, evict_slots
+        )
+        kernels.evict(
+            unused, evict_slots, self._cells, self._nodes, self._node_rows, self._free, self._state, evict_rows,
+            evict_slots,
+        )  # fmt: skip
+        kernels.assign(
+            start, self._misses[:missed], evict_slots, self._nodes, self._node_rows, self._window, self._state,
+            self._slot_nodes, memory.unique_slots, memory.miss_rows, memory.miss_slots,
         )  # fmt: skip
         self.planned += 1
         return Plan(
@@ -138,8 +146,8 @@ class Planner:
             unique_slots=memory.unique_slots[:unique],
             miss_rows=memory.miss_rows[:missed],
             miss_slots=memory.miss_slots[:missed],
-            evict_rows=memory.evict_rows[:evicted],
-            evict_slots=memory.evict_slots[:evicted],
+            evict_rows=evict_rows,
+            evict_slots=evict_slots,
             given_up=given_up,
             bubbles=bubbles,
         )

@@ -156,51 +156,85 @@ def release(batch, start, unique, nodes, node_rows, lists, window, state, kind, 
 
 
 @cpu_kernel
-def assign(
-    start, missed, nearest, furthest, slots, cells, nodes, node_rows, free, lists, window, state, slot_nodes,
-    unique_slots, misses, miss_rows, miss_slots, evict_rows, evict_slots,
-):  # fmt: skip
-    """Give a slot to each miss: an empty one, or that of the row that leaves next. Returns how many rows leave.
+def choose_victims(needed, nearest, furthest, nodes, node_rows, lists, state, victims):
+    """Take the nodes that leave off their lists, in order; returns how many of them no known batch uses.
 
-    nearest, furthest: batches whose rows may leave, the furthest first, once all without a known next use have left.
+    First those without a known next use, the lowest rank first; then those next used by the batches furthest down to
+    nearest. victims: (needed,) int32, overwritten.
     """
-    mask, shift, ring = window.shape[0] - 1, shift_of(cells), lists.shape[0] - RANKS
-    evicted, rank, next_use = 0, 0, furthest
-    for m in range(missed):
-        if state[SLOTS_FILLED] < slots:
-            slot = state[SLOTS_FILLED]
-            state[SLOTS_FILLED] += 1
+    ring = lists.shape[0] - RANKS
+    chosen, unused, rank, next_use = 0, 0, 0, furthest
+    while chosen < needed:
+        while rank < RANKS and lists[rank, 0] == NONE:
+            rank += 1
+        which = rank
+        if rank == RANKS:
+            while next_use >= nearest and lists[RANKS + (next_use & (ring - 1)), 0] == NONE:
+                next_use -= 1
+            which = RANKS + (next_use & (ring - 1))
+        node, taken = np.int64(lists[which, 0]), 0
+        while node != NONE and chosen < needed:
+            prefetch(node_rows, (node,))
+            victims[chosen] = node
+            nodes[node, BEFORE] = UNLISTED
+            chosen += 1
+            taken += 1
+            node = np.int64(nodes[node, AFTER])
+        lists[which, 0] = node
+        if node == NONE:
+            lists[which, 1] = NONE
         else:
-            while rank < RANKS and lists[rank, 0] == NONE:
-                rank += 1
-            which = rank
-            if rank == RANKS:
-                while next_use >= nearest and lists[RANKS + (next_use & (ring - 1)), 0] == NONE:
-                    next_use -= 1
-                which = RANKS + (next_use & (ring - 1))
-            victim = np.int64(lists[which, 0])
-            if nodes[victim, AFTER] != NONE:
-                prefetch(nodes, (nodes[victim, AFTER], 0))
-                prefetch(cells, (2 * home(node_rows[nodes[victim, AFTER]], shift),))
-            slot = np.int64(nodes[victim, SLOT])
-            _remove(nodes, lists, state, victim, which)
-            evict_rows[evicted] = node_rows[victim]
-            evict_slots[evicted] = slot
-            evicted += 1
-            nodes[victim, SLOT] = NONE
-            if rank < RANKS:
-                # Nobody known uses it: the node is free.
-                erase(cells, shift, node_rows[victim])
-                free[state[NODES_FREE]] = victim
-                state[NODES_FREE] += 1
+            nodes[node, BEFORE] = NONE
+        lists[which, 2] -= taken
+        state[LISTED] -= taken
+        if rank < RANKS:
+            unused = chosen
+    return unused
+
+
+@cpu_kernel
+def evict(unused, victims, cells, nodes, node_rows, free, state, evict_rows, evict_slots):
+    """Take the slots of the chosen nodes away; the first `unused` of them are free then. evict_slots may be victims."""
+    shift = shift_of(cells)
+    for e in range(victims.shape[0]):
+        if e + 2 * AHEAD < victims.shape[0]:
+            prefetch(nodes, (victims[e + 2 * AHEAD], 0))
+            prefetch(node_rows, (victims[e + 2 * AHEAD],))
+        if e + AHEAD < unused:
+            prefetch(cells, (2 * home(node_rows[victims[e + AHEAD]], shift),))
+        node = np.int64(victims[e])
+        evict_rows[e] = node_rows[node]
+        evict_slots[e] = nodes[node, SLOT]
+        nodes[node, SLOT] = NONE
+        if e < unused:
+            erase(cells, shift, node_rows[node])
+            free[state[NODES_FREE]] = node
+            state[NODES_FREE] += 1
+
+
+@cpu_kernel
+def assign(
+    start, misses, evict_slots, nodes, node_rows, window, state, slot_nodes, unique_slots, miss_rows, miss_slots
+):
+    """Give a slot to each miss: the empty ones first, then those that were left. misses: their places in the batch."""
+    mask, missed = window.shape[0] - 1, misses.shape[0]
+    first, empty = state[SLOTS_FILLED], missed - evict_slots.shape[0]
+    for m in range(missed):
+        if m + AHEAD < missed:
+            ahead = window[(start + misses[m + AHEAD]) & mask, 0]
+            prefetch(nodes, (ahead, 0))
+            prefetch(node_rows, (ahead,))
+            if m + AHEAD >= empty:
+                prefetch(slot_nodes, (evict_slots[m + AHEAD - empty],))
         at = misses[m]
         node = window[(start + at) & mask, 0]
+        slot = first + m if m < empty else np.int64(evict_slots[m - empty])
         nodes[node, SLOT] = slot
         slot_nodes[slot] = node
         unique_slots[at] = slot
         miss_rows[m] = node_rows[node]
         miss_slots[m] = slot
-    return evicted
+    state[SLOTS_FILLED] += empty
 
 
 @cpu_kernel

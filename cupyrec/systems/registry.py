@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-
 from cupyrec.config import SystemConfig
 from cupyrec.embedding.host_table import HostTable
 from cupyrec.embedding.row_counts import read_row_counts
@@ -17,7 +16,6 @@ from cupyrec.systems.serial import SerialSystem
 from cupyrec.systems.static import StaticSystem
 from cupyrec.systems.step import System
 from cupyrec.systems.train_stage import TrainStage
-
 
 SYSTEMS_WITH_SCRATCHPAD = (StaticSystem.name, SerialSystem.name, ScratchpipeSystem.name)
 

@@ -57,8 +57,8 @@ class ScratchpadSystem:
         seed: int = 0,
         clock: StageClock | None = None,
     ) -> None:
-        """slots: S; lookahead: K, chosen from the first batch when None; row_counts: (R,), how often each row is used in
-        all data, None where nobody knows; seed: of the replacement `random`. Raises ConfigError.
+        """slots: S; lookahead: K, chosen from the first batch when None; row_counts: (R,), how often each row is used
+        in all data, None where nobody knows; seed: of the replacement `random`. Raises ConfigError.
         """
         self.model, self.table = stage.model, table
         self.slots, self.replacement, self.row_counts = slots, replacement, row_counts

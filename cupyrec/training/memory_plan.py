@@ -38,8 +38,8 @@ class MemoryPlan:
     16 bytes; dense_bytes: MLP weights, gradients and optimizer state; activation_bytes: values and gradients of one
     batch of the largest size; batch_bytes: about what the batches read ahead and their coalescing take, with one
     lookup a bag (longer bags take more), none for prediction; scratchpad_bytes: its slots and what the planner knows of
-    them; staging_bytes: for rows or pooled vectors on their way, at most, with one lookup a bag. The program itself and its libraries,
-    some 200 MB, are not in it, nor the batches known ahead, whose number is chosen later.
+    them; staging_bytes: for rows or pooled vectors on their way, at most, with one lookup a bag. The program itself and
+    its libraries, some 200 MB, are not in it, nor the batches known ahead, whose number is chosen later.
     """
 
     rows: int
