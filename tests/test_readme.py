@@ -39,11 +39,12 @@ def test_example_of_a_source_runs(capsys):
 
 
 def test_every_option_named_in_the_readme_exists():
+    from cupyrec.cli.advise import advise
     from cupyrec.cli.evaluate import evaluate
     from cupyrec.cli.generate import generate
     from cupyrec.cli.train import train
 
-    known = {option for command in (train, evaluate, generate) for each in command.params for option in each.opts} | {
+    known = {option for command in (train, evaluate, generate, advise) for each in command.params for option in each.opts} | {
         "--help"
     }
     named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", (ROOT / "README.md").read_text(encoding="utf-8")))

@@ -152,5 +152,5 @@ def test_the_plan_holds_what_a_system_allocates_beside_the_tables(allocated, nam
     lines = "\n".join(plan.lines())
     assert ("scratchpad  " in lines) == (name != "hybrid")
     assert "on the way to the device and back" in lines
-    with pytest.raises(MemoryPlanError, match="needs .* scratchpad .*: --scratchpad.* available"):
+    with pytest.raises(MemoryPlanError, match=r"needs .* scratchpad .*: --scratchpad.* available"):
         plan.check(plan.total_bytes - 1)
