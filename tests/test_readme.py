@@ -44,9 +44,9 @@ def test_every_option_named_in_the_readme_exists():
     from cupyrec.cli.generate import generate
     from cupyrec.cli.train import train
 
-    known = {option for command in (train, evaluate, generate, advise) for each in command.params for option in each.opts} | {
-        "--help"
-    }
+    known = {
+        option for command in (train, evaluate, generate, advise) for each in command.params for option in each.opts
+    } | {"--help"}
     named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", (ROOT / "README.md").read_text(encoding="utf-8")))
     assert named
     assert named <= known

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from typing import Any
 
-from cupyrec.config import SystemConfig
+from cupyrec.config import SystemConfig, option_name
 from cupyrec.embedding.host_table import HostTable
 from cupyrec.embedding.row_counts import read_row_counts
 from cupyrec.pipeline.stage_clock import StageClock
@@ -25,6 +26,22 @@ def resolve_system(name: str) -> tuple[str, str]:
     if name == "auto":
         return ResidentSystem.name, "auto: the CPU trains the tables where they are, in host memory"
     return name, ""
+
+
+def unused_options(config: SystemConfig) -> list[str]:
+    """The options that are set to something and mean nothing to the system that is asked for."""
+    name, _ = resolve_system(config.name)
+    used = {
+        StaticSystem.name: {"scratchpad", "row_counts"},
+        SerialSystem.name: {"scratchpad", "row_counts", "lookahead", "replacement"},
+        ScratchpipeSystem.name: {"scratchpad", "row_counts", "lookahead", "replacement"},
+    }.get(name, set())
+    plain = SystemConfig()
+    return [
+        f"--{option_name(each.name)}"
+        for each in fields(config)
+        if each.name not in {"name", *used} and getattr(config, each.name) != getattr(plain, each.name)
+    ]
 
 
 def make_system(

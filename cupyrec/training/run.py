@@ -14,7 +14,7 @@ from cupyrec.errors import ConfigError, CupyrecError, DataError, DivergenceError
 from cupyrec.optim.registry import make_optimizer
 from cupyrec.optim.schedule import WarmupPolynomialDecay
 from cupyrec.pipeline.trace_file import TraceFile
-from cupyrec.systems.registry import resolve_system
+from cupyrec.systems.registry import resolve_system, unused_options
 from cupyrec.training.interrupt import StopOnInterrupt
 from cupyrec.training.memory_plan import plan_memory
 from cupyrec.training.progress import Progress
@@ -157,6 +157,9 @@ def _trainer(config: RunConfig, shape: DlrmConfig, trace: TraceFile | None, say:
     )
     _, why = resolve_system(config.system)
     say(f"system {trainer.system.name}{f' ({why})' if why else ''}, device cpu with {trainer.threads} threads")
+    unused = unused_options(config.system_config())
+    if unused:
+        say(f"not used by this system: {', '.join(unused)}")
     return trainer
 
 

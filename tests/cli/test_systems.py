@@ -175,3 +175,22 @@ def test_row_counts_move_no_more_rows_and_give_the_same_weights(capsys, data, ru
         assert outcome.code == 0, outcome
     same = (tmp_path / "scratchpipe/model.safetensors").read_bytes()
     assert same == (runs["resident"] / "model.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("name", "unused"),
+    [
+        ("resident", "--scratchpad, --lookahead, --row-counts"),
+        ("hybrid", "--scratchpad, --lookahead, --row-counts"),
+        ("static", "--lookahead"),
+        ("serial", None),
+        ("scratchpipe", None),
+    ],
+)
+def test_options_that_a_system_does_not_use_are_named(capsys, data, tmp_path, name, unused):
+    np.save(tmp_path / "counts.npy", np.arange(780))
+    options = ["--scratchpad", "624", "--lookahead", "4", "--row-counts", tmp_path / "counts.npy", "--max-steps", "3"]
+    outcome = train(capsys, data, "--system", name, *options)
+    assert outcome.code == 0, outcome
+    said = re.findall(r"^not used by this system: (.*)$", outcome.out, re.MULTILINE)
+    assert said == ([unused] if unused else [])

@@ -250,10 +250,11 @@ def test_bad_rows_are_skipped_counted_and_kept(tmp_path, capsys):
     assert (tmp_path / "good" / WEIGHTS).read_bytes() == (output / WEIGHTS).read_bytes()
 
 
-def test_ctrl_c_stops_after_the_step_and_saves_the_model(data, tmp_path):
+@pytest.mark.parametrize("system", [("resident",), ("scratchpipe", "--scratchpad=90%")], ids=lambda each: each[0])
+def test_ctrl_c_stops_after_the_step_and_saves_the_model(data, tmp_path, system):
     """In a process of its own, which would train for hours."""
     output = tmp_path / "run"
-    arguments = [*SMALL, "--epochs=1000000", "--log-every=1", "--valid=0.1", "--output", output]
+    arguments = [*SMALL, "--epochs=1000000", "--log-every=1", "--valid=0.1", "--output", output, "--system", *system]
     process = subprocess.Popen(
         [sys.executable, "-m", "cupyrec", "train", data, *map(str, arguments)],
         stdout=subprocess.PIPE,

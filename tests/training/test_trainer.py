@@ -8,12 +8,30 @@ import pytest
 from made_batches import BATCH_SIZE, CONFIG, TABLE_ROWS, WatchedSource, made_batch, made_source, no_samples
 
 from cupyrec import Batch, BatchList, DlrmConfig, Sgd, Trainer, WarmupPolynomialDecay
+from cupyrec.config import SystemConfig
 from cupyrec.devices.cpu import CpuDevice
 from cupyrec.errors import ConfigError, DataError, DivergenceError, MemoryPlanError
 
+# Of 58 rows: enough for a batch, not for the batches in flight.
+SYSTEMS = {
+    "resident": "resident",
+    "serial": SystemConfig("serial", "50"),
+    "scratchpipe": SystemConfig("scratchpipe", "50"),
+}
+
+
+@pytest.fixture(autouse=True, params=SYSTEMS)
+def system(request, monkeypatch):
+    """Every test here with each of these systems: the trainer knows none of them."""
+    monkeypatch.setitem(DEFAULTS, "system", SYSTEMS[request.param])
+    return request.param
+
+
+DEFAULTS = {"batch_size": BATCH_SIZE, "threads": 1, "seed": 5, "schedule": 0.02}
+
 
 def make_trainer(**settings):
-    return Trainer(CONFIG, **({"batch_size": BATCH_SIZE, "threads": 1, "seed": 5, "schedule": 0.02} | settings))
+    return Trainer(CONFIG, **(DEFAULTS | settings))
 
 
 def weights(trainer):
@@ -168,7 +186,7 @@ def test_what_the_validation_source_raises_comes_through_too():
     assert valid.closed == 1
 
 
-def test_a_stop_is_asked_for_after_each_step_and_leaves_it_whole():
+def test_a_stop_is_asked_for_after_each_step_and_leaves_it_whole(system):
     source, asked = WatchedSource([made_batch(seed) for seed in range(9)]), []
     stopped, plain = make_trainer(), make_trainer()
 
@@ -179,7 +197,8 @@ def test_a_stop_is_asked_for_after_each_step_and_leaves_it_whole():
     result = stopped.fit(source, valid=made_source(2, first=40), stop_requested=stop_requested)
     assert (result.steps, result.interrupted, result.final) == (3, True, None)
     assert sorted(set(asked)) == [1, 2, 3]
-    assert source.handed_out == 3
+    # The others have read ahead.
+    assert source.handed_out == 3 or system != "resident"
     assert source.closed == 1
     plain.fit(made_source(3))
     assert weights(stopped) == weights(plain)
