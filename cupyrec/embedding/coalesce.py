@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol
 
 import numpy as np
 
 from cupyrec.batch import Batch, CoalescePlan, table_offsets
 from cupyrec.devices.numba_kernel import cpu_kernel
+from cupyrec.devices.stream import Stream
 
 # Two passes of 11 bits sort a table of four million rows; 2,048 counters stay in the first-level cache.
 MOST_DIGIT_BITS = 11
@@ -18,25 +18,17 @@ PLAN_BYTES_PER_LOOKUP = 4 + 4 + 8 + 8
 SORT_BYTES_PER_LOOKUP = 2 * 8 + 4 + 4
 
 
-class Launcher(Protocol):
-    """What runs kernels: a device, or one of its streams."""
-
-    def zeros(self, shape: Any, dtype: Any = ...) -> Any: ...
-
-    def launch(self, kernel: Any, items: int, *arguments: Any, bounds: Any = None) -> None: ...
-
-
 class CoalesceMemory:
     """The arrays of one plan. They grow with the largest batch and are used again: the plan then is no longer valid."""
 
     def __init__(self) -> None:
         self.capacity = -1
 
-    def reserve(self, launcher: Launcher, lookups: int) -> None:
+    def reserve(self, stream: Stream, lookups: int) -> None:
         """Make room for so many lookups."""
         if self.capacity >= lookups:
             return
-        self.capacity, zeros = lookups, launcher.zeros
+        self.capacity, zeros = lookups, stream.zeros
         self.lookups, self.bags = zeros(lookups, np.int32), zeros(lookups, np.int32)
         self.unique_rows, self.offsets = zeros(lookups, np.int64), zeros(lookups + 1, np.int64)
 
@@ -44,8 +36,8 @@ class CoalesceMemory:
 class Coalescer:
     """Makes coalescing plans. What the sort needs beside a plan's own memory is used again by the next."""
 
-    def __init__(self, launcher: Launcher, table_rows: Sequence[int]) -> None:
-        self._launcher = launcher
+    def __init__(self, stream: Stream, table_rows: Sequence[int]) -> None:
+        self._stream = stream
         self._starts = table_offsets(table_rows)
         self._own = CoalesceMemory()
         self._capacity = -1
@@ -57,13 +49,13 @@ class Coalescer:
         """
         N, B, F = batch.lookups, batch.samples, batch.features
         memory = memory or self._own
-        memory.reserve(self._launcher, N)
+        memory.reserve(self._stream, N)
         if self._capacity < N:
-            self._capacity, zeros = N, self._launcher.zeros
+            self._capacity, zeros = N, self._stream.zeros
             self._rows, self._other_rows = zeros(N, np.int64), zeros(N, np.int64)
             self._lookups, self._bags = zeros(N, np.int32), zeros(N, np.int32)
         unique_of_table, longer_bags = np.zeros(F, dtype=np.int64), np.zeros(F, dtype=np.bool_)
-        self._launcher.launch(
+        self._stream.launch(
             _sort_tables,
             F,
             batch.rows,
@@ -80,10 +72,10 @@ class Coalescer:
         bags = memory.lookups
         if longer_bags.any():
             bags = memory.bags
-            self._launcher.launch(_name_bags, F, batch.offsets, B, memory.lookups, self._bags, bags)
+            self._stream.launch(_name_bags, F, batch.offsets, B, memory.lookups, self._bags, bags)
         first_unique = np.concatenate([[0], np.cumsum(unique_of_table)])
         U = int(first_unique[-1])
-        self._launcher.launch(
+        self._stream.launch(
             _cut_segments, F, batch.offsets, B, first_unique, self._rows, memory.unique_rows, memory.offsets
         )
         memory.offsets[U] = N

@@ -6,35 +6,35 @@ from functools import cache
 from typing import Any
 
 from cupyrec.devices.numba_kernel import CACHE_LINE_BYTES, PREFETCH_ROWS, cpu_kernel, prefetch
-from cupyrec.embedding.coalesce import Launcher
+from cupyrec.devices.stream import Stream
 
 
-def gather_records(launcher: Launcher, records: Any, places: Any, gathered: Any) -> None:
+def gather_records(stream: Stream, records: Any, places: Any, gathered: Any) -> None:
     """gathered[i] = records[places[i]].
 
     records: (rows or slots, record width) of one floating dtype; places: (n,) int32 or int64; gathered: (n, record
     width) of the same dtype, overwritten.
     """
     kernel = _gather_kernel(records.shape[1], records.dtype.itemsize)
-    launcher.launch(kernel, places.shape[0], records, places, gathered)
+    stream.launch(kernel, places.shape[0], records, places, gathered)
 
 
-def scatter_records(launcher: Launcher, gathered: Any, places: Any, records: Any) -> None:
+def scatter_records(stream: Stream, gathered: Any, places: Any, records: Any) -> None:
     """records[places[i]] = gathered[i]. Shapes as above; the places differ from each other. records is modified."""
     kernel = _scatter_kernel(records.shape[1], records.dtype.itemsize)
-    launcher.launch(kernel, places.shape[0], gathered, places, records)
+    stream.launch(kernel, places.shape[0], gathered, places, records)
 
 
-def copy_between(launcher: Launcher, source: Any, from_places: Any, target: Any, to_places: Any) -> None:
+def copy_between(stream: Stream, source: Any, from_places: Any, target: Any, to_places: Any) -> None:
     """target[to_places[i]] = source[from_places[i]]. Shapes as above. target is modified."""
     kernel = _copy_kernel(source.shape[1], source.dtype.itemsize)
-    launcher.launch(kernel, from_places.shape[0], source, from_places, target, to_places)
+    stream.launch(kernel, from_places.shape[0], source, from_places, target, to_places)
 
 
-def gather_from_two(launcher: Launcher, pad: Any, slots: Any, records: Any, rows: Any, gathered: Any) -> None:
+def gather_from_two(stream: Stream, pad: Any, slots: Any, records: Any, rows: Any, gathered: Any) -> None:
     """gathered[i] = pad[slots[i]], or records[rows[i]] where slots[i] is -1. Shapes as above."""
     kernel = _two_places_kernel(records.shape[1])
-    launcher.launch(kernel, rows.shape[0], pad, slots, records, rows, gathered)
+    stream.launch(kernel, rows.shape[0], pad, slots, records, rows, gathered)
 
 
 @cache

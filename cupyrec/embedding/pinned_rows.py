@@ -6,7 +6,7 @@ import numpy as np
 
 from cupyrec.batch import Batch
 from cupyrec.devices.numba_kernel import cpu_kernel, prefetch
-from cupyrec.embedding.coalesce import Launcher
+from cupyrec.devices.stream import Stream
 from cupyrec.embedding.hit_map import find, home, new_cells, shift_of
 
 # Memory is asked for so many lookups ahead.
@@ -20,11 +20,11 @@ class PinnedRows:
     table_slots: (F,), how many pinned rows each table has.
     """
 
-    def __init__(self, launcher: Launcher, rows: np.ndarray, starts: np.ndarray) -> None:
+    def __init__(self, stream: Stream, rows: np.ndarray, starts: np.ndarray) -> None:
         """rows: ascending; starts: (F + 1,), the first row of each table and, after them, R."""
         self.rows = rows
         self.table_slots = tuple(np.diff(np.searchsorted(rows, starts)).tolist())
-        self._launcher = launcher
+        self._stream = stream
         self._cells = new_cells(rows.shape[0])
         _fill(rows, self._cells)
         self._lookups = self._bags = -1
@@ -37,11 +37,11 @@ class PinnedRows:
         N, B, F = batch.lookups, batch.samples, batch.features
         self._reserve(N, F * B)
         hot_of_table = np.zeros(F, np.int64)
-        self._launcher.launch(_find_slots, F, batch.rows, batch.offsets, B, self._cells, self._slots, hot_of_table)
+        self._stream.launch(_find_slots, F, batch.rows, batch.offsets, B, self._cells, self._slots, hot_of_table)
         first_hot = np.concatenate([[0], np.cumsum(hot_of_table)])
         hot_rows, cold_rows = self._hot_rows[: first_hot[F]], self._cold_rows[: N - first_hot[F]]
         hot_offsets, cold_offsets = self._hot_offsets[: F * B + 1], self._cold_offsets[: F * B + 1]
-        self._launcher.launch(
+        self._stream.launch(
             _divide, F, batch.rows, batch.offsets, B, self._slots, first_hot,
             hot_rows, hot_offsets, cold_rows, cold_offsets,
         )  # fmt: skip
@@ -53,7 +53,7 @@ class PinnedRows:
 
     def _reserve(self, lookups: int, bags: int) -> None:
         """Make room for the largest batch so far."""
-        zeros = self._launcher.zeros
+        zeros = self._stream.zeros
         if self._lookups < lookups:
             self._lookups, self._slots = lookups, zeros(lookups, np.int32)
             self._hot_rows, self._cold_rows = zeros(lookups, np.int64), zeros(lookups, np.int64)

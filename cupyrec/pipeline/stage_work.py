@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from cupyrec.batch import Batch
+from cupyrec.batch import Batch, CoalescePlan
 from cupyrec.devices.cpu import CpuDevice
 from cupyrec.devices.numba_kernel import cpu_kernel
+from cupyrec.devices.stream import Stream
 from cupyrec.embedding.coalesce import Coalescer
 from cupyrec.embedding.host_table import HostTable
 from cupyrec.embedding.move_rows import copy_between, gather_records, scatter_records
@@ -153,9 +154,9 @@ class StageWork:
         return self._staging[number % len(self._staging)]
 
 
-def place_lookups(launcher: Any, coalesced: Any, places: Any, lookup_places: Any) -> None:
+def place_lookups(stream: Stream, coalesced: CoalescePlan, places: Any, lookup_places: Any) -> None:
     """lookup_places[l] = places[u] for every lookup l of unique row u. places: (U,), lookup_places: (N,) int32."""
-    launcher.launch(
+    stream.launch(
         _place_lookups, coalesced.unique, coalesced.segment_offsets, coalesced.segment_lookups, places, lookup_places
     )
 
