@@ -7,14 +7,13 @@ cd "$(dirname "$0")/.."
 
 echo "Installing cupyrec into .venv (a few minutes the first time) ..."
 enter_environment_with_cupy
-sample=(data/sample.tsv.gz --config data/sample.toml --overwrite)
-cupyrec train "${sample[@]}" --system scratchpipe --scratchpad 2% --output runs/sample
+cupyrec train data/sample.tsv.gz --config data/sample.toml --system scratchpipe --scratchpad 2% --overwrite --output runs/sample
 echo
 best=$(awk -F '[:,]' '/"auc"/ { printf "%.4f", $2 }' data/sample.json)
 echo "The best possible model scores AUC $best on the sample (data/README.md)."
 echo
 echo "The same training with every row in place (--system resident), to compare the weights ..."
-cupyrec train "${sample[@]}" --system resident --output runs/sample-resident >/dev/null 2>&1
+cupyrec train data/sample.tsv.gz --config data/sample.toml --system resident --overwrite --output runs/sample-resident >/dev/null
 if ! cmp runs/sample/model.safetensors runs/sample-resident/model.safetensors; then
     echo "The weights differ, which they must never do: please report it." >&2
     exit 1
