@@ -91,6 +91,11 @@ class SystemConfig:
         for what, value, known in (("system", self.name, SYSTEMS), ("replacement", self.replacement, REPLACEMENTS)):
             if value not in known:
                 raise ConfigError(f"unknown {what} {value!r}; choose {', '.join(known)}")
+        size = self.scratchpad
+        if isinstance(size, int) and not isinstance(size, bool):
+            object.__setattr__(self, "scratchpad", str(size))
+        elif not isinstance(size, str):
+            raise ConfigError(f"scratchpad must be a text such as '8GB' or '10%', or a number of rows, but is {size!r}")
         check_scratchpad_size(self.scratchpad)
         if self.lookahead is not None:
             object.__setattr__(self, "lookahead", _whole_numbers("lookahead", (self.lookahead,))[0])
@@ -181,21 +186,32 @@ class RunConfig:
         0, whole_number(0), "Validate every so many steps as well as at the end; 0 does not.", "STEPS"
     )
     log_every: int = option(100, whole_number(1), "Steps between the lines of metrics.jsonl.", "STEPS")
-    system: str = option("auto", choice(*SYSTEMS), "Where embeddings live and are trained.", "NAME")
+    system: str = option("auto", choice(*SYSTEMS), "Where embeddings live and are trained.", "|".join(SYSTEMS))
     scratchpad: str = option(
         DEFAULT_SCRATCHPAD,
         scratchpad_size,
-        "Device memory for rows: bytes (8GB), a number of rows, or a share of all rows (10%).",
+        "Device memory for rows: bytes (8GB), a number of rows, or a share of all rows (10%); for static, serial and "
+        "scratchpipe.",
         "SIZE",
     )
     lookahead: int | None = option(
-        None, whole_number(1), "Mini-batches known ahead; chosen from data and scratchpad when not given.", "K"
+        None,
+        whole_number(1),
+        "Mini-batches that serial and scratchpipe know ahead; 4 times the scratchpad's rows over those of a batch when "
+        "not given, or what memory allows.",
+        "K",
     )
     replacement: str = option(
-        "lookahead", choice(*REPLACEMENTS), "Which row leaves the scratchpad.", "lookahead|lru|lfu|random"
+        "lookahead",
+        choice(*REPLACEMENTS),
+        "Which row leaves the scratchpad of serial and scratchpipe.",
+        "lookahead|lru|lfu|random",
     )
     row_counts: str | None = option(
-        None, text, "How often each row is used, as `cupyrec advise --row-counts` writes it.", "FILE"
+        None,
+        text,
+        "How often each row is used, as `cupyrec advise --row-counts` writes it; for static, serial and scratchpipe.",
+        "FILE",
     )
     trace: str | None = option(
         None, text, "Write what each stage did when, for chrome://tracing or ui.perfetto.dev.", "FILE"

@@ -32,7 +32,7 @@ def describe_advice(advice: Advice, command: str) -> Iterator[str]:
 def _describe_data(advice: Advice) -> Iterator[str]:
     about = "about " if advice.sample_rate < 1 else ""
     yield (
-        f"{advice.samples:,} samples, {advice.steps:,} steps; a step looks up {advice.lookups_per_step:,.0f} rows, "
+        f"{advice.samples:,} samples, {advice.steps:,} step{'s' if advice.steps != 1 else ''}; a step looks up {advice.lookups_per_step:,.0f} rows, "
         f"{advice.unique_rows_per_step:,.0f} different ones, {advice.most_unique_rows:,} at most"
     )
     yield (
@@ -71,12 +71,13 @@ def _columns(texts: Iterable[str], widths: Iterable[int]) -> str:
 
 
 def _notes(advice: Advice) -> Iterator[str]:
-    counted = f"Counted over the last {advice.counted_steps:,} steps."
+    last = f"last {advice.counted_steps:,} steps" if advice.counted_steps != 1 else "last step"
+    counted = f"Counted over the {last}."
     yield f"{counted} hits: share of a step's different rows. bytes: both ways."
     yield "ahead: steps that lookahead knows. lru knows the past alone. MIN knows all steps: nothing moves fewer rows."
     yield (
-        "static: the rows used most never move; other lookups are pooled on the host, vectors and gradients cross: "
-        f"2 x {format_bytes(advice.pooled_bytes)}."
+        "static: the rows used most are there from the start and stay; other lookups are pooled on the host: "
+        f"2 x {format_bytes(advice.pooled_bytes)} cross."
     )
     if advice.sample_rate < 1:
         yield (

@@ -13,7 +13,7 @@ import click
 
 from cupyrec.cli import INTERRUPTED_EXIT_CODE, say
 from cupyrec.cli.advice_report import describe_advice
-from cupyrec.config import RunConfig, option_name
+from cupyrec.config import RunConfig, option_name, read_config_file
 from cupyrec.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -48,6 +48,12 @@ HELP = {
 
 @click.command()
 @click.argument("paths", nargs=-1, required=True, metavar="PATH...")
+@click.option(
+    "--config",
+    "config_file",
+    metavar="FILE",
+    help="TOML file with options of train, of which those below are taken; the command line wins.",
+)
 @_train_options
 @click.option(
     "--sizes",
@@ -75,6 +81,7 @@ HELP = {
 @click.option("--json", "as_json", is_flag=True, help="Print the figures as one line of JSON.")
 def advise(
     paths: tuple[str, ...],
+    config_file: str | None,
     sizes: str | None,
     row_counts: str | None,
     plot: str | None,
@@ -91,7 +98,10 @@ def advise(
     of a batch, about half a GB: beyond, a sample of the rows stands for all of them.
     """
     given = {name: value for name, value in options.items() if value is not None}
-    config = RunConfig.from_values(given | {"paths": paths, "on_bad_row": on_bad_row, "bad_rows": bad_rows})
+    from_file = {} if config_file is None else _from_file(config_file)
+    config = RunConfig.from_values(from_file | given | {"paths": paths, "on_bad_row": on_bad_row, "bad_rows": bad_rows})
+    if plot is not None and Path(plot).suffix.lower() != ".png":
+        raise ConfigError(f"{plot}: the plot is a PNG; give it a name that ends with .png")
     tried = [] if sizes is None else [size.strip() for size in sizes.split(",")]
 
     # Here and not above: these load Numba and pyarrow, which `--help` and wrong options need not wait for.
@@ -125,7 +135,7 @@ def advise(
         write_row_counts(row_counts, counts)
     if plot is not None:
         write_plot(Path(plot), advice)
-    command = _train_command(config, given, advice, row_counts)
+    command = _train_command(config, config_file, given, advice, row_counts)
     if as_json:
         say(json.dumps(advice.as_dict() | {"command": command, "bad_rows": data.bad_rows}))
         return
@@ -133,6 +143,13 @@ def advise(
         say(line)
     if data.bad_rows:
         say(f"skipped {data.bad_rows:,} bad rows, written to {bad_rows}")
+
+
+def _from_file(config_file: str) -> dict[str, Any]:
+    """The options of a TOML file of train that matter here. Raises ConfigError, for those that do not matter too."""
+    read = RunConfig.from_values(read_config_file(config_file), source=config_file)
+    values = {name: getattr(read, name) for name in TRAIN_OPTIONS}
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def _question(config: RunConfig, sizes: list[str], features: int, *, row_counts_known: bool) -> Question:
@@ -188,9 +205,12 @@ def _new_counts(rows: int) -> Any:
     return new_row_counts(rows)
 
 
-def _train_command(config: RunConfig, given: dict[str, Any], advice: Advice, row_counts: str | None) -> str:
+def _train_command(
+    config: RunConfig, config_file: str | None, given: dict[str, Any], advice: Advice, row_counts: str | None
+) -> str:
     """The command that trains with the recommended size, and otherwise as was asked here."""
-    words = ["cupyrec", "train", *config.paths, "--system", "scratchpipe"]
+    words = ["cupyrec", "train", *config.paths, *(("--config", config_file) if config_file is not None else ())]
+    words += ["--system", "scratchpipe"]
     words += ["--scratchpad", advice.recommendation.advice.size]
     for name in TRAIN_OPTIONS:
         if name in given and name != "max_steps":

@@ -44,10 +44,13 @@ def describe_run(report: RunReport) -> Iterator[str]:
 def describe_traffic(traffic: Traffic, steps: int) -> str:
     """What moved, in one line."""
     rows, bubbles = traffic.hits + traffic.misses, traffic.bubbles
+    # Where nothing is ever evicted nothing could wait for room.
+    waits = ", no bubbles" if traffic.evictions else ""
+    if bubbles:
+        waits = f", {bubbles:,} bubbles (a larger --scratchpad has none)"
     return (
         f"rows: {traffic.hits / max(rows, 1):.1%} of {rows / steps:,.0f} a step were on the device; "
-        f"{format_bytes(traffic.bytes_in // steps)} in and {format_bytes(traffic.bytes_out // steps)} out a step, "
-        f"{f'{bubbles:,} bubbles (a larger --scratchpad has none)' if bubbles else 'no bubbles'}"
+        f"{format_bytes(traffic.bytes_in // steps)} in and {format_bytes(traffic.bytes_out // steps)} out a step{waits}"
     )
 
 

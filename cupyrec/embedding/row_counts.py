@@ -48,8 +48,11 @@ def read_row_counts(path: str | Path, rows: int) -> np.ndarray:
         counts = np.load(path, allow_pickle=False)
     except OSError as error:
         raise DataError(f"cannot be read: {error.strerror or error}", path=path) from None
-    except (ValueError, EOFError) as error:
-        raise DataError(f"not a file of row counts (.npy): {error}", path=path) from None
+    except (ValueError, EOFError):
+        # What NumPy says of it would be about pickles.
+        raise DataError(
+            "not a file of row counts (.npy), such as cupyrec advise --row-counts writes", path=path
+        ) from None
     if not isinstance(counts, np.ndarray):
         counts.close()  # an archive of several
         raise DataError("not a file of row counts: one list of whole numbers is expected", path=path)

@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from cupyrec.batch import Batch
+from cupyrec.byte_sizes import format_bytes
 from cupyrec.embedding.coalesce import PLAN_BYTES_PER_LOOKUP
+from cupyrec.errors import MemoryPlanError
 from cupyrec.pipeline.planner import NODE_BYTES
 
 # K = 4 S/U moves at most 1.3 times the rows of the offline optimum, 8 S/U at most 1.1 times (README, Measured).
@@ -30,15 +32,31 @@ class Lookahead:
 
 
 def choose_lookahead(
-    wanted: int | None, *, least: int, slots: int, unique: int, batch_bytes: int, free_bytes: int | None
+    wanted: int | None, *, least: int, slots: int, rows: int, unique: int, batch_bytes: int, free_bytes: int | None
 ) -> Lookahead:
     """K = 4 S/U batches, or as many of them as memory allows; at least `least`, which the pipeline needs.
 
-    wanted: what the user asks for, taken as it is; unique: U of a usual batch; batch_bytes: see `window_batch_bytes`;
-    free_bytes: of host memory, None where unknown.
+    That is enough, too, where the scratchpad holds all rows and none ever leaves.
+    wanted: what the user asks for, taken as it is; rows: R; unique: U of a usual batch; batch_bytes: see
+    `window_batch_bytes`; free_bytes: of host memory, None where unknown. Raises MemoryPlanError.
     """
+    chosen = _choose(wanted, least, slots, rows, unique, batch_bytes, free_bytes)
+    if free_bytes is not None and chosen.window_bytes > free_bytes:
+        raise MemoryPlanError(
+            f"looking {chosen.batches:,} batches ahead takes {format_bytes(chosen.window_bytes)} of memory, but "
+            f"{format_bytes(free_bytes)} are available; look at most {free_bytes // batch_bytes:,} ahead (--lookahead), "
+            "or take smaller batches"
+        )
+    return chosen
+
+
+def _choose(
+    wanted: int | None, least: int, slots: int, rows: int, unique: int, batch_bytes: int, free_bytes: int | None
+) -> Lookahead:
     if wanted is not None:
         return Lookahead(wanted, batch_bytes)
+    if slots >= rows:
+        return Lookahead(least, batch_bytes)
     turnover = -(-BATCHES_PER_TURNOVER * slots // max(unique, 1))
     budget = max(LEAST_WINDOW_BYTES, int((free_bytes or 0) * WINDOW_SHARE))
     affordable = max(budget // max(batch_bytes, 1), least)

@@ -95,7 +95,8 @@ class Planner:
         if unique > self.slots:
             raise ScratchpadError(
                 f"a batch looks up {unique:,} different rows, but the scratchpad has {self.slots:,} slots; "
-                f"give it at least {unique:,} rows (--scratchpad {unique}), or take smaller batches (--batch-size)"
+                f"give it at least {unique:,} rows (--scratchpad {unique}), better several times as many, which cupyrec "
+                "advise finds; or take smaller batches (--batch-size)"
             )
         at = self.looked & (self._starts.shape[0] - 1)
         self._reserve(unique)

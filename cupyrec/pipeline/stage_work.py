@@ -29,7 +29,8 @@ class StageWork:
 
     def __init__(self, device: CpuDevice, table: HostTable, pad: Any, planner: Planner, board: Board) -> None:
         self.table, self.pad, self.planner, self.board = table, pad, planner, board
-        self._ring = [RingEntry() for _ in range(board.depth.ring_size(board.lookahead))]
+        # Entries are made when they are first used: a run may end before it has needed them all.
+        self._ring: list[RingEntry | None] = [None] * board.depth.ring_size(board.lookahead)
         width, dtype = table.records.shape[1], table.records.dtype
         self._staging = [Staging(width, dtype) for _ in range(board.depth.staging_sets)]
         self._load_stream, self._plan_stream = device.stream(), device.stream()
@@ -39,7 +40,10 @@ class StageWork:
 
     def entry(self, batch: int) -> RingEntry:
         """The ring entry of a batch that is on its way."""
-        return self._ring[batch % len(self._ring)]
+        entry = self._ring[batch % len(self._ring)]
+        if entry is None:
+            entry = self._ring[batch % len(self._ring)] = RingEntry()
+        return entry
 
     def load(self, number: int, batch: Batch) -> None:
         """Take a batch into the ring; sort and deduplicate its rows."""

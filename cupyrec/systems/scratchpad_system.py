@@ -188,6 +188,7 @@ class ScratchpadSystem:
             self._wanted_lookahead if self.replacement == "lookahead" else self.depth.holds.future,
             least=self.depth.holds.future,
             slots=self.slots,
+            rows=self.table.records.shape[0],
             unique=unique,
             batch_bytes=window_batch_bytes(first, unique),
             free_bytes=available_bytes(),
@@ -195,7 +196,10 @@ class ScratchpadSystem:
 
     def _describe(self, lookahead: Lookahead) -> str:
         rows = self.table.records.shape[0]
-        ahead = f"looking {lookahead.batches:,} batches ahead, which takes {format_bytes(lookahead.window_bytes)}"
+        ahead = f"looking {lookahead.batches:,} batches ahead"
+        if self.replacement != "lookahead":
+            ahead = f"knowing only the {lookahead.batches:,} next batches"
+        ahead += f", which takes {format_bytes(lookahead.window_bytes)}"
         if lookahead.limited:
             ahead += " (more would move fewer rows, but not fit beside the rest; --lookahead sets it)"
         return (

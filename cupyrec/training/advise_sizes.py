@@ -17,7 +17,7 @@ from itertools import islice
 import numpy as np
 
 from cupyrec.datasets.source import Source, read_batches
-from cupyrec.errors import DataError
+from cupyrec.errors import ConfigError, DataError
 from cupyrec.pipeline.lookahead import BATCHES_PER_TURNOVER
 from cupyrec.pipeline.stages import PIPELINED
 from cupyrec.scratchpad_size import scratchpad_slots
@@ -92,6 +92,9 @@ def advise(
     data look up no row, and what the source raises.
     """
     rows, watch = sum(source.table_rows), _Watch(stop_requested, on_progress)
+    least = PIPELINED.holds.future
+    if question.lookahead is not None and question.lookahead < least:
+        raise ConfigError(f"the look-ahead (--lookahead) must be at least {least}, but is {question.lookahead}")
     size_of = {scratchpad_slots(size, rows, question.record_bytes): size for size in reversed(question.sizes)}
     try:
         with Usage(source.table_rows, sample=sample, row_counts=row_counts) as usage:
@@ -167,7 +170,8 @@ class _Trial:
     def _size(self, size: str, slots: int, most_unique: int) -> SizeAdvice:
         usage = self._usage
         turnover = math.ceil(BATCHES_PER_TURNOVER * slots / float(self._unique_rows.mean()))
-        lookahead = max(self._question.lookahead or turnover, PIPELINED.holds.future)
+        # More steps than there are nobody knows.
+        lookahead = max(min(self._question.lookahead or turnover, usage.steps), PIPELINED.holds.future)
         moved: dict[str, Moved] = {}
         if slots >= most_unique:
             # A sampled batch may by chance have more than its share of rows.

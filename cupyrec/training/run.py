@@ -111,7 +111,13 @@ def run_training(
 def _resolved(config: RunConfig, shape: DlrmConfig, trainer: Trainer) -> RunConfig:
     """The configuration with what was used in place of what was left open, so that it gives the same weights again."""
     return replace(
-        config, system=trainer.system.name, device="cpu", threads=trainer.threads, bottom_mlp=tuple(shape.bottom)
+        config,
+        system=trainer.system.name,
+        device="cpu",
+        threads=trainer.threads,
+        bottom_mlp=tuple(shape.bottom),
+        # Says nothing of the weights, and would not let the file be used again.
+        trace=None,
     )
 
 

@@ -39,6 +39,8 @@ class RunData:
                 Path(config.trace), [*inputs, *kept], overwrite=config.overwrite, what="the trace", option="--trace"
             )
             kept.append(Path(config.trace))
+            if folder is not None:
+                _check_not_own(Path(config.trace), folder, "the trace")
         # Where bad rows are written while the run goes on, and what those files are called in the end.
         self._logs: list[tuple[Path, Path]] = []
         if config.on_bad_row == "skip":
@@ -105,10 +107,16 @@ def _bad_row_logs(
         if folder is None or not in_folder:
             logs.append((final, final))
             continue
-        if final.name in (DESCRIPTION_FILE, CONFIG_FILE, METRICS_FILE) or final.suffix == ".safetensors":
-            raise ConfigError(f"the bad rows would overwrite the run's own {final.name}; name another file")
+        _check_not_own(final, folder, "the bad rows")
         logs.append((folder.place(final.name), final))
     return logs
+
+
+def _check_not_own(path: Path, folder: RunFolder, what: str) -> None:
+    """Raise ConfigError when a file is one that the run itself writes to its folder."""
+    own = path.name in (DESCRIPTION_FILE, CONFIG_FILE, METRICS_FILE) or path.suffix == ".safetensors"
+    if own and path.parent.resolve() == folder.path.resolve():
+        raise ConfigError(f"{what} would overwrite the run's own {path.name}; name another file")
 
 
 def _share(valid: tuple[str, ...]) -> float | None:

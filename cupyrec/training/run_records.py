@@ -22,7 +22,7 @@ class RunRecords:
         self._folder, self._progress, self._log_every = folder, progress, log_every
         self._started = self._line_began = self._step_ended = time.perf_counter()
         self._samples = self._line_samples = 0
-        self._line_loss_sum = 0.0
+        self._line_loss_sum = self._evaluated_s = 0.0
         self._line_traffic: Traffic | None = None
         self._line_stage_ms: Counter[str] = Counter()
         self._line_steps = 0
@@ -30,6 +30,9 @@ class RunRecords:
 
     def step(self, result: StepResult, fraction_done: float) -> None:
         """After each step."""
+        # A line's rate leaves out the evaluation before its steps.
+        self._line_began += self._evaluated_s
+        self._evaluated_s = 0.0
         self._step_ended, self._last = time.perf_counter(), result
         self._samples += result.samples
         self._line_samples += result.samples
@@ -49,8 +52,7 @@ class RunRecords:
         self._progress.message(
             f"step {evaluation.step:,}: AUC {_number(metrics.auc)}, log loss {_number(metrics.log_loss)}"
         )
-        # The next line's rate leaves the time of the evaluation out.
-        self._line_began += time.perf_counter() - self._step_ended
+        self._evaluated_s = time.perf_counter() - self._step_ended
 
     def end(self, result: TrainingResult) -> None:
         """At the end of a run that raised no error."""

@@ -99,7 +99,7 @@ never bubbles from 52,000 rows on, 4.2 MB: no step then waits for room
 
 Counted over the last 196 steps. hits: share of a step's different rows. bytes: both ways.
 ahead: steps that lookahead knows. lru knows the past alone. MIN knows all steps: nothing moves fewer rows.
-static: the rows used most never move; other lookups are pooled on the host, vectors and gradients cross: 2 x 852 kB.
+static: the rows used most are there from the start and stay; other lookups are pooled on the host: 2 x 852 kB cross.
 * not full when counting began: these data are too few to show what leaves it in the long run.
 All rows that are used fit into 1,300,000: each comes once and stays.
 

@@ -52,8 +52,12 @@ def test_trains_and_says_what_moved(capsys, data, runs, name):
     )  # fmt: skip
     assert outcome.code == 0, outcome
     assert re.search(rf"^system {name}, device cpu", outcome.out, re.MULTILINE)
-    moved = re.search(r"^rows: (\S+)% of .* were on the device; .* in and .* out a step, ", outcome.out, re.MULTILINE)
+    moved = re.search(
+        r"^rows: (\S+)% of .* were on the device; .* in and .* out a step(.*)$", outcome.out, re.MULTILINE
+    )
     assert (moved is None) == (name == "resident")
+    if moved is not None:
+        assert moved[2] == (", no bubbles" if name in ("serial", "scratchpipe") else "")
     if name in ("static", "serial", "scratchpipe"):
         assert re.search(r"^  scratchpad  ", outcome.out, re.MULTILINE)
     if name in ("serial", "scratchpipe"):
@@ -74,6 +78,7 @@ def test_trains_and_says_what_moved(capsys, data, runs, name):
     trained = [event for event in events if event.get("cat") == "Train"]
     assert len(trained) == 134
     assert f'system = "{name}"' in (runs[name] / "config.toml").read_text()
+    assert all(0 < line["samples_per_s"] < 1e6 for line in lines)
 
 
 @pytest.mark.parametrize("name", SYSTEMS[1:])
@@ -93,7 +98,7 @@ def test_other_replacements_give_the_same_weights(capsys, data, runs, replacemen
         "--replacement", replacement, "--epochs", "2",
     )  # fmt: skip
     assert outcome.code == 0, outcome
-    assert f"replacement {replacement}, looking 2 batches ahead" in outcome.out
+    assert f"replacement {replacement}, knowing only the 2 next batches" in outcome.out
     assert (tmp_path / "run/model.safetensors").read_bytes() == (runs["resident"] / "model.safetensors").read_bytes()
 
 
@@ -123,6 +128,11 @@ def test_what_config_toml_keeps_gives_the_same_run(capsys, data, runs, tmp_path)
         ),
         (["--scratchpad", "0.01%"], r"a scratchpad of 0.01% holds no row"),
         (["--scratchpad", "lots"], r"scratchpad must be bytes with a unit \(8GB\)"),
+        (
+            ["--lookahead", "1e9"],
+            r"looking 1,000,000,000 batches ahead takes .*; look at most [\d,]+ ahead \(--lookahead\)",
+        ),
+        (["--trace", "{run}/metrics.jsonl"], r"the trace would overwrite the run's own metrics\.jsonl"),
         (["--lookahead", "1"], r"the look-ahead \(--lookahead\) must be at least 2, but is 1"),
         (
             ["--lookahead", "4", "--replacement", "lru"],
@@ -147,7 +157,7 @@ def test_options_that_cannot_be(capsys, data, tmp_path, options, message):
     counts, nowhere = tmp_path / "counts.npy", tmp_path / "nowhere"
     np.save(counts, np.arange(7))
     before = sorted(tmp_path.iterdir())
-    filled = [option.format(data=data, counts=counts, nowhere=nowhere) for option in options]
+    filled = [option.format(data=data, counts=counts, nowhere=nowhere, run=tmp_path / "run") for option in options]
     outcome = train(capsys, data, "--system", "scratchpipe", *filled, "--output", tmp_path / "run")
     assert re.search(message, check_one_error_line(outcome))
     assert sorted(tmp_path.iterdir()) == before

@@ -63,9 +63,9 @@ def test_costs_are_those_of_slow_counting(batches, lookahead, counted):
     shown = {each.slots: each for each in advice.sizes}
     assert list(shown) == sorted({12, 25, 60, 120, 300, advice.never_bubbles_rows})
     for slots, size in shown.items():
-        assert size.lookahead == (lookahead or -int(-4 * slots // mean))
+        assert size.lookahead == (lookahead or min(-int(-4 * slots // mean), STEPS))
         for policy in POLICIES:
-            misses, evictions, bubbles = moves_of(batches, policy, slots, min(size.lookahead, STEPS), counts)
+            misses, evictions, bubbles = moves_of(batches, policy, slots, size.lookahead, counts)
             cost = size.costs[policy]
             assert cost.hit_rate == pytest.approx(1 - misses / used), (slots, policy)
             assert cost.bubble_share == bubbles / (STEPS // 2)
