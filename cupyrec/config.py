@@ -74,8 +74,8 @@ class SystemConfig:
     """Where embeddings live and are trained.
 
     name:        auto, resident, hybrid, static, serial or scratchpipe.
-    scratchpad:  device memory for rows: bytes with a unit (8GB), a number of rows, or a share of all rows (10%). For
-                 static, serial and scratchpipe.
+    scratchpad:  device memory for rows: bytes with a unit (8GB), a number of rows (50000, as a number too), or a share
+                 of all rows (10%). For static, serial and scratchpipe.
     lookahead:   K, batches that serial and scratchpipe know ahead; None: chosen from the data and the scratchpad.
     replacement: which row leaves: lookahead, or lru, lfu, random for comparison.
     row_counts:  file of how often each row is used; None: static counts for itself, the others while training.
@@ -91,7 +91,7 @@ class SystemConfig:
         for what, value, known in (("system", self.name, SYSTEMS), ("replacement", self.replacement, REPLACEMENTS)):
             if value not in known:
                 raise ConfigError(f"unknown {what} {value!r}; choose {', '.join(known)}")
-        size = self.scratchpad
+        size: Any = self.scratchpad  # a number of rows may come as one
         if isinstance(size, int) and not isinstance(size, bool):
             object.__setattr__(self, "scratchpad", str(size))
         elif not isinstance(size, str):
@@ -144,7 +144,7 @@ class RunConfig:
     )
     output: str | None = option(None, text, "Folder for the trained model, its metrics and its configuration.", "DIR")
     overwrite: bool = option(
-        False, flag, "Replace what an earlier run left in the output folder, and an existing file of bad rows."
+        False, flag, "Replace what an earlier run left in the output folder, and existing files of bad rows and traces."
     )
     hash_rows: tuple[int, ...] = option(
         (100_000,), hash_rows, "Rows of each table, one number or 26; a category's row is its hex modulo this.", "ROWS"
@@ -214,7 +214,10 @@ class RunConfig:
         "FILE",
     )
     trace: str | None = option(
-        None, text, "Write what each stage did when, for chrome://tracing or ui.perfetto.dev.", "FILE"
+        None,
+        text,
+        "Write what each stage did when, of the first 10,000 mini-batches, for chrome://tracing or ui.perfetto.dev.",
+        "FILE",
     )
     device: str = option("auto", choice("auto", "cpu"), "What computes.", "auto|cpu")
     threads: int | None = option(None, whole_number(1), "CPU threads; every usable core when not given.", "N")

@@ -32,7 +32,8 @@ def describe_advice(advice: Advice, command: str) -> Iterator[str]:
 def _describe_data(advice: Advice) -> Iterator[str]:
     about = "about " if advice.sample_rate < 1 else ""
     yield (
-        f"{advice.samples:,} samples, {advice.steps:,} step{'s' if advice.steps != 1 else ''}; a step looks up {advice.lookups_per_step:,.0f} rows, "
+        f"{advice.samples:,} samples, {advice.steps:,} step{'s' if advice.steps != 1 else ''}; "
+        f"a step looks up {advice.lookups_per_step:,.0f} rows, "
         f"{advice.unique_rows_per_step:,.0f} different ones, {advice.most_unique_rows:,} at most"
     )
     yield (

@@ -71,5 +71,7 @@ def train(paths: tuple[str, ...], config_file: str | None, **options: Any) -> No
         progress.close()
     for line in describe_run(report):
         say(line)
+    if report.trace_error is not None:
+        raise report.trace_error
     if report.result.interrupted:
         sys.exit(INTERRUPTED_EXIT_CODE)

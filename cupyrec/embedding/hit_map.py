@@ -20,10 +20,16 @@ MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
 
 def new_cells(entries: int) -> np.ndarray:
     """An empty table for so many entries."""
-    capacity = 8
-    while capacity < 2 * entries:
-        capacity *= 2
-    return np.full(2 * capacity, EMPTY, dtype=np.int64)
+    return np.full(2 * _capacity(entries), EMPTY, dtype=np.int64)
+
+
+def has_room(cells: np.ndarray, entries: int) -> bool:
+    """Whether a table is large enough for so many entries."""
+    return cells.shape[0] >= 2 * _capacity(entries)
+
+
+def _capacity(entries: int) -> int:
+    return max(8, 1 << (2 * entries - 1).bit_length()) if entries else 8
 
 
 @cpu_kernel

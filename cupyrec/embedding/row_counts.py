@@ -38,8 +38,15 @@ def count_rows(batches: Iterable[Batch], rows: int) -> np.ndarray:
 def most_used_rows(counts: Any, most: int) -> np.ndarray:
     """(n,) int64, ascending: the rows used most, at most so many; the lower of equals, and none that is never used."""
     counts = np.asarray(counts, np.int64)
-    order = np.argsort(-counts, kind="stable")[:most]
-    return np.sort(order[counts[order] > 0]).astype(np.int64)
+    if most >= counts.shape[0]:
+        return np.flatnonzero(counts > 0)
+    if most < 1:
+        return np.zeros(0, np.int64)
+    # No order of all rows is made: for large tables it would take more memory than the counts.
+    least = max(int(np.partition(counts, -most)[-most]), 1)
+    above = np.flatnonzero(counts > least)
+    equal = np.flatnonzero(counts == least)[: most - above.shape[0]]
+    return np.sort(np.concatenate([above, equal]))
 
 
 def read_row_counts(path: str | Path, rows: int) -> np.ndarray:

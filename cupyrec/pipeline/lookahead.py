@@ -44,8 +44,8 @@ def choose_lookahead(
     if free_bytes is not None and chosen.window_bytes > free_bytes:
         raise MemoryPlanError(
             f"looking {chosen.batches:,} batches ahead takes {format_bytes(chosen.window_bytes)} of memory, but "
-            f"{format_bytes(free_bytes)} are available; look at most {free_bytes // batch_bytes:,} ahead (--lookahead), "
-            "or take smaller batches"
+            f"{format_bytes(free_bytes)} are available; look at most {free_bytes // batch_bytes:,} ahead "
+            "(--lookahead), or take smaller batches"
         )
     return chosen
 

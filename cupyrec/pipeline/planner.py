@@ -10,16 +10,28 @@ from typing import Any
 
 import numpy as np
 
-from cupyrec.embedding.hit_map import new_cells, rehash
+from cupyrec.embedding.hit_map import has_room, new_cells, rehash
 from cupyrec.errors import ConfigError, ScratchpadError
 from cupyrec.pipeline import planner_kernels as kernels
 from cupyrec.pipeline.plan import Holds, Plan, PlanMemory
 from cupyrec.pipeline.planner_kernels import LISTED, NEVER, NODE_FIELDS, NODES_FREE, NODES_USED, NONE, SLOTS_FILLED
 from cupyrec.pipeline.replacement import RANKS, replacement_kind
 
-# What a node takes: its fields, its row, its place on the list of free ones, and two cells of 16 bytes in the hit map.
-NODE_BYTES = 4 * NODE_FIELDS + 8 + 4 + 2 * 16
+# What a node takes: its fields, its row, its place on the list of free ones, and two cells of 16 bytes in the hit map,
+# which has up to twice as many because their number is a power of two.
+NODE_BYTES = 4 * NODE_FIELDS + 8 + 4 + 4 * 16
 LEAST_NODES, LEAST_WINDOW = 64, 64
+# Memory that is too small grows to this many times its size.
+GROWTH = 1.25
+
+
+def check_settings(slots: int, lookahead: int, holds: Holds, replacement: str) -> None:
+    """Raise ConfigError on what no planner takes."""
+    replacement_kind(replacement)
+    if not 1 <= slots < NEVER:
+        raise ConfigError(f"a scratchpad has 1 to {NEVER - 1} slots, not {slots}")
+    if lookahead < holds.future:
+        raise ConfigError(f"the look-ahead (--lookahead) must be at least {holds.future}, but is {lookahead}")
 
 
 class Planner:
@@ -45,10 +57,7 @@ class Planner:
         row_counts: (R,) integers, how often each row is used in the whole data set; None counts while running.
         seed: of the policy random. Raises ConfigError.
         """
-        if not 1 <= slots < NEVER:
-            raise ConfigError(f"a scratchpad has 1 to {NEVER - 1} slots, not {slots}")
-        if lookahead < holds.future:
-            raise ConfigError(f"the look-ahead (--lookahead) must be at least {holds.future}, but is {lookahead}")
+        check_settings(slots, lookahead, holds, replacement)
         self.slots, self.lookahead, self.holds = slots, lookahead, holds
         self._kind, self._seed = replacement_kind(replacement), seed
         self._row_counts = np.zeros(0, np.int64) if row_counts is None else np.asarray(row_counts)
@@ -67,7 +76,6 @@ class Planner:
         self._nodes, self._node_rows = np.zeros((LEAST_NODES, NODE_FIELDS), np.int32), np.zeros(LEAST_NODES, np.int64)
         self._free = np.zeros(LEAST_NODES, np.int32)
         self._cells = new_cells(LEAST_NODES)
-        self._slot_nodes = np.full(slots, NONE, np.int32)
         self._state = np.zeros(4, np.int64)
         self._misses = np.zeros(0, np.int64)
 
@@ -84,7 +92,7 @@ class Planner:
     @property
     def size_bytes(self) -> int:
         """Bytes of memory that the planner takes now."""
-        arrays = (self._lists, self._window, self._nodes, self._node_rows, self._free, self._cells, self._slot_nodes)
+        arrays = (self._lists, self._window, self._nodes, self._node_rows, self._free, self._cells)
         return sum(array.nbytes for array in arrays)
 
     def look(self, unique_rows: Any) -> None:
@@ -94,9 +102,9 @@ class Planner:
         unique = unique_rows.shape[0]
         if unique > self.slots:
             raise ScratchpadError(
-                f"a batch looks up {unique:,} different rows, but the scratchpad has {self.slots:,} slots; "
-                f"give it at least {unique:,} rows (--scratchpad {unique}), better several times as many, which cupyrec "
-                "advise finds; or take smaller batches (--batch-size)"
+                f"batch {self.looked}, counted from 0, looks up {unique:,} different rows, but the scratchpad has "
+                f"{self.slots:,} slots; give it at least {unique:,} rows (--scratchpad {unique}), better several times "
+                "as many: cupyrec advise finds how many; or take smaller batches (--batch-size)"
             )
         at = self.looked & (self._starts.shape[0] - 1)
         self._reserve(unique)
@@ -139,7 +147,7 @@ class Planner:
         )  # fmt: skip
         kernels.assign(
             start, self._misses[:missed], evict_slots, self._nodes, self._node_rows, self._window, self._state,
-            self._slot_nodes, memory.unique_slots, memory.miss_rows, memory.miss_slots,
+            memory.unique_slots, memory.miss_rows, memory.miss_slots,
         )  # fmt: skip
         self.planned += 1
         return Plan(
@@ -158,10 +166,6 @@ class Planner:
         slots = np.empty(rows.shape[0], np.int32)
         kernels.find_slots(0, rows.shape[0], rows, self._cells, self._nodes, slots)
         return slots
-
-    def rows_in_slots(self) -> Any:
-        """(slots,) int64: the row in each slot as of the last batch planned, -1 where it is empty."""
-        return np.where(self._slot_nodes == NONE, -1, self._node_rows[self._slot_nodes])
 
     def _find_room(self, batch: int, missed: int) -> tuple[int, int, int]:
         """Give up holds until there are enough slots: of past batches, the oldest first, then of future ones.
@@ -224,13 +228,12 @@ class Planner:
         self._nodes[old[places & mask, 0], kernels.SEEN_AT] = places & (size - 1)
 
     def _grow_nodes(self, needed: int) -> None:
-        size = self._nodes.shape[0]
-        while size < needed:
-            size *= 2
+        size = max(needed, int(GROWTH * self._nodes.shape[0]))
         nodes, node_rows, free = self._nodes, self._node_rows, self._free
         self._nodes, self._node_rows = np.zeros((size, NODE_FIELDS), np.int32), np.zeros(size, np.int64)
         self._free = np.zeros(size, np.int32)
         self._nodes[: len(nodes)], self._node_rows[: len(nodes)], self._free[: len(free)] = nodes, node_rows, free
-        cells = new_cells(size)
-        rehash(self._cells, cells)
-        self._cells = cells
+        if not has_room(self._cells, size):
+            cells = new_cells(size)
+            rehash(self._cells, cells)
+            self._cells = cells

@@ -213,9 +213,7 @@ def evict(unused, victims, cells, nodes, node_rows, free, state, evict_rows, evi
 
 
 @cpu_kernel
-def assign(
-    start, misses, evict_slots, nodes, node_rows, window, state, slot_nodes, unique_slots, miss_rows, miss_slots
-):
+def assign(start, misses, evict_slots, nodes, node_rows, window, state, unique_slots, miss_rows, miss_slots):
     """Give a slot to each miss: the empty ones first, then those that were left. misses: their places in the batch."""
     mask, missed = window.shape[0] - 1, misses.shape[0]
     first, empty = state[SLOTS_FILLED], missed - evict_slots.shape[0]
@@ -224,13 +222,10 @@ def assign(
             ahead = window[(start + misses[m + AHEAD]) & mask, 0]
             prefetch(nodes, (ahead, 0))
             prefetch(node_rows, (ahead,))
-            if m + AHEAD >= empty:
-                prefetch(slot_nodes, (evict_slots[m + AHEAD - empty],))
         at = misses[m]
         node = window[(start + at) & mask, 0]
         slot = first + m if m < empty else np.int64(evict_slots[m - empty])
         nodes[node, SLOT] = slot
-        slot_nodes[slot] = node
         unique_slots[at] = slot
         miss_rows[m] = node_rows[node]
         miss_slots[m] = slot

@@ -18,7 +18,6 @@ class RingEntry:
 
     coalesced:    its unique rows and their segments, from Load on.
     plan, slots:  from Plan on; slots: (N,) int32, the slot of each lookup.
-    written_back: whether its victims have come to the host table.
     """
 
     coalesce_memory: CoalesceMemory = field(default_factory=CoalesceMemory)
@@ -28,7 +27,6 @@ class RingEntry:
     coalesced: CoalescePlan | None = None
     plan: Plan | None = None
     slots: Any = None
-    written_back: bool = False
 
 
 class Staging:

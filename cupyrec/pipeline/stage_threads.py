@@ -22,8 +22,10 @@ class StageThreads:
 
     def __init__(self, board: Board, work: Mapping[str, Callable[[int], object]], clock: StageClock) -> None:
         self._board, self._work, self._clock = board, dict(work), clock
-        # Guards the board and all below.
-        self._changed = threading.Condition()
+        # Guards the board and all below. Entered as a lock, never through the condition: that one's own code for
+        # entering can be interrupted with the lock taken.
+        self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
         self._stopping = self._paused = False
         self._active: set[str] = set()
         self._failure: tuple[str, int, BaseException] | None = None
@@ -38,7 +40,7 @@ class StageThreads:
 
         Raises StageError when a stage failed.
         """
-        with self._changed:
+        with self._lock:
             self._changed.wait_for(lambda: self._failure or self._board.exhausted(TRAIN) or self._may_begin(TRAIN))
             if self._failure is not None:
                 raise stage_error(*self._failure)
@@ -46,20 +48,20 @@ class StageThreads:
 
     def end_train(self) -> None:
         """The batch has trained."""
-        with self._changed:
+        with self._lock:
             self._board.finished(TRAIN)
             self._changed.notify_all()
 
     @contextmanager
     def paused(self) -> Iterator[None]:
         """Within it no stage but Load is at work, and no row moves."""
-        with self._changed:
-            self._paused = True
-            self._changed.wait_for(lambda: not self._active - {LOAD})
         try:
+            with self._lock:
+                self._paused = True
+                self._changed.wait_for(lambda: not self._active - {LOAD})
             yield
         finally:
-            with self._changed:
+            with self._lock:
                 self._paused = False
                 self._changed.notify_all()
 
@@ -78,16 +80,21 @@ class StageThreads:
         self._stop()
 
     def _stop(self) -> None:
-        with self._changed:
-            self._stopping = True
-            self._changed.notify_all()
+        """End the threads. They still write, so that an interrupt has to wait until they have ended."""
         interrupted: BaseException | None = None
-        for thread in self._threads:
-            while thread.ident is not None and thread.is_alive():
-                try:
-                    thread.join()
-                except BaseException as error:  # a second Ctrl-C: the threads still write, so it waits for them
-                    interrupted = error
+        told = False
+        while not told or any(thread.is_alive() for thread in self._threads):
+            try:
+                if not told:
+                    with self._lock:
+                        self._stopping = True
+                        self._changed.notify_all()
+                    told = True
+                for thread in self._threads:
+                    if thread.is_alive():
+                        thread.join()
+            except BaseException as error:
+                interrupted = error
         if interrupted is not None:
             raise interrupted
 
@@ -99,14 +106,14 @@ class StageThreads:
                 if there_was_one:
                     self._clock.note(stage, batch, begun, time.perf_counter())
             except BaseException as error:
-                with self._changed:
+                with self._lock:
                     # The first failure is the one to tell; others may follow from it.
                     self._failure = self._failure or (stage, batch, error)
                     self._stopping = True
                     self._active.discard(stage)
                     self._changed.notify_all()
                 return
-            with self._changed:
+            with self._lock:
                 self._active.discard(stage)
                 if there_was_one:
                     self._board.finished(stage)
@@ -116,7 +123,7 @@ class StageThreads:
 
     def _begin(self, stage: str) -> int | None:
         """Wait until a stage may work on its next batch; None when it is to end."""
-        with self._changed:
+        with self._lock:
             self._changed.wait_for(lambda: self._stopping or self._board.exhausted(stage) or self._may_begin(stage))
             if self._stopping or self._board.exhausted(stage):
                 return None
@@ -134,6 +141,7 @@ def stage_error(stage: str, batch: int, error: BaseException) -> BaseException:
     """
     if isinstance(error, ScratchpadError) or not isinstance(error, Exception):
         return error
-    failed = StageError(f"stage {stage} failed on batch {batch}: {type(error).__name__}: {error}".rstrip(": "))
+    what = f"{type(error).__name__}: {error}".rstrip(": ")
+    failed = StageError(f"stage {stage} failed on batch {batch}, counted from 0: {what}")
     failed.__cause__ = error
     return failed

@@ -36,6 +36,8 @@ class StageWork:
         self._load_stream, self._plan_stream = device.stream(), device.stream()
         self._collect_stream, self._copy_stream, self._insert_stream = (device.stream() for _ in range(3))
         self._coalescer = Coalescer(self._load_stream, table.table_rows)
+        # (S,) int64: the row whose value is in each slot now, -1 for none. Insert alone changes it.
+        self._rows = np.full(pad.shape[0], -1, np.int64)
         self._shown = 0
 
     def entry(self, batch: int) -> RingEntry:
@@ -51,7 +53,6 @@ class StageWork:
         entry.batch = batch
         entry.coalesced = self._coalescer.plan(batch, entry.coalesce_memory)
         entry.plan = entry.slots = None
-        entry.written_back = False
 
     def plan(self, number: int) -> None:
         """Show the planner the batches that it may see by now, and plan one; then find the slot of every lookup."""
@@ -103,50 +104,47 @@ class StageWork:
     def insert(self, number: int) -> None:
         """Write the victims to the host table, then fill their slots.
 
-        Wherever it fails, every row has a place: until the first part has ended its slot, from then on the host table.
+        Wherever it fails, every row has a place: a victim its slot until the first part has ended, a missed row the
+        host table until the second has.
         """
         self.write_back(number)
         self.fill(number)
 
     def write_back(self, number: int) -> None:
-        rows = self._plan(number).evict_rows
-        host_out = self._staging_of(number).host_out[: rows.shape[0]]
-        scatter_records(self._insert_stream, host_out, rows, self.table.records)
-        self.entry(number).written_back = True
+        plan = self._plan(number)
+        host_out = self._staging_of(number).host_out[: plan.evict_rows.shape[0]]
+        scatter_records(self._insert_stream, host_out, plan.evict_rows, self.table.records)
+        self._rows[plan.evict_slots] = -1
 
     def fill(self, number: int) -> None:
-        slots = self._plan(number).miss_slots
-        scatter_records(self._insert_stream, self._staging_of(number).device_in[: slots.shape[0]], slots, self.pad)
+        plan = self._plan(number)
+        device_in = self._staging_of(number).device_in[: plan.miss_slots.shape[0]]
+        scatter_records(self._insert_stream, device_in, plan.miss_slots, self.pad)
+        self._rows[plan.miss_slots] = plan.miss_rows
 
     def find(self, rows: Any) -> Any:
         """(n,) int32: the slot in which the value of each row is now, -1 where it is in the host table.
 
-        rows: (n,) int64, ascending. No stage but Load may be at work. Plans that are not carried out yet are undone,
-        the latest first.
+        rows: (n,) int64, ascending. No stage but Load may be at work. The planner is ahead of that: it knows a row by
+        the slot that it will have, or as evicted. Then it is among the victims of a plan that is not carried out yet.
         """
         slots = self.planner.find(rows)
-        for entry in self._not_inserted():
-            plan = entry.plan
-            _overwrite(rows, slots, plan.miss_rows, np.int32(-1))
-            _overwrite(rows, slots, plan.evict_rows, np.int32(-1) if entry.written_back else plan.evict_slots)
+        slots[(slots >= 0) & (self._rows[slots] != rows)] = -1
+        done = self.board.done
+        for number in range(done[INSERT], self.planner.planned):
+            plan = self._plan(number)
+            still_there = self._rows[plan.evict_slots] == plan.evict_rows
+            _put(rows, slots, plan.evict_rows[still_there], plan.evict_slots[still_there])
         return slots
 
     def flush(self) -> None:
         """Copy every row whose value is in the scratchpad to the host table. No stage but Load may be at work.
 
-        Nothing else changes: training may go on.
+        Nothing else changes: training may go on. What it asks is what has been carried out, so that it may follow a
+        failure or an interrupt anywhere.
         """
-        rows = self.planner.rows_in_slots()
-        for entry in self._not_inserted():
-            rows[entry.plan.miss_slots] = -1
-            rows[entry.plan.evict_slots] = -1 if entry.written_back else entry.plan.evict_rows
-        slots = np.flatnonzero(rows >= 0)
-        copy_between(self._insert_stream, self.pad, slots, self.table.records, rows[slots])
-
-    def _not_inserted(self) -> list[Any]:
-        """Entries that are planned, but not whole in the scratchpad, the latest first."""
-        done = self.board.done
-        return [self.entry(number) for number in range(self.planner.planned - 1, done[INSERT] - 1, -1)]
+        slots = np.flatnonzero(self._rows >= 0)
+        copy_between(self._insert_stream, self.pad, slots, self.table.records, self._rows[slots])
 
     def _coalesced(self, number: int) -> Any:
         return self.entry(number).coalesced
@@ -172,10 +170,9 @@ def _place_lookups(start, stop, segment_offsets, segment_lookups, places, lookup
             lookup_places[segment_lookups[at]] = places[u]
 
 
-def _overwrite(rows: Any, slots: Any, changed: Any, values: Any) -> None:
-    """slots[i] = the value of rows[i] where it is among the changed rows. rows: ascending."""
-    if not rows.size or not changed.size:
-        return
-    at = np.minimum(np.searchsorted(rows, changed), rows.size - 1)
-    found = rows[at] == changed
-    slots[at[found]] = values if np.ndim(values) == 0 else values[found]
+def _put(rows: Any, slots: Any, found_rows: Any, found_slots: Any) -> None:
+    """slots[i] = the slot found for rows[i], where there is one. rows: ascending."""
+    if rows.size:
+        at = np.minimum(np.searchsorted(rows, found_rows), rows.size - 1)
+        asked = rows[at] == found_rows
+        slots[at[asked]] = found_slots[asked]

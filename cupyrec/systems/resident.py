@@ -31,6 +31,11 @@ class ResidentSystem:
     def steps_done(self) -> int:
         return self._stage.steps_done
 
+    @property
+    def facts(self) -> dict[str, Any]:
+        """See System.facts."""
+        return {}
+
     def prepare(self, read: Callable[[], Iterable[Batch]], say: Callable[[str], None]) -> None:
         """Nothing to prepare."""
 

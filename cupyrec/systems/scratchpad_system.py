@@ -6,6 +6,7 @@ The host table holds all rows; the scratchpad those of batches that are about to
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from itertools import chain
@@ -20,7 +21,7 @@ from cupyrec.embedding.coalesce import Coalescer
 from cupyrec.embedding.host_table import HostTable
 from cupyrec.embedding.move_rows import gather_from_two
 from cupyrec.pipeline.lookahead import Lookahead, choose_lookahead, window_batch_bytes
-from cupyrec.pipeline.planner import Planner
+from cupyrec.pipeline.planner import Planner, check_settings
 from cupyrec.pipeline.stage_clock import StageClock
 from cupyrec.pipeline.stage_work import StageWork, place_lookups
 from cupyrec.pipeline.stages import COLLECT, EXCHANGE, INSERT, LOAD, PLAN, TRAIN, Board, Depth
@@ -68,14 +69,21 @@ class ScratchpadSystem:
         self._record_bytes = self._pad.shape[1] * self._pad.dtype.itemsize
         self._coalescer = Coalescer(stage.device, table.table_rows)
         self._gathered = np.empty((0, self._pad.shape[1]), self._pad.dtype)
+        self._lookahead: int | None = None
         self._work: StageWork | None = None
         self._driver: Driver | None = None
         # A wrong setting is told now, not at the first batch.
-        self._planner(self.depth.holds.future if lookahead is None else lookahead)
+        holds = self.depth.holds
+        check_settings(slots, holds.future if lookahead is None else lookahead, holds, replacement)
 
     @property
     def steps_done(self) -> int:
         return self._stage.steps_done
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """See System.facts."""
+        return {"slots": self.slots, "replacement": self.replacement, "lookahead": self._lookahead}
 
     def prepare(self, read: Callable[[], Iterable[Batch]], say: Callable[[str], None]) -> None:
         """Nothing to prepare: what has to be known of the data is seen ahead."""
@@ -87,6 +95,8 @@ class ScratchpadSystem:
 
         Raises ScratchpadError when a batch alone has more rows than there are slots, StageError when a stage fails.
         """
+        if self._work is not None:
+            raise RuntimeError("training is under way: its results must be exhausted or closed before it begins again")
         iterator = (batch for batch in batches if batch.samples)
         source = _Source(iterator)
         first = source.next()
@@ -96,6 +106,7 @@ class ScratchpadSystem:
         source.put_back(first)
         self._clock.forget()
         lookahead = self._choose_lookahead(first)
+        self._lookahead = lookahead.batches
         say(self._describe(lookahead))
         board = Board(self.depth, lookahead.batches)
         self._work = work = StageWork(
@@ -220,6 +231,9 @@ class _Source:
         try:
             return next(self._batches, None)
         except BaseException as error:
+            # An interrupt of the thread that trains waits for nothing.
+            if not isinstance(error, Exception) and threading.current_thread() is threading.main_thread():
+                raise
             self._error = error
             return None
 

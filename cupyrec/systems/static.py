@@ -67,6 +67,11 @@ class StaticSystem:
     def steps_done(self) -> int:
         return self._stage.steps_done
 
+    @property
+    def facts(self) -> dict[str, Any]:
+        """See System.facts."""
+        return {"slots": self.slots, "pinned": 0 if self._pinned is None else int(self._pinned.rows.shape[0])}
+
     def prepare(self, read: Callable[[], Iterable[Batch]], say: Callable[[str], None]) -> None:
         """Count how often each row is used, unless that is known, and pin the most used; each time anew."""
         if self._counts_itself:

@@ -67,6 +67,10 @@ class System(Protocol):
     def steps_done(self) -> int:
         """Batches trained so far."""
 
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What the system was set to, or chose; JSON-safe, to be kept with a run."""
+
     def prepare(self, read: Callable[[], Iterable[Batch]], say: Callable[[str], None]) -> None:
         """Before training. read: the training batches, once through, for a system that must know them beforehand."""
 

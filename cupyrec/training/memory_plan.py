@@ -11,7 +11,7 @@ from cupyrec.embedding.host_table import record_width
 from cupyrec.errors import MemoryPlanError
 from cupyrec.models.dlrm import activation_elements, dense_parameters
 from cupyrec.optim.registry import Optimizer
-from cupyrec.pipeline.planner import NODE_BYTES
+from cupyrec.pipeline.planner import GROWTH, NODE_BYTES
 from cupyrec.scratchpad_size import scratchpad_slots
 from cupyrec.systems.hybrid import HybridSystem
 from cupyrec.systems.registry import SYSTEMS_WITH_SCRATCHPAD, resolve_system
@@ -25,6 +25,12 @@ BATCHES_IN_FLIGHT = 8
 COALESCING_BYTES_PER_LOOKUP = PLAN_BYTES_PER_LOOKUP + SORT_BYTES_PER_LOOKUP
 # Of a row on its way: into the scratchpad and out of it, on both sides of the link.
 STAGED_COPIES = 4
+# Of a slot: what the planner knows of its row, and which row is in it. A pinned row has cells of a hash table.
+SLOT_BYTES = int(GROWTH * NODE_BYTES) + 8
+BOOKKEEPING_BYTES = {SerialSystem.name: SLOT_BYTES, ScratchpipeSystem.name: SLOT_BYTES, StaticSystem.name: 8 + 4 * 16}
+# How often each row is used; and a second time the same while the most used rows are looked for.
+COUNT_BYTES = 8
+PINNING_BYTES_PER_ROW = 2 * COUNT_BYTES
 DEPTH_OF = {each.name: each.depth for each in (SerialSystem, ScratchpipeSystem)}
 # Of the pooled vectors, beside those of the model: the host's and its gradient's, and what static adds to its own.
 POOLED_COPIES = {HybridSystem.name: 2, StaticSystem.name: 3}
@@ -37,9 +43,10 @@ class MemoryPlan:
     tables_bytes: embedding weights; row_state_bytes: the optimizer's state of the rows and what pads records to
     16 bytes; dense_bytes: MLP weights, gradients and optimizer state; activation_bytes: values and gradients of one
     batch of the largest size; batch_bytes: about what the batches read ahead and their coalescing take, with one
-    lookup a bag (longer bags take more), none for prediction; scratchpad_bytes: its slots and what the planner knows of
-    them; staging_bytes: for rows or pooled vectors on their way, at most, with one lookup a bag. The program itself and
-    its libraries, some 200 MB, are not in it, nor the batches known ahead, whose number is chosen later.
+    lookup a bag (longer bags take more), none for prediction; scratchpad_bytes: its slots, what the planner knows of
+    them, and how often rows are used; staging_bytes: for rows or pooled vectors on their way, at most, with one lookup
+    a bag. The program itself and its libraries, some 200 MB, are not in it, nor the batches known ahead, whose number
+    is chosen later.
     """
 
     rows: int
@@ -59,7 +66,10 @@ class MemoryPlan:
 
     def lines(self) -> list[str]:
         """The plan as a person reads it."""
-        moving = (("scratchpad", self.scratchpad_bytes), ("on the way to the device and back", self.staging_bytes))
+        moving = (
+            ("scratchpad, with what is known of its rows", self.scratchpad_bytes),
+            ("on the way to the device and back", self.staging_bytes),
+        )
         parts = (
             (f"embedding tables ({self.rows:,} rows)", self.tables_bytes),
             ("optimizer state of the rows", self.row_state_bytes),
@@ -106,6 +116,11 @@ def plan_memory(
     slots = 0
     if system is not None and name in SYSTEMS_WITH_SCRATCHPAD:
         slots = scratchpad_slots(system.scratchpad, rows, record_bytes)
+    counts_bytes = 0
+    if name == StaticSystem.name:
+        counts_bytes = PINNING_BYTES_PER_ROW * rows
+    elif slots and system is not None and system.row_counts is not None:
+        counts_bytes = COUNT_BYTES * rows
     staging_bytes = POOLED_COPIES.get(name, 0) * max_samples * config.features * D * FLOAT_BYTES
     if slots and name not in POOLED_COPIES:
         staged_rows = min(slots, max_samples * config.features)
@@ -117,7 +132,7 @@ def plan_memory(
         dense_bytes=(2 * parameters + dense_state) * FLOAT_BYTES,
         activation_bytes=activation_elements(config, max_samples) * FLOAT_BYTES,
         batch_bytes=max_samples * _batch_bytes_per_sample(config) if optimizer else 0,
-        scratchpad_bytes=slots * (record_bytes + NODE_BYTES),
+        scratchpad_bytes=slots * (record_bytes + BOOKKEEPING_BYTES.get(name, 0)) + counts_bytes,
         staging_bytes=staging_bytes,
     )
 

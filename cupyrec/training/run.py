@@ -10,7 +10,7 @@ from typing import Any
 
 from cupyrec.config import DlrmConfig, RunConfig
 from cupyrec.devices.host_memory import available_bytes
-from cupyrec.errors import ConfigError, CupyrecError, DataError, DivergenceError
+from cupyrec.errors import ConfigError, CupyrecError, DataError, DivergenceError, OutputError
 from cupyrec.optim.registry import make_optimizer
 from cupyrec.optim.schedule import WarmupPolynomialDecay
 from cupyrec.pipeline.trace_file import TraceFile
@@ -35,12 +35,14 @@ HOW_DATA_BECOME_BATCHES = {
 class RunReport:
     """How a run went.
 
-    bad_rows: how many bad rows were skipped, by the file that holds them; saved_in: None where nothing was saved.
+    bad_rows: how many bad rows were skipped, by the file that holds them; saved_in: None where nothing was saved;
+    trace_error: why the trace is not whole, None where it is or none was asked for.
     """
 
     result: TrainingResult
     bad_rows: dict[Path, int]
     saved_in: Path | None
+    trace_error: OutputError | None = None
 
 
 def run_training(
@@ -68,7 +70,7 @@ def run_training(
         train, valid = data.split(say)
         trace = None if config.trace is None else TraceFile(config.trace)
         if trace is not None:
-            stack.callback(trace.close)
+            stack.callback(_close, trace)
         trainer = _trainer(config, shape, trace, say)
         if folder is not None:
             folder.begin(_toml_of(_resolved(config, shape, trainer)))
@@ -105,7 +107,17 @@ def run_training(
             _save(trainer, folder, result_facts(result))
             saved_in = folder.path
         records.end(result)
-        return RunReport(result, data.bad_rows(), saved_in)
+        trace_error = None if trace is None else _close(trace)
+        return RunReport(result, data.bad_rows(), saved_in, trace_error)
+
+
+def _close(trace: TraceFile) -> OutputError | None:
+    """End a trace; it is worth less than the model and its figures, so that its error waits for these."""
+    try:
+        trace.close()
+    except OutputError as error:
+        return error
+    return None
 
 
 def _resolved(config: RunConfig, shape: DlrmConfig, trainer: Trainer) -> RunConfig:

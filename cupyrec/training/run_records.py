@@ -106,6 +106,7 @@ def result_facts(result: TrainingResult) -> dict[str, Any]:
         "data_wait_seconds": round(result.data_wait_seconds, 3),
         "evaluation_seconds": round(result.evaluation_seconds, 3),
         "interrupted": result.interrupted,
+        "system": result.system,
         **traffic_facts(result.traffic),
         **{
             name: None if evaluation is None else {"step": evaluation.step, **evaluation.metrics.as_dict()}

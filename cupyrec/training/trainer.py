@@ -8,7 +8,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Generator
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +50,7 @@ class TrainingResult:
     seconds:            all of it; data_wait_seconds: training stood still for want of a batch or its rows;
                         evaluation_seconds: evaluating.
     traffic:            what all steps moved; None where nothing moves.
+    system:             its name, and what it was set to or chose.
     final, best:        the last evaluation, and the one with the highest AUC (the latest of equals); None without
                         validation data.
     interrupted:        whether it was asked to stop before its end.
@@ -64,6 +65,7 @@ class TrainingResult:
     best: Evaluation | None
     interrupted: bool
     traffic: Traffic | None = None
+    system: dict[str, Any] = field(default_factory=dict)
 
 
 class Trainer:
@@ -130,7 +132,8 @@ class Trainer:
 
         on_step is told each step's result and the share, 0 to 1, of the work done; on_evaluation each evaluation; say
         what the system chose for these data.
-        stop_requested is asked after each step; the step is then whole, and there is no evaluation at the end.
+        stop_requested is asked before each batch is read, perhaps in another thread, and after each step; the step is
+        then whole, and there is no evaluation at the end.
 
         Raises ConfigError on numbers that make no sense and when the source does not fit the model, DivergenceError
         when the loss is not finite (the weights are of no use then), and what the source raises; the weights are then
@@ -141,7 +144,7 @@ class Trainer:
         for part in (source, valid):
             if part is not None:
                 check_source_fits(part, self.config)
-        run = _Run(source, self.batch_size, epochs, max_steps)
+        run = _Run(source, self.batch_size, epochs, max_steps, stop_requested)
         started = time.perf_counter()
         evaluations: list[Evaluation] = []
         evaluation_seconds, wait_seconds, interrupted, steps, samples = 0.0, 0.0, False, 0, 0
@@ -199,6 +202,7 @@ class Trainer:
             best=max(reversed(evaluations), key=_auc, default=None),
             interrupted=interrupted or stop_requested(),
             traffic=traffic,
+            system={"name": self.system.name, **self.system.facts},
         )
 
     def evaluate(self, source: Source) -> MetricsResult:
@@ -231,8 +235,16 @@ class Trainer:
 class _Run:
     """The batches of all epochs, and how much of them has trained. They may be read in another thread, and ahead."""
 
-    def __init__(self, source: Source, batch_size: int, epochs: int, max_steps: int | None) -> None:
+    def __init__(
+        self,
+        source: Source,
+        batch_size: int,
+        epochs: int,
+        max_steps: int | None,
+        stop_requested: Callable[[], bool],
+    ) -> None:
         self._source, self._batch_size, self._epochs, self._max_steps = source, batch_size, epochs, max_steps
+        self._stop_requested = stop_requested
         self._fraction_read = 0.0
         # The share of the data that is used up with each batch that is read and has not trained.
         self._fractions: deque[float] = deque()
@@ -244,6 +256,8 @@ class _Run:
             checked = read_batches(self._source, self._batch_size, on_progress=self._note(epoch))
             with closing(checked) as batches:
                 for batch in batches:
+                    if self._stop_requested():
+                        return
                     self._fractions.append(self._fraction_read)
                     yield batch
                     left -= 1
@@ -253,7 +267,10 @@ class _Run:
     def once_through(self) -> Generator[Batch, None, None]:
         """What an epoch trains on, or, where max_steps ends before it, that; for who must know the data beforehand."""
         with closing(read_batches(self._source, self._batch_size)) as batches:
-            yield from itertools.islice(batches, self._max_steps)
+            for batch in itertools.islice(batches, self._max_steps):
+                if self._stop_requested():
+                    return
+                yield batch
 
     def fraction_done(self, steps: int) -> float:
         """After each step: the share of the work done, of the data, or of the steps where those end first."""

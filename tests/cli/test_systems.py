@@ -59,7 +59,7 @@ def test_trains_and_says_what_moved(capsys, data, runs, name):
     if moved is not None:
         assert moved[2] == (", no bubbles" if name in ("serial", "scratchpipe") else "")
     if name in ("static", "serial", "scratchpipe"):
-        assert re.search(r"^  scratchpad  ", outcome.out, re.MULTILINE)
+        assert re.search(r"^  scratchpad, with what is known of its rows  ", outcome.out, re.MULTILINE)
     if name in ("serial", "scratchpipe"):
         assert re.search(
             r"^scratchpad of 624 rows.*; replacement lookahead, looking \d+ batches ahead", outcome.out, re.M
@@ -124,7 +124,7 @@ def test_what_config_toml_keeps_gives_the_same_run(capsys, data, runs, tmp_path)
     [
         (
             ["--scratchpad", "100"],
-            r"a batch looks up \d+ different rows, but the scratchpad has 100 slots; .*--scratchpad",
+            r"batch 0, counted from 0, looks up \d+ different rows, but the scratchpad has 100 slots; .*--scratchpad",
         ),
         (["--scratchpad", "0.01%"], r"a scratchpad of 0.01% holds no row"),
         (["--scratchpad", "lots"], r"scratchpad must be bytes with a unit \(8GB\)"),

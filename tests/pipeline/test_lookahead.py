@@ -49,6 +49,6 @@ def test_where_all_rows_fit_nothing_ever_leaves():
 
 
 def test_what_a_batch_takes_in_the_window():
-    """All its arrays, and 24 + 4 bytes a lookup and 76 + 28 + 8 a unique row beside them."""
+    """All its arrays, and 24 + 4 bytes a lookup and 108 + 28 + 8 a unique row beside them."""
     batch = Batch(np.zeros((5, 3), np.float32), np.zeros(20, np.int64), np.zeros(11, np.int64), np.zeros(5, np.float32))
-    assert window_batch_bytes(batch, 7) == 60 + 160 + 88 + 20 + 20 * 28 + 7 * 112
+    assert window_batch_bytes(batch, 7) == 60 + 160 + 88 + 20 + 20 * 28 + 7 * 144

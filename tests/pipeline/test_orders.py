@@ -66,12 +66,17 @@ class Case:
             self.board.finished(LOAD)
             self.board.finished(PLAN)
         self.board.ended(len(batches))
-        arrays = [self.table.records, pad, *self.held]
+        arrays = [self.table.records, pad, self.work._rows, *self.held]
         for staging in self.work._staging:
             arrays += [staging.host_in, staging.device_in, staging.device_out, staging.host_out]
         self.arrays = arrays
-        for array in arrays[2:]:
+        for array in arrays[3:]:
             array[:] = 0
+        self.trained_rows = [self.table.records.copy()]
+        for b, rows in enumerate(batches):
+            after = self.trained_rows[-1].copy()
+            after[rows] = trained(after[rows], b)
+            self.trained_rows.append(after)
 
     def save(self):
         return [array.copy() for array in self.arrays]
@@ -88,6 +93,23 @@ class Case:
             self.work.pad[plan.unique_slots] = trained(self.held[batch], batch)
         else:
             getattr(self.work, part)(batch)
+
+    def shows_every_row(self, progress):
+        """Whether each row is found with the value that the batches trained so far have given it."""
+        if progress[-2] != progress[-1]:
+            return True  # in the middle of an update
+        self.board.done[INSERT] = progress[5]
+        everything = np.arange(ROWS)
+        slots = self.work.find(everything)
+        values = np.where((slots >= 0)[:, None], self.work.pad[slots], self.table.records)
+        return np.array_equal(values, self.trained_rows[progress[-1]])
+
+    def flushes_every_row(self, progress):
+        """The same of the host table, once it is flushed. Changes the host table."""
+        if progress[-2] != progress[-1]:
+            return True
+        self.work.flush()
+        return np.array_equal(self.table.records, self.trained_rows[progress[-1]])
 
     def allowed(self, progress):
         """The parts that may come next. progress: for each part, how many batches it has done."""
@@ -107,7 +129,7 @@ class Case:
 
 
 def explore(case):
-    """(states seen, whether some state was reached with different contents, contents at the end)."""
+    """(states seen, whether one was reached with different contents or shows a row wrongly, contents at the end)."""
     begin = (0,) * len(PARTS)
     level, states, differ = {begin: case.save()}, 0, False
     while True:
@@ -124,6 +146,7 @@ def explore(case):
                     differ = differ or not same
                 else:
                     following[reached] = contents
+                    differ = differ or not case.shows_every_row(reached) or not case.flushes_every_row(reached)
         if not following:
             (ended,) = level
             assert ended == (len(case.batches),) * len(PARTS), "stuck"
@@ -134,7 +157,6 @@ def explore(case):
 def final_rows(case, contents):
     """The value of every row, wherever it is at the end."""
     case.load(contents)
-    case.board.done[INSERT] = len(case.batches)
     case.work.flush()
     return case.table.records
 

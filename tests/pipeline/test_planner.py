@@ -55,10 +55,8 @@ def test_a_plan_places_every_row_and_the_hit_map_follows(batches, spare, lookahe
         assert len(set(inside.values())) == len(inside) <= slots
         assert plan.hits + len(plan.miss_rows) == len(batch)
         assert planner.find(rows).tolist() == plan.unique_slots.tolist()
-        expected = np.full(slots, -1)
-        for row, slot in inside.items():
-            expected[slot] = row
-        np.testing.assert_array_equal(planner.rows_in_slots(), expected)
+        all_inside = np.array(sorted(inside), dtype=np.int64)
+        assert planner.find(all_inside).tolist() == [inside[row] for row in sorted(inside)]
         others = np.array([row for row in range(30) if row not in inside], dtype=np.int64)
         assert (planner.find(others) == -1).all()
 
@@ -169,3 +167,23 @@ def test_held_rows_stay_and_bubbles_are_counted():
     # Row 0 comes back in the batch after next: its future hold goes last.
     plans = run_planner([[0], [1], [0]], 1, lookahead=2, holds=HOLDS)
     assert [(plan["evict_rows"], plan["bubbles"]) for plan in plans] == [([], 0), ([0], 2), ([1], 1)]
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_larger_traces_equal_the_reference(seed):
+    """Windows, nodes and the hit map grow while rows are cached, coming, gone and back; nodes are used again."""
+    random = np.random.default_rng(seed)
+    rows, lookahead = int(random.integers(60, 400)), int(random.integers(2, 12))
+    sizes = random.integers(0, min(rows, 60), 40)
+    sizes[random.integers(0, 40, 4)] = min(rows, 90)
+    hot = random.random(rows) ** int(random.integers(1, 6))
+    batches = [sorted(random.choice(rows, size, replace=False, p=hot / hot.sum()).tolist()) for size in sizes]
+    slots = int(sizes.max() + random.integers(0, rows // 2))
+    settings = {
+        "lookahead": lookahead,
+        "replacement": REPLACEMENTS[seed % 4] if seed % 3 else "lookahead",
+        "row_counts": random.integers(0, 50, rows) if seed % 2 else None,
+        "seed": seed,
+    }
+    expected = reference_plans(batches, slots, past=3, future=2, **settings)
+    assert run_planner(batches, slots, holds=HOLDS, **settings) == expected

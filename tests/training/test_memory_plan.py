@@ -143,14 +143,13 @@ def test_the_plan_holds_what_a_system_allocates_beside_the_tables(allocated, nam
     beside = sum(allocated) + sum(each.nbytes for each in on_host) - resident.total_bytes + resident.batch_bytes
     if name in ("hybrid", "static"):
         assert plan.staging_bytes == pooled_bytes * (2 if name == "hybrid" else 3)
-        # Its plan holds a node for each slot of a pad, which a static one does not need.
         assert beside - LOSS_SUM_BYTES == pad_bytes + plan.staging_bytes
     else:
         assert beside - LOSS_SUM_BYTES == pad_bytes
         sets = 4 if name == "scratchpipe" else 1
         assert plan.staging_bytes == min(20, 16 * 3) * record_bytes * 4 * sets
     lines = "\n".join(plan.lines())
-    assert ("scratchpad  " in lines) == (name != "hybrid")
+    assert ("scratchpad, with " in lines) == (name != "hybrid")
     assert "on the way to the device and back" in lines
     with pytest.raises(MemoryPlanError, match=r"needs .* scratchpad .*: --scratchpad.* available"):
         plan.check(plan.total_bytes - 1)
