@@ -104,14 +104,13 @@ def test_the_first_failure_is_the_one_that_is_told():
             assert first_told.wait(PATIENCE_S)
             raise KeyError("second")
 
-    _, threads, done = made(20, **{PLAN: plan, LOAD: load})
+    _, threads, _ = made(20, **{PLAN: plan, LOAD: load})
     with threads:
         with threads._lock:
             threads._changed.wait_for(lambda: threads._failure is not None, PATIENCE_S)
         first_told.set()
     with pytest.raises(StageError, match="stage Plan failed on batch 3, counted from 0: ZeroDivisionError: first"):
         threads.begin_train()
-    assert done
 
 
 def test_what_becomes_of_an_error():
