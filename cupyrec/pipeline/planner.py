@@ -212,9 +212,14 @@ class Planner:
         first = self._batch(self._released)[0] if self._released < self.looked else self._window_end
         if self._window_end + unique - first > self._window.shape[0]:
             self._grow_window(first, self._window_end + unique - first)
-        spare = self._nodes.shape[0] - int(self._state[NODES_USED]) + int(self._state[NODES_FREE])
-        if spare < unique:
-            self._grow_nodes(self._nodes.shape[0] - spare + unique)
+        in_use = int(self._state[NODES_USED]) - int(self._state[NODES_FREE])
+        if in_use + unique > self._nodes.shape[0]:
+            self._grow_nodes(in_use + unique)
+        # Its size is a power of two, and doubles: no more room is asked for than is needed.
+        if not has_room(self._cells, in_use + unique):
+            cells = new_cells(in_use + unique)
+            rehash(self._cells, cells)
+            self._cells = cells
 
     def _grow_window(self, first: int, needed: int) -> None:
         old, mask = self._window, self._window.shape[0] - 1
@@ -233,7 +238,3 @@ class Planner:
         self._nodes, self._node_rows = np.zeros((size, NODE_FIELDS), np.int32), np.zeros(size, np.int64)
         self._free = np.zeros(size, np.int32)
         self._nodes[: len(nodes)], self._node_rows[: len(nodes)], self._free[: len(free)] = nodes, node_rows, free
-        if not has_room(self._cells, size):
-            cells = new_cells(size)
-            rehash(self._cells, cells)
-            self._cells = cells
