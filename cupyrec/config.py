@@ -92,10 +92,9 @@ class SystemConfig:
             if value not in known:
                 raise ConfigError(f"unknown {what} {value!r}; choose {', '.join(known)}")
         size: Any = self.scratchpad  # a number of rows may come as one
-        if isinstance(size, int) and not isinstance(size, bool):
-            object.__setattr__(self, "scratchpad", str(size))
-        elif not isinstance(size, str):
+        if isinstance(size, bool) or not isinstance(size, (str, numbers.Integral)):
             raise ConfigError(f"scratchpad must be a text such as '8GB' or '10%', or a number of rows, but is {size!r}")
+        object.__setattr__(self, "scratchpad", str(size))
         check_scratchpad_size(self.scratchpad)
         if self.lookahead is not None:
             object.__setattr__(self, "lookahead", _whole_numbers("lookahead", (self.lookahead,))[0])

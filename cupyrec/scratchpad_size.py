@@ -13,8 +13,9 @@ MOST_SLOTS = 2**31 - 2
 
 
 def check_scratchpad_size(size: str) -> str:
-    """The text as it is. Raises ConfigError when it is none of the three."""
-    scratchpad_slots(size, MOST_SLOTS, 16)
+    """The text as it is. Raises ConfigError when it is none of the three, or 0."""
+    if _slots(size, MOST_SLOTS, 1) < 1:
+        raise ConfigError(f"a scratchpad of {size} holds no row")
     return size
 
 
@@ -24,20 +25,24 @@ def scratchpad_slots(size: str, rows: int, record_bytes: int) -> int:
     size: bytes with a unit (`8GB`, `512MiB`), a plain whole number of rows, or a share (`10%`); rows: R, of all tables;
     record_bytes: what a row takes with its optimizer state. Raises ConfigError.
     """
-    text = size.strip()
-    share = re.fullmatch(r"(\d+(?:\.\d*)?|\.\d+)\s*%", text, re.ASCII)
-    if share:
-        slots = int(Fraction(share[1]) * rows / 100)
-    elif re.fullmatch(r"\d[\d_]*", text, re.ASCII):
-        slots = int(text)
-    else:
-        try:
-            slots = parse_bytes(text) // record_bytes
-        except ConfigError:
-            raise ConfigError(
-                f"{size!r} is not the size of a scratchpad: give bytes with a unit (8GB), a number of rows (50000), "
-                "or a share of the rows of all tables (10%)"
-            ) from None
+    slots = _slots(size, rows, record_bytes)
     if slots < 1:
         raise ConfigError(f"a scratchpad of {size} holds no row ({rows:,} rows of {record_bytes} bytes in all)")
     return min(slots, rows, MOST_SLOTS)
+
+
+def _slots(size: str, rows: int, record_bytes: int) -> int:
+    """As many as the text says, 0 too. Raises ConfigError."""
+    text = size.strip()
+    share = re.fullmatch(r"(\d+(?:\.\d*)?|\.\d+)\s*%", text, re.ASCII)
+    if share:
+        return int(Fraction(share[1]) * rows / 100)
+    if re.fullmatch(r"\d[\d_]*", text, re.ASCII):
+        return int(text)
+    try:
+        return parse_bytes(text) // record_bytes
+    except ConfigError:
+        raise ConfigError(
+            f"{size!r} is not the size of a scratchpad: give bytes with a unit (8GB), a number of rows (50000), "
+            "or a share of the rows of all tables (10%)"
+        ) from None

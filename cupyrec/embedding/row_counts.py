@@ -72,7 +72,7 @@ def read_row_counts(path: str | Path, rows: int) -> np.ndarray:
         )
     if counts.size and (counts.min() < 0 or counts.max() > MOST_LOOKUPS):
         raise DataError("not a file of row counts: some are negative or beyond 64 bits", path=path)
-    return counts.astype(np.int64)
+    return counts.astype(np.int64, copy=False)
 
 
 def write_row_counts(path: str | Path, counts: np.ndarray) -> None:

@@ -42,10 +42,12 @@ def choose_lookahead(
     """
     chosen = _choose(wanted, least, slots, rows, unique, batch_bytes, free_bytes)
     if free_bytes is not None and chosen.window_bytes > free_bytes:
+        most = free_bytes // batch_bytes
         raise MemoryPlanError(
             f"looking {chosen.batches:,} batches ahead takes {format_bytes(chosen.window_bytes)} of memory, but "
-            f"{format_bytes(free_bytes)} are available; look at most {free_bytes // batch_bytes:,} ahead "
-            "(--lookahead), or take smaller batches"
+            f"{format_bytes(free_bytes)} are available; "
+            + (f"look at most {most:,} ahead (--lookahead), or " if most >= least else "")
+            + "take smaller batches (--batch-size)"
         )
     return chosen
 

@@ -135,11 +135,11 @@ class Planner:
         )  # fmt: skip
         while self._released < batch - holds.past:
             self._release_oldest()
-        given_up, nearest, bubbles = self._find_room(batch, missed)
+        given_up, bubbles = self._find_room(batch, missed)
         evicted = max(missed - self.slots + int(self._state[SLOTS_FILLED]), 0)
         evict_slots, evict_rows = memory.evict_slots[:evicted], memory.evict_rows[:evicted]
         unused = kernels.choose_victims(
-            evicted, nearest, self.looked - 1, self._nodes, self._node_rows, self._lists, self._state, evict_slots
+            evicted, self.looked - 1, self._nodes, self._node_rows, self._lists, self._state, evict_slots
         )
         kernels.evict(
             unused, evict_slots, self._cells, self._nodes, self._node_rows, self._free, self._state, evict_rows,
@@ -167,10 +167,10 @@ class Planner:
         kernels.find_slots(0, rows.shape[0], rows, self._cells, self._nodes, slots)
         return slots
 
-    def _find_room(self, batch: int, missed: int) -> tuple[int, int, int]:
+    def _find_room(self, batch: int, missed: int) -> tuple[int, int]:
         """Give up holds until there are enough slots: of past batches, the oldest first, then of future ones.
 
-        Returns the last past batch given up or -1, the nearest batch whose rows may leave, and how many were given up.
+        Returns the last past batch given up or -1, and how many were given up in all.
         """
         given_up, nearest, bubbles = -1, batch + self.holds.future + 1, 0
         while missed > self._room(batch, nearest):
@@ -183,7 +183,7 @@ class Planner:
             else:
                 nearest -= 1
                 bubbles += self._listed_for(nearest) > 0
-        return given_up, nearest, bubbles
+        return given_up, bubbles
 
     def _room(self, batch: int, nearest: int) -> int:
         """Slots that are empty, or whose rows may leave while the batches after this one up to `nearest` are held."""

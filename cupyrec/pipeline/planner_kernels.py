@@ -156,11 +156,11 @@ def release(batch, start, unique, nodes, node_rows, lists, window, state, kind, 
 
 
 @cpu_kernel
-def choose_victims(needed, nearest, furthest, nodes, node_rows, lists, state, victims):
+def choose_victims(needed, furthest, nodes, node_rows, lists, state, victims):
     """Take the nodes that leave off their lists, in order; returns how many of them no known batch uses.
 
-    First those without a known next use, the lowest rank first; then those next used by the batches furthest down to
-    nearest. victims: (needed,) int32, overwritten.
+    First those without a known next use, the lowest rank first; then those next used by the batches from the furthest
+    on. As many as are needed must be listed. victims: (needed,) int32, overwritten.
     """
     ring = lists.shape[0] - RANKS
     chosen, unused, rank, next_use = 0, 0, 0, furthest
@@ -169,7 +169,7 @@ def choose_victims(needed, nearest, furthest, nodes, node_rows, lists, state, vi
             rank += 1
         which = rank
         if rank == RANKS:
-            while next_use >= nearest and lists[RANKS + (next_use & (ring - 1)), 0] == NONE:
+            while lists[RANKS + (next_use & (ring - 1)), 0] == NONE:
                 next_use -= 1
             which = RANKS + (next_use & (ring - 1))
         node, taken = np.int64(lists[which, 0]), 0

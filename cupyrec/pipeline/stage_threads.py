@@ -22,10 +22,15 @@ class StageThreads:
 
     def __init__(self, board: Board, work: Mapping[str, Callable[[int], object]], clock: StageClock) -> None:
         self._board, self._work, self._clock = board, dict(work), clock
-        # Guards the board and all below. Entered as a lock, never through the condition: that one's own code for
-        # entering can be interrupted with the lock taken.
+        # Guards the board and all below. The stages' threads wait for the condition. The caller's may be interrupted,
+        # and an interrupt in the code of a condition or of Thread.join can leave a lock open, or count a thread as
+        # ended that still writes: it takes the lock as such, and waits for the bell, a lock opened at each change.
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)
+        self._bell = threading.Lock()
+        self._bell.acquire()
+        # Stages whose threads may still work.
+        self._running: set[str] = set()
         self._stopping = self._paused = False
         self._active: set[str] = set()
         self._failure: tuple[str, int, BaseException] | None = None
@@ -40,8 +45,8 @@ class StageThreads:
 
         Raises StageError when a stage failed.
         """
+        self._wait(lambda: self._failure or self._board.exhausted(TRAIN) or self._may_begin(TRAIN))
         with self._lock:
-            self._changed.wait_for(lambda: self._failure or self._board.exhausted(TRAIN) or self._may_begin(TRAIN))
             if self._failure is not None:
                 raise stage_error(*self._failure)
             return None if self._board.exhausted(TRAIN) else self._board.done[TRAIN]
@@ -50,7 +55,7 @@ class StageThreads:
         """The batch has trained."""
         with self._lock:
             self._board.finished(TRAIN)
-            self._changed.notify_all()
+            self._tell()
 
     @contextmanager
     def paused(self) -> Iterator[None]:
@@ -58,12 +63,12 @@ class StageThreads:
         try:
             with self._lock:
                 self._paused = True
-                self._changed.wait_for(lambda: not self._active - {LOAD})
+            self._wait(lambda: not self._active - {LOAD})
             yield
         finally:
             with self._lock:
                 self._paused = False
-                self._changed.notify_all()
+                self._tell()
 
     def __enter__(self) -> StageThreads:
         try:
@@ -82,23 +87,50 @@ class StageThreads:
     def _stop(self) -> None:
         """End the threads. They still write, so that an interrupt has to wait until they have ended."""
         interrupted: BaseException | None = None
-        told = False
-        while not told or any(thread.is_alive() for thread in self._threads):
+        ended = False
+        while not ended:
             try:
-                if not told:
-                    with self._lock:
-                        self._stopping = True
-                        self._changed.notify_all()
-                    told = True
+                with self._lock:
+                    self._stopping = True
+                    self._tell()
+                self._wait(lambda: not self._running)
+                # They do nothing any more; an interrupt here does no harm.
                 for thread in self._threads:
                     if thread.is_alive():
                         thread.join()
+                ended = True
             except BaseException as error:
                 interrupted = error
         if interrupted is not None:
             raise interrupted
 
+    def _tell(self) -> None:
+        """Something has changed. The lock is held."""
+        self._changed.notify_all()
+        if self._bell.locked():
+            self._bell.release()
+
+    def _wait(self, ready: Callable[[], object]) -> None:
+        """Let the caller wait until something is so."""
+        while True:
+            with self._lock:
+                if ready():
+                    return
+            self._bell.acquire()
+
     def _loop(self, stage: str) -> None:
+        with self._lock:
+            if self._stopping:
+                return
+            self._running.add(stage)
+        try:
+            self._work_on(stage)
+        finally:
+            with self._lock:
+                self._running.discard(stage)
+                self._tell()
+
+    def _work_on(self, stage: str) -> None:
         while (batch := self._begin(stage)) is not None:
             try:
                 begun = time.perf_counter()
@@ -111,7 +143,7 @@ class StageThreads:
                     self._failure = self._failure or (stage, batch, error)
                     self._stopping = True
                     self._active.discard(stage)
-                    self._changed.notify_all()
+                    self._tell()
                 return
             with self._lock:
                 self._active.discard(stage)
@@ -119,7 +151,7 @@ class StageThreads:
                     self._board.finished(stage)
                 else:
                     self._board.ended(batch)
-                self._changed.notify_all()
+                self._tell()
 
     def _begin(self, stage: str) -> int | None:
         """Wait until a stage may work on its next batch; None when it is to end."""

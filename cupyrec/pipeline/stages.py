@@ -47,8 +47,8 @@ class Depth:
 
     @property
     def staging_sets(self) -> int:
-        """Batches between Collect and Insert at once: Collect waits for the Train of the batch so far before."""
-        return self.holds.past + 1
+        """Batches between Collect and Insert at once: Collect waits for the Insert of the batch so far before."""
+        return self.holds.future + 1
 
     def ring_size(self, lookahead: int) -> int:
         """Entries of the ring: those known ahead, one being loaded, one in each step from Plan to Train, one spare."""
@@ -110,9 +110,9 @@ class Board:
         if stage == COLLECT:
             return [
                 (PLAN, batch),
-                # Its victims are final, and the staging that it writes is free.
+                # Its victims are final.
                 (TRAIN, max(batch - holds.past - 1, self._given_up.get(batch, -1))),
-                # The rows that it reads from the host table have come there.
+                # The rows that it reads from the host table have come there, and the staging that it writes is free.
                 (INSERT, batch - holds.future - 1),
             ]
         before = {EXCHANGE: COLLECT, INSERT: EXCHANGE, TRAIN: INSERT}[stage]

@@ -93,7 +93,8 @@ class ScratchpadSystem:
     ) -> Generator[StepResult, None, None]:
         """Train the batches in order; after each, its result; see System.train.
 
-        Raises ScratchpadError when a batch alone has more rows than there are slots, StageError when a stage fails.
+        Raises ScratchpadError when a batch alone has more rows than there are slots, MemoryPlanError when the batches
+        known ahead do not fit in memory, StageError when a stage fails.
         """
         if self._work is not None:
             raise RuntimeError("training is under way: its results must be exhausted or closed before it begins again")
@@ -117,9 +118,7 @@ class ScratchpadSystem:
                 yield from self._steps(work, self._driver)
             source.raise_error()
         finally:
-            self._driver = None
-            work.flush()
-            self._work = None
+            self._end(work)
 
     def predict(self, batch: Batch) -> Any:
         """Logits (B,), device; valid until the next call. Changes no state."""
@@ -142,6 +141,19 @@ class ScratchpadSystem:
         if self._work is not None and self._driver is not None:
             with self._driver.paused():
                 self._work.flush()
+
+    def _end(self, work: StageWork) -> None:
+        """Bring all rows back to the host table. An interrupt waits for that."""
+        interrupted: BaseException | None = None
+        while self._work is not None:
+            try:
+                self._driver = None
+                work.flush()
+                self._work = None
+            except KeyboardInterrupt as error:
+                interrupted = error
+        if interrupted is not None:
+            raise interrupted
 
     def _stages(self, work: StageWork, source: _Source) -> Mapping[str, Callable[[int], object]]:
         def load(number: int) -> bool:

@@ -132,12 +132,12 @@ class Trainer:
 
         on_step is told each step's result and the share, 0 to 1, of the work done; on_evaluation each evaluation; say
         what the system chose for these data.
-        stop_requested is asked before each batch is read, perhaps in another thread, and after each step; the step is
+        stop_requested is asked when a batch has been read, perhaps in another thread, and after each step; the step is
         then whole, and there is no evaluation at the end.
 
         Raises ConfigError on numbers that make no sense and when the source does not fit the model, DivergenceError
-        when the loss is not finite (the weights are of no use then), and what the source raises; the weights are then
-        those after the last whole step.
+        when the loss is not finite (the weights are of no use then), what the system raises (ScratchpadError,
+        MemoryPlanError, StageError) and what the source raises; the weights are then those after the last whole step.
         """
         _check_at_least(1, epochs=epochs, max_steps=1 if max_steps is None else max_steps)
         _check_at_least(0, eval_every=eval_every)

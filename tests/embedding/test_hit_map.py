@@ -1,10 +1,11 @@
 """The hash table against a dict: finding, putting, erasing, growing; keys that meet in one place."""
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cupyrec.embedding.hit_map import EMPTY, erase, find, home, new_cells, rehash, shift_of
+from cupyrec.embedding.hit_map import EMPTY, erase, find, has_room, home, new_cells, rehash, shift_of
 
 # Few places for many keys, so that runs of neighbours form, wrap around the end and are cut by erasing.
 KEYS = st.one_of(st.integers(0, 40), st.integers(2**31 - 3, 2**31 + 3), st.integers(0, 2**62))
@@ -80,3 +81,12 @@ def test_neighbouring_rows_are_spread():
     shift, rows = shift_of(cells), np.arange(1000) + 123_456_789_012
     places = {home(int(row), shift) for row in rows}
     assert len(places) > 900
+
+
+@pytest.mark.parametrize("entries", [0, 1, 4, 5, 64, 65, 100])
+def test_a_table_has_room_until_it_is_half_full(entries):
+    cells = new_cells(entries)
+    most = cells.shape[0] // 4
+    assert most >= entries
+    assert has_room(cells, most)
+    assert not has_room(cells, most + 1)

@@ -39,7 +39,7 @@ def test_memory_limits_the_choice():
     chosen = choose(batch_bytes=batch_bytes, free_bytes=80 * LEAST_WINDOW_BYTES)
     assert (chosen.batches, chosen.limited) == (45, False)
     assert choose(batch_bytes=batch_bytes, free_bytes=None).batches == 10
-    with pytest.raises(MemoryPlanError, match="look at most 1 ahead"):
+    with pytest.raises(MemoryPlanError, match="are available; take smaller batches"):
         choose(batch_bytes=batch_bytes, free_bytes=batch_bytes + 1)
 
 

@@ -140,6 +140,30 @@ def test_a_run_that_is_forgotten_ends_its_threads_and_leaves_all_rows(kind):
     assert weights(system) == run(made_system("resident", CONFIG), batches[:5])[-1]
 
 
+@pytest.mark.parametrize("after", [False, True])
+@pytest.mark.parametrize("kind", DYNAMIC)
+def test_an_interrupt_as_rows_are_brought_back_waits_for_them(monkeypatch, kind, after):
+    from cupyrec.pipeline import stage_work
+
+    batches, system, copy, calls = made_batches(12), make(kind), stage_work.copy_between, []
+
+    def interrupted(*arguments):
+        calls.append(1)
+        if after or len(calls) > 1:
+            copy(*arguments)
+        if len(calls) == 1:
+            raise KeyboardInterrupt
+
+    results = system.train(iter(batches))
+    for _ in range(6):
+        next(results)
+    monkeypatch.setattr(stage_work, "copy_between", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        results.close()
+    assert weights(system) == run(made_system("resident", CONFIG), batches[:6])[-1]
+    assert run(system, batches[6:])[-1] == run(made_system("resident", CONFIG), batches)[-1]
+
+
 @pytest.mark.parametrize("kind", DYNAMIC)
 def test_training_that_is_under_way_is_not_begun_again(kind):
     system, batches = make(kind), made_batches(12)

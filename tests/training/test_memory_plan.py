@@ -146,7 +146,7 @@ def test_the_plan_holds_what_a_system_allocates_beside_the_tables(allocated, nam
         assert beside - LOSS_SUM_BYTES == pad_bytes + plan.staging_bytes
     else:
         assert beside - LOSS_SUM_BYTES == pad_bytes
-        sets = 4 if name == "scratchpipe" else 1
+        sets = 3 if name == "scratchpipe" else 1
         assert plan.staging_bytes == min(20, 16 * 3) * record_bytes * 4 * sets
     lines = "\n".join(plan.lines())
     assert ("scratchpad, with " in lines) == (name != "hybrid")
