@@ -8,6 +8,7 @@ from cupyrec.batch import Batch
 from cupyrec.byte_sizes import format_bytes
 from cupyrec.embedding.coalesce import PLAN_BYTES_PER_LOOKUP
 from cupyrec.errors import MemoryPlanError
+from cupyrec.pipeline.plan import PLAN_BYTES_PER_ROW
 from cupyrec.pipeline.planner import NODE_BYTES
 
 # K = 4 S/U moves at most 1.3 times the rows of the offline optimum, 8 S/U at most 1.1 times (README, Measured).
@@ -68,9 +69,9 @@ def _choose(
 def window_batch_bytes(batch: Batch, unique: int) -> int:
     """What a batch in the window takes: itself, its coalescing, slots of its lookups, plan, and the planner's nodes."""
     arrays = sum(array.nbytes for array in (batch.dense, batch.rows, batch.offsets, batch.labels))
-    slot_bytes, plan_bytes, window_bytes = 4, 3 * 4 + 2 * 8, 2 * 4
+    slot_bytes, window_bytes = 4, 2 * 4
     return (
         arrays
         + batch.lookups * (PLAN_BYTES_PER_LOOKUP + slot_bytes)
-        + unique * (NODE_BYTES + plan_bytes + window_bytes)
+        + unique * (NODE_BYTES + PLAN_BYTES_PER_ROW + window_bytes)
     )

@@ -50,6 +50,10 @@ class Plan:
         return self.unique_slots.shape[0] - self.miss_rows.shape[0]
 
 
+# Of a PlanMemory, for each unique row.
+PLAN_BYTES_PER_ROW = 3 * 4 + 2 * 8
+
+
 class PlanMemory:
     """The arrays of one plan. They grow with the largest batch and are used again: the plan then is no longer valid."""
 
@@ -64,8 +68,3 @@ class PlanMemory:
         self.unique_slots = np.empty(unique, np.int32)
         self.miss_rows, self.miss_slots = np.empty(unique, np.int64), np.empty(unique, np.int32)
         self.evict_rows, self.evict_slots = np.empty(unique, np.int64), np.empty(unique, np.int32)
-
-    @property
-    def size_bytes(self) -> int:
-        """Bytes taken so far."""
-        return max(self.capacity, 0) * (3 * 4 + 2 * 8)
