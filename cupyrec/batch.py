@@ -142,3 +142,42 @@ class CoalescePlan:
 def table_offsets(table_rows: Sequence[int]) -> np.ndarray:
     """The first global row of each table, and after them the rows of all tables: (F + 1,) int64."""
     return np.concatenate([[0], np.cumsum(np.asarray(table_rows, dtype=np.int64))]).astype(np.int64)
+
+
+# A segment of more lookups than this is summed in chunks of so many, by several thread groups of a GPU.
+LONG_SEGMENT = 64
+
+
+@dataclass(frozen=True, eq=False)
+class GpuCoalescePlan:
+    """A CoalescePlan in device memory, whose sizes only the device knows; arrays are as long as they could need to be.
+
+    lookups:         N.
+    unique_rows:     (N,) int64; the first U are meant, ascending.
+    segment_offsets: (N + 1,) int64; the first U + 1 are meant.
+    segment_lookups, segment_bags: (N,) int32, as in CoalescePlan.
+    unique_count:    (1,) int32: U.
+    long_segments:   (most_long_segments(N),) int32, ascending: the segments of more than LONG_SEGMENT lookups.
+    long_offsets:    (most_long_segments(N) + 1,) int32, from 0: where the chunks of each begin among all chunks.
+    long_counts:     (2,) int32: how many long segments, and chunks of all of them.
+    """
+
+    lookups: int
+    unique_rows: Any
+    segment_offsets: Any
+    segment_lookups: Any
+    segment_bags: Any
+    unique_count: Any
+    long_segments: Any
+    long_offsets: Any
+    long_counts: Any
+
+
+def most_long_segments(lookups: int) -> int:
+    """The most segments of more than LONG_SEGMENT lookups that so many lookups can make; at least 1."""
+    return max(lookups // (LONG_SEGMENT + 1), 1)
+
+
+def most_chunks(lookups: int) -> int:
+    """The most chunks that the long segments of so many lookups can make; at least 1."""
+    return max(lookups // LONG_SEGMENT + most_long_segments(lookups), 1)

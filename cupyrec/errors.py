@@ -57,3 +57,11 @@ class ScratchpadError(CupyrecError, ValueError):
 
 class StageError(CupyrecError, RuntimeError):
     """A stage of the pipeline failed: the message names the stage and the batch; the cause is its __cause__."""
+
+
+class DeviceError(CupyrecError, RuntimeError):
+    """A GPU that is not there, or that failed."""
+
+
+class DeviceMemoryError(DeviceError, MemoryError):
+    """Too little device memory, or host memory whose pages cannot be locked."""

@@ -1,0 +1,178 @@
+"""The GPU device: what is queued on streams, ordered by events, all of it through the narrow seam of CudaRuntime."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+
+from cupyrec.devices.cpu import CpuDevice
+from cupyrec.devices.cuda_kernel import CudaKernel
+from cupyrec.devices.cuda_runtime import PRECISIONS, CudaRuntime
+from cupyrec.errors import ConfigError
+
+BLOCK_THREADS = 256
+# Kernels stride over their items: more blocks than fill any GPU many times over only cost.
+MOST_BLOCKS = 65_536
+
+
+class GpuEvent:
+    """A moment on a stream, after all that was queued there before."""
+
+    def __init__(self, runtime: CudaRuntime) -> None:
+        self._runtime, self.handle = runtime, runtime.event()
+
+    @property
+    def is_done(self) -> bool:
+        """Whether the device has come there; asks and does not wait."""
+        return self._runtime.is_done(self.handle)
+
+    def synchronize(self) -> None:
+        """Let the calling thread wait until the device has come there."""
+        self._runtime.synchronize(self.handle)
+
+
+class GpuStream:
+    """Runs what is queued on it in order, beside all other streams. One thread at a time may queue."""
+
+    def __init__(self, runtime: CudaRuntime, name: str) -> None:
+        self.runtime = runtime
+        self._handle = runtime.stream(name)
+
+    def empty(self, shape: int | Sequence[int], dtype: Any = np.float32) -> Any:
+        """A device array of whatever values. Raises DeviceMemoryError."""
+        return self.runtime.empty(shape, dtype)
+
+    def zeros(self, shape: int | Sequence[int], dtype: Any = np.float32) -> Any:
+        """A device array of zeros for every stream; waits for it, so not in a step. Raises DeviceMemoryError."""
+        array = self.runtime.empty(shape, dtype)
+        self.fill(array, 0)
+        self.record().synchronize()
+        return array
+
+    def launch(
+        self,
+        kernel: CudaKernel,
+        grid: int | Sequence[int],
+        block: int | Sequence[int],
+        *arguments: Any,
+        shared_bytes: int = 0,
+    ) -> None:
+        """Queue a kernel. grid, block: blocks and threads a block, up to three numbers; nothing happens on no block.
+
+        arguments: device arrays and NumPy scalars, of just the dtypes of the kernel's parameters. Raises TypeError,
+        ValueError.
+        """
+        kernel.check(arguments)
+        grid, block = _three(grid), _three(block)
+        if min(grid) > 0:
+            self.runtime.launch(self._handle, kernel, grid, block, shared_bytes, arguments)
+
+    def launch_over(self, kernel: CudaKernel, items: int, *arguments: Any, threads: int = BLOCK_THREADS) -> None:
+        """Queue a kernel that strides over its items: one thread for each, or fewer where there are very many."""
+        self.launch(kernel, min(-(-items // threads), MOST_BLOCKS), threads, *arguments)
+
+    def copy(self, source: Any, target: Any) -> None:
+        """Queue target[:] = source; each on the host or the device, C-contiguous, of one shape and dtype.
+
+        A host array must stay as it is until that is done; where it is not page-locked the caller may be kept waiting.
+        """
+        if source.shape != target.shape or source.dtype != target.dtype:
+            raise ValueError(f"a copy from {source.shape} {source.dtype} to {target.shape} {target.dtype}")
+        if not (source.flags.c_contiguous and target.flags.c_contiguous):
+            raise ValueError(f"a copy of {source.shape} between arrays that are not C-contiguous")
+        if source.size:
+            self.runtime.copy(self._handle, source, target)
+
+    def fill(self, array: Any, byte: int) -> None:
+        """Queue the setting of every byte of a C-contiguous device array."""
+        if not array.flags.c_contiguous:
+            raise ValueError(f"a fill of {array.shape}, which is not C-contiguous")
+        if array.size:
+            self.runtime.fill(self._handle, array, byte)
+
+    def record(self, event: GpuEvent | None = None) -> GpuEvent:
+        """The event that all queued so far is done. event: one to be used again."""
+        event = event or GpuEvent(self.runtime)
+        self.runtime.record(event.handle, self._handle)
+        return event
+
+    def wait(self, event: GpuEvent) -> None:
+        """Let what is queued from now on wait for an event; the calling thread goes on."""
+        self.runtime.wait(self._handle, event.handle)
+
+
+class GpuDevice(GpuStream):
+    """One GPU; itself the stream on which training runs. Its host work is done by `host`.
+
+    precision: of matrix products, see PRECISIONS.
+    """
+
+    name = "gpu"
+
+    def __init__(
+        self, runtime: CudaRuntime, *, threads: int | None = None, precision: str = "fp32", graphs: bool = True
+    ) -> None:
+        """threads: of the host's CPU; graphs: whether what is the same in each step is captured in CUDA graphs.
+
+        Raises ConfigError, DeviceError.
+        """
+        if precision not in PRECISIONS:
+            raise ConfigError(f"unknown precision {precision!r}; choose {', '.join(PRECISIONS)}")
+        super().__init__(runtime, "train")
+        self.host, self.precision, self.graphs = CpuDevice(threads), precision, graphs
+        self.threads = self.host.threads
+
+    @contextmanager
+    def running(self) -> Iterator[GpuDevice]:
+        """Within it the host's threads run. May be nested."""
+        with self.host.running():
+            yield self
+
+    def stream(self, name: str = "") -> GpuStream:
+        """A stream for a stage of the pipeline."""
+        return GpuStream(self.runtime, name)
+
+    def page_locked(self, shape: int | Sequence[int], dtype: Any = np.float32) -> np.ndarray:
+        """A host array of zeros that copies asynchronously. Raises DeviceMemoryError."""
+        return self.runtime.page_locked(shape, dtype)
+
+    def matmul(self, A: Any, B: Any, out: Any) -> None:
+        """Queue out[:] = A @ B. A: (m, k), B: (k, n), out: (m, n), float32; transposed views cost nothing."""
+        if A.shape[0] and B.shape[1]:
+            self.runtime.matmul(self._handle, A, B, out, self.precision)
+
+    def upload(self, array: np.ndarray, target: Any = None) -> Any:
+        """A host array copied to the device; waits for it. target: where to; None: a new array."""
+        array = np.ascontiguousarray(array)
+        target = self.empty(array.shape, array.dtype) if target is None else target
+        self.copy(array, target)
+        self.record().synchronize()
+        return target
+
+    def download(self, array: Any) -> np.ndarray:
+        """A C-contiguous device array copied to the host, as of all that training has queued; waits for it."""
+        target = np.empty(array.shape, array.dtype)
+        self.copy(array, target)
+        self.record().synchronize()
+        return target
+
+    def synchronize(self) -> None:
+        """Wait for everything queued on every stream."""
+        self.runtime.synchronize_all()
+
+    def capture(self, work: Callable[[], None]) -> Any:
+        """A graph of all that work() queues for training; nothing of it is done now."""
+        return self.runtime.capture(self._handle, work)
+
+    def replay(self, graph: Any) -> None:
+        """Queue all of a graph."""
+        self.runtime.replay(self._handle, graph)
+
+
+def _three(size: int | Sequence[int]) -> tuple[int, int, int]:
+    """Blocks or threads in three directions."""
+    x, y, z = (*((size,) if isinstance(size, (int, np.integer)) else size), 1, 1)[:3]
+    return int(x), int(y), int(z)
