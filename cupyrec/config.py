@@ -67,6 +67,10 @@ SYSTEMS = ("auto", "resident", "hybrid", "static", "serial", "scratchpipe")
 # As in cupyrec.pipeline.replacement, said again here so that the options need not load Numba.
 REPLACEMENTS = ("lookahead", "lru", "lfu", "random")
 DEFAULT_SCRATCHPAD = "10%"
+EXCHANGES = ("auto", "staged", "direct")
+DEVICES = ("auto", "cpu", "gpu")
+# As in cupyrec.devices.cuda_runtime, for the same reason.
+PRECISIONS = ("fp32", "tf32", "bf16")
 
 
 @dataclass(frozen=True)
@@ -79,6 +83,8 @@ class SystemConfig:
     lookahead:   K, batches that serial and scratchpipe know ahead; None: chosen from the data and the scratchpad.
     replacement: which row leaves: lookahead, or lru, lfu, random for comparison.
     row_counts:  file of how often each row is used; None: static counts for itself, the others while training.
+    exchange:    how serial and scratchpipe move rows between host and GPU: staged (the host gathers, copies cross the
+                 link), direct (kernels read and write host memory), or auto, which tries both.
     """
 
     name: str = "auto"
@@ -86,9 +92,14 @@ class SystemConfig:
     lookahead: int | None = None
     replacement: str = "lookahead"
     row_counts: str | Path | None = None
+    exchange: str = "auto"
 
     def __post_init__(self) -> None:
-        for what, value, known in (("system", self.name, SYSTEMS), ("replacement", self.replacement, REPLACEMENTS)):
+        for what, value, known in (
+            ("system", self.name, SYSTEMS),
+            ("replacement", self.replacement, REPLACEMENTS),
+            ("exchange", self.exchange, EXCHANGES),
+        ):
             if value not in known:
                 raise ConfigError(f"unknown {what} {value!r}; choose {', '.join(known)}")
         size: Any = self.scratchpad  # a number of rows may come as one
@@ -218,7 +229,23 @@ class RunConfig:
         "Write what each stage did when, of the first 10,000 mini-batches, for chrome://tracing or ui.perfetto.dev.",
         "FILE",
     )
-    device: str = option("auto", choice("auto", "cpu"), "What computes.", "auto|cpu")
+    exchange: str = option(
+        "auto",
+        choice(*EXCHANGES),
+        "How rows move between host and GPU, for serial and scratchpipe: gathered by the host and copied (staged), or "
+        "read and written by the GPU (direct); auto tries both.",
+        "|".join(EXCHANGES),
+    )
+    device: str = option(
+        "auto", choice(*DEVICES), "What computes; auto takes the GPU where there is one.", "|".join(DEVICES)
+    )
+    precision: str = option(
+        "fp32",
+        choice(*PRECISIONS),
+        "Of the factors in matrix products on a GPU; all else is fp32.",
+        "|".join(PRECISIONS),
+    )
+    no_cuda_graphs: bool = option(False, flag, "Launch every kernel of a step by itself on a GPU, to look for faults.")
     threads: int | None = option(None, whole_number(1), "CPU threads; every usable core when not given.", "N")
     seed: int = option(1, whole_number(0), "Seed of the initial weights.", "SEED")
 
@@ -260,7 +287,9 @@ class RunConfig:
 
     def system_config(self) -> SystemConfig:
         """The system that these options describe. Raises ConfigError."""
-        return SystemConfig(self.system, self.scratchpad, self.lookahead, self.replacement, self.row_counts)
+        return SystemConfig(
+            self.system, self.scratchpad, self.lookahead, self.replacement, self.row_counts, self.exchange
+        )
 
     def model_for(self, table_rows: tuple[int, ...], dense_features: int) -> DlrmConfig:
         """The model that these options describe, for data with these tables. Raises ConfigError."""

@@ -120,7 +120,7 @@ def measure(trace: str, lookahead: int) -> dict[str, object]:
             coalesced = clock.call("coalesce", coalescer.plan, next(batches))
             clock.call("look", planner.look, coalesced.unique_rows)
         plan = clock.call("plan", planner.plan, memory)
-        slots = planner.find(coalesced.unique_rows)
+        slots = np.arange(coalesced.unique, dtype=np.int32)
         clock.call("slots of lookups", place_lookups, stream, coalesced, slots, slots_of_lookups)
         if clock.keeps:
             unique.append(plan.unique_slots.size)

@@ -7,6 +7,7 @@ import os
 import signal
 
 import pytest
+from gpu_devices import GPU_DEVICES, gpu_device_of
 from hypothesis import settings
 
 settings.register_profile(
@@ -25,3 +26,11 @@ def interrupts_arrive():
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
+
+
+@pytest.fixture(params=GPU_DEVICES)
+def gpu_device(request):
+    """A GpuDevice: the emulated one, and a real one where there is one."""
+    device = gpu_device_of(request.param)
+    yield device
+    device.synchronize()

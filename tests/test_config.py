@@ -24,14 +24,16 @@ WHOLE_FROM_1 = ("batch_size", "epochs", "max_steps", "dimension", "log_every", "
 WHOLE_FROM_0 = ("warmup_steps", "decay_start_step", "decay_steps", "eval_every", "seed")
 ABOVE_0 = ("learning_rate", "decay_power")
 FROM_0 = ("end_learning_rate",)
-FLAGS = ("overwrite", "self_interaction")
+FLAGS = ("overwrite", "self_interaction", "no_cuda_graphs")
 CHOICES = {
     "on_bad_row": ("error", "skip"),
     "pooling": ("sum", "mean"),
     "optimizer": ("sgd", "adagrad", "rowwise-adagrad"),
     "system": ("auto", "resident", "hybrid", "static", "serial", "scratchpipe"),
     "replacement": ("lookahead", "lru", "lfu", "random"),
-    "device": ("auto", "cpu"),
+    "exchange": ("auto", "staged", "direct"),
+    "device": ("auto", "cpu", "gpu"),
+    "precision": ("fp32", "tf32", "bf16"),
 }
 WIDTHS = ("bottom_mlp", "top_mlp")
 TEXTS = ("output", "bad_rows", "row_counts", "trace")

@@ -47,7 +47,7 @@ def test_kernel_sources_are_found_by_name():
 
 
 def test_kernel_sources_are_declared_as_package_data(setup_cfg):
-    assert setup_cfg["options.package_data"]["cupyrec.kernels"] == "*.cu"
+    assert setup_cfg["options.package_data"]["cupyrec.kernels"] == "*.cu, *.cuh"
     assert importlib.resources.files("cupyrec.kernels").joinpath("init_rows.cu").is_file()
 
 

@@ -20,6 +20,15 @@ from cupyrec.errors import ConfigError
 SMALL_PRODUCT_FLOPS = 1 << 21
 
 
+class CpuEvent:
+    """A moment on the CPU: what was queued before it is done, because it was done at once."""
+
+    is_done = True
+
+    def synchronize(self) -> None:
+        """Nothing to wait for."""
+
+
 class CpuDevice:
     """Runs kernels and matrix products on `threads` threads, the calling one included.
 
@@ -64,11 +73,50 @@ class CpuDevice:
                 f"{self.threads} threads cannot be started, only {len(self._workers) + 1}; choose fewer (--threads)"
             ) from None
 
+    @property
+    def description(self) -> str:
+        """For people."""
+        return f"cpu with {self.threads} threads"
+
+    @property
+    def host(self) -> CpuDevice:
+        """The device that does the work of the host: itself."""
+        return self
+
     def zeros(self, shape: int | Sequence[int], dtype: Any = np.float32) -> np.ndarray:
         """An array of zeros on this device, on huge pages where the system has them."""
         return host_array(shape, dtype)
 
-    def stream(self) -> CpuStream:
+    def page_locked(self, shape: int | Sequence[int], dtype: Any = np.float32) -> np.ndarray:
+        """As zeros: there is no link to lock pages for."""
+        return host_array(shape, dtype)
+
+    def upload(self, array: np.ndarray, target: Any = None) -> np.ndarray:
+        """A copy of an array. target: where to; None: a new array."""
+        if target is None:
+            return np.array(array)
+        np.copyto(target, array)
+        return target
+
+    def copy(self, source: np.ndarray, target: np.ndarray) -> None:
+        """target[:] = source."""
+        np.copyto(target, source)
+
+    def download(self, array: np.ndarray) -> np.ndarray:
+        """The array itself: it is on the host."""
+        return array
+
+    def record(self) -> CpuEvent:
+        """The event that all queued so far is done, as it is."""
+        return CpuEvent()
+
+    def wait(self, event: CpuEvent) -> None:
+        """Nothing to wait for."""
+
+    def synchronize(self) -> None:
+        """Nothing to wait for."""
+
+    def stream(self, name: str = "") -> CpuStream:
         """A stream for a stage of the pipeline."""
         return CpuStream()
 
@@ -145,6 +193,13 @@ class CpuStream:
     def copy(self, source: np.ndarray, target: np.ndarray) -> None:
         """target[:] = source, as if over a link."""
         np.copyto(target, source)
+
+    def record(self) -> CpuEvent:
+        """The event that all queued so far is done, as it is."""
+        return CpuEvent()
+
+    def wait(self, event: CpuEvent) -> None:
+        """Nothing to wait for."""
 
 
 class _Call:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -38,11 +38,12 @@ class Parameter:
     is_array: bool
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class CudaKernel:
     """A kernel: `extern "C" __global__ void name(...)` in a .cu file.
 
-    defines: (name, value) pairs, constants of its compilation. Made by cupyrec.kernels.kernel.
+    defines: (name, value) pairs, constants of its compilation. Made by cupyrec.kernels.kernel, which makes each once:
+    two are the same only when they are one object, which is quick to look up.
     """
 
     path: Path
@@ -54,7 +55,7 @@ class CudaKernel:
         """What a compiler is told beside the source: the same for NVRTC and g++."""
         return (f"-I{self.path.parent}", *(f"-D{name}={value}" for name, value in self.defines))
 
-    @property
+    @cached_property
     def parameters(self) -> tuple[Parameter, ...]:
         """Its parameters in order. Raises ValueError where the source has no such kernel or a type is unknown."""
         return parameters_of(self.path, self.name)
@@ -69,21 +70,20 @@ class CudaKernel:
         An array must be C-contiguous and of the parameter's dtype; a number must be a NumPy scalar of just that dtype:
         a Python number has no size that CUDA could know.
         """
+        # Every launch comes by: no text is made, and nothing is asked twice, where all is well.
         parameters = self.parameters
         if len(arguments) != len(parameters):
             raise TypeError(f"{self} takes {len(parameters)} arguments, not {len(arguments)}")
         for parameter, argument in zip(parameters, arguments, strict=True):
-            where = f"{parameter.name} of {self}"
-            if (
-                parameter.is_array != hasattr(argument, "flags")
-                or isinstance(argument, np.generic) == parameter.is_array
-            ):
+            # NumPy scalars have flags too.
+            is_number = isinstance(argument, np.generic)
+            if is_number == parameter.is_array or not hasattr(argument, "flags"):
                 wanted = "an array" if parameter.is_array else f"a NumPy {parameter.dtype}"
-                raise TypeError(f"{where} must be {wanted}, but is {type(argument).__name__}")
+                raise TypeError(f"{parameter.name} of {self} must be {wanted}, but is {type(argument).__name__}")
             if argument.dtype != parameter.dtype:
-                raise TypeError(f"{where} must be {parameter.dtype}, but is {argument.dtype}")
+                raise TypeError(f"{parameter.name} of {self} must be {parameter.dtype}, but is {argument.dtype}")
             if parameter.is_array and not argument.flags.c_contiguous:
-                raise ValueError(f"{where} must be C-contiguous, but has shape {argument.shape}")
+                raise ValueError(f"{parameter.name} of {self} must be C-contiguous, but has shape {argument.shape}")
 
 
 @cache

@@ -21,11 +21,10 @@ class CudaRuntime(Protocol):
     """Memory, streams, events, launches and copies of one GPU.
 
     Streams, events and graphs are handles that only the runtime looks into. A device array has shape, dtype, ndim,
-    size, nbytes, itemsize, flags.c_contiguous, T, reshape and slices (views), and nothing else that could be used without
-    waiting for the device. What takes a stream is queued there and returns at once; on one stream everything is done in
-    the order in which it was queued, and between streams only events give an order.
-    All methods may be called by several threads at once. Errors of CUDA are raised as DeviceError, and
-    DeviceMemoryError where memory is short.
+    size, nbytes, itemsize, flags.c_contiguous, T, reshape and slices (views), and nothing else that needs no waiting.
+    What takes a stream is queued there and returns at once; on one stream everything is done in the order in which it
+    was queued, and between streams only events give an order. All methods may be called by several threads at once.
+    Errors of CUDA are raised as DeviceError, and DeviceMemoryError where memory is short.
     """
 
     def describe(self) -> dict[str, Any]:

@@ -125,6 +125,11 @@ class GpuDevice(GpuStream):
         self.host, self.precision, self.graphs = CpuDevice(threads), precision, graphs
         self.threads = self.host.threads
 
+    @property
+    def description(self) -> str:
+        """For people."""
+        return f"gpu, {self.runtime.describe()['name']}, with {self.threads} CPU threads, {self.precision}"
+
     @contextmanager
     def running(self) -> Iterator[GpuDevice]:
         """Within it the host's threads run. May be nested."""

@@ -1,47 +1,130 @@
-"""Gathering and scattering of whole row records."""
+"""Gathering and scattering of whole row records, and the note of which row is in each slot.
+
+On a GPU a record is a multiple of 4 floats wide, and arrays of records may be page-locked host memory, by
+`runtime.mapped`. There `count` may be a (1,) int32 device array: only the first *count of the places are meant.
+"""
 
 from __future__ import annotations
 
 from functools import cache
 from typing import Any
+from weakref import WeakKeyDictionary
 
+import numpy as np
+
+from cupyrec.devices.device import Stream
+from cupyrec.devices.gpu import BLOCK_THREADS, GpuStream
 from cupyrec.devices.numba_kernel import CACHE_LINE_BYTES, PREFETCH_ROWS, cpu_kernel, prefetch
-from cupyrec.devices.stream import Stream
+from cupyrec.functions.embedding_bag import kind_of, part_floats
+from cupyrec.kernels import kernel
+
+# Parts of a record that a GPU's thread has under way at once: IN_FLIGHT in move_rows.cu.
+IN_FLIGHT = 4
+# Blocks of a launch that moves records: 4 MB under way, enough for the memory's bandwidth and for many times what a
+# link can take; more would keep training off the GPU while they wait for the link.
+MOST_MOVE_BLOCKS = 256
+
+# An array of nothing for each stream that has needed one: it must outlive what is queued there.
+_no_counts: WeakKeyDictionary[GpuStream, Any] = WeakKeyDictionary()
 
 
-def gather_records(stream: Stream, records: Any, places: Any, gathered: Any) -> None:
+def gather_records(stream: Stream, records: Any, places: Any, gathered: Any, *, count: Any = None) -> None:
     """gathered[i] = records[places[i]].
 
     records: (rows or slots, record width) of one floating dtype; places: (n,) int32 or int64; gathered: (n, record
-    width) of the same dtype, overwritten.
+    width) of the same dtype, overwritten. count: see above. All are on the stream's device.
     """
-    _move(stream, records, gathered, from_places=places)
+    if isinstance(stream, GpuStream):
+        arrays = records, places, gathered
+        _move_on_gpu(stream, f"gather_{kind_of(places)}", records.shape[1], places.shape[0], count, *arrays)
+        return
+    _move(stream, records, gathered, from_places=_meant(places, count))
 
 
-def scatter_records(stream: Stream, gathered: Any, places: Any, records: Any) -> None:
-    """records[places[i]] = gathered[i]. Shapes as above; the places differ from each other. records is modified."""
-    _move(stream, gathered, records, to_places=places)
+def scatter_records(stream: Stream, gathered: Any, places: Any, records: Any, *, count: Any = None) -> None:
+    """records[places[i]] = gathered[i]. Arguments as above; the places differ from each other. records is modified."""
+    if isinstance(stream, GpuStream):
+        arrays = gathered, records, places
+        _move_on_gpu(stream, f"scatter_{kind_of(places)}", records.shape[1], places.shape[0], count, *arrays)
+        return
+    _move(stream, gathered, records, to_places=_meant(places, count))
 
 
-def copy_between(stream: Stream, source: Any, from_places: Any, target: Any, to_places: Any) -> None:
-    """target[to_places[i]] = source[from_places[i]]. Shapes as above. target is modified."""
-    _move(stream, source, target, from_places=from_places, to_places=to_places)
+def copy_between(
+    stream: Stream, source: Any, from_places: Any, target: Any, to_places: Any, *, count: Any = None
+) -> None:
+    """target[to_places[i]] = source[from_places[i]]. Arguments as above; source and target are two arrays, the
+    places in target differ from each other. target is modified.
+    """
+    if isinstance(stream, GpuStream):
+        name = f"copy_{kind_of(from_places)}_to_{kind_of(to_places)}"
+        arrays = source, from_places, target, to_places
+        _move_on_gpu(stream, name, source.shape[1], from_places.shape[0], count, *arrays)
+        return
+    _move(stream, source, target, from_places=_meant(from_places, count), to_places=_meant(to_places, count))
 
 
-def gather_from_two(stream: Stream, pad: Any, slots: Any, records: Any, rows: Any, gathered: Any) -> None:
-    """gathered[i] = pad[slots[i]], or records[rows[i]] where slots[i] is -1. Shapes as above."""
-    kernel = _two_places_kernel(records.shape[1])
-    stream.launch(kernel, rows.shape[0], pad, slots, records, rows, gathered)
+def gather_from_two(
+    stream: Stream, pad: Any, slots: Any, records: Any, rows: Any, gathered: Any, *, count: Any = None
+) -> None:
+    """gathered[i] = pad[slots[i]], or records[rows[i]] where slots[i] is -1.
+
+    slots: (n,) int32; rows: (n,) int64. The others as above.
+    """
+    if isinstance(stream, GpuStream):
+        arrays = pad, slots, records, rows, gathered
+        _move_on_gpu(stream, "gather_from_two", records.shape[1], rows.shape[0], count, *arrays)
+        return
+    kernel_of_width, rows = _two_places_kernel(records.shape[1]), _meant(rows, count)
+    stream.launch(kernel_of_width, rows.shape[0], pad, slots, records, rows, gathered)
 
 
-def _move(stream: Stream, source: Any, target: Any, *, from_places: Any = None, to_places: Any = None) -> None:
+def mark_rows(stream: Stream, slot_rows: Any, slots: Any, rows: Any, *, count: Any = None) -> None:
+    """slot_rows[slots[i]] = rows[i], or -1, which is no row, where rows is None.
+
+    slot_rows: (S,) int64, which row is in each slot; modified. slots: (n,) int32, which differ from each other; rows:
+    (n,) int64. count: see above. All are on the stream's device.
+    """
+    if isinstance(stream, GpuStream):
+        name, given = ("mark_empty", (slots,)) if rows is None else ("mark_rows", (slots, rows))
+        mark = kernel("mark_rows", name, COUNTED=int(count is not None))
+        most = slots.shape[0]
+        stream.launch_over(mark, most, slot_rows, *given, _count_for_kernel(stream, count), np.int32(most))
+        return
+    slots = _meant(slots, count)
+    slot_rows[slots] = -1 if rows is None else rows[: slots.shape[0]]
+
+
+def _move_on_gpu(stream: GpuStream, name: str, width: int, most: int, count: Any, *arrays: Any) -> None:
+    """Launch a kernel of move_rows.cu. most: the number of places."""
+    move = kernel("move_rows", name, WIDTH=width, COUNTED=int(count is not None))
+    threads = most * (width // part_floats(width))
+    blocks = min(-(-threads // (BLOCK_THREADS * IN_FLIGHT)), MOST_MOVE_BLOCKS)
+    stream.launch(move, blocks, BLOCK_THREADS, *arrays, _count_for_kernel(stream, count), np.int32(most))
+
+
+def _count_for_kernel(stream: GpuStream, count: Any) -> Any:
+    """The count, or where there is none an array of nothing, which a kernel that is not COUNTED does not read."""
+    if count is not None:
+        return count
+    if stream not in _no_counts:
+        _no_counts[stream] = stream.empty(0, np.int32)
+    return _no_counts[stream]
+
+
+def _meant(places: Any, count: Any) -> Any:
+    """The places that are meant, on the CPU."""
+    return places if count is None else places[: int(count[0])]
+
+
+def _move(stream: Any, source: Any, target: Any, *, from_places: Any = None, to_places: Any = None) -> None:
     """target[to_places[i]] = source[from_places[i]]; either may be None, which is i itself, but not both."""
-    kernel = _move_kernel(source.shape[1], source.dtype.itemsize, from_places is not None, to_places is not None)
+    move = _move_kernel(source.shape[1], source.dtype.itemsize, from_places is not None, to_places is not None)
     given = from_places if from_places is not None else to_places
     # A kernel does not look at places that are i itself; it only needs some.
     from_places = given if from_places is None else from_places
     to_places = given if to_places is None else to_places
-    stream.launch(kernel, given.shape[0], source, from_places, target, to_places)
+    stream.launch(move, given.shape[0], source, from_places, target, to_places)
 
 
 @cache

@@ -7,21 +7,33 @@ from typing import Any
 
 import numpy as np
 
-from cupyrec.devices.cpu import CpuDevice
+from cupyrec.devices.device import Device
+from cupyrec.devices.gpu import GpuStream
 from cupyrec.devices.numba_kernel import cpu_kernel
+from cupyrec.kernels import kernel
+
+# Of the one block that a GPU has for it: the most that CUDA allows.
+GPU_THREADS = 1024
 
 
-def bce_with_logits(device: CpuDevice, logits: Any, labels: Any, dlogits: Any, loss_sum: Any) -> None:
+def bce_with_logits(device: Device, logits: Any, labels: Any, dlogits: Any, loss_sum: Any) -> None:
     """loss_sum[0] = sum over s of max(z, 0) - z y + log(1 + exp(-|z|));  dlogits = (sigmoid(z) - y) / B.
 
     The gradient is that of the mean loss, loss_sum / B; the 1/B stands here and nowhere else.
-    logits, labels, dlogits: (B,) of one floating dtype, device; loss_sum: (1,) float64. The last two are
-    overwritten. A NaN logit makes the loss NaN.
+    logits, labels, dlogits: (B,) of one floating dtype, on a GPU float32, device; loss_sum: (1,) float64, device. The
+    last two are overwritten. A NaN logit makes the loss NaN. All is done in double precision, the sum in an order that
+    depends on B alone (a GPU's is another than the CPU's). Raises ValueError on shapes.
     """
     if logits.shape != labels.shape or logits.shape != dlogits.shape:
         raise ValueError(
             f"logits, labels, dlogits must have one shape: {logits.shape}, {labels.shape}, {dlogits.shape}"
         )
+    if loss_sum.shape != (1,):
+        raise ValueError(f"loss_sum must be (1,), but is {loss_sum.shape}")
+    if isinstance(device, GpuStream):
+        loss_kernel = kernel("bce_with_logits", "bce_with_logits", THREADS=GPU_THREADS)
+        device.launch(loss_kernel, 1, GPU_THREADS, logits, labels, dlogits, loss_sum, np.int64(logits.size))
+        return
     # One part: the sum is one thread's, in sample order; it is a few microseconds.
     device.launch(_loss_and_gradient, 1, logits, labels, dlogits, loss_sum)
 

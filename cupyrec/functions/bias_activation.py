@@ -4,34 +4,60 @@ from __future__ import annotations
 
 from typing import Any
 
-from cupyrec.devices.cpu import CpuDevice
+import numpy as np
+
+from cupyrec.devices.cuda_kernel import CudaKernel
+from cupyrec.devices.device import Device
+from cupyrec.devices.gpu import BLOCK_THREADS, GpuStream
 from cupyrec.devices.numba_kernel import cpu_kernel
+from cupyrec.kernels import kernel
 
 # Enough blocks for the threads of a large machine, few enough that adding them costs nothing.
 SUM_BLOCK = 64
+# Of the GPU: rows that a thread of the forward pass has in flight at once, and the block of the backward pass.
+ROWS_A_THREAD, COLUMNS, ROW_THREADS = 4, 32, 8
+# CUDA's limit on the blocks in the second direction of a grid.
+MOST_BLOCKS_Y = 65_535
 
 
-def bias_activation_forward(device: CpuDevice, Y: Any, b: Any, *, relu: bool) -> None:
+def bias_activation_forward(device: Device, Y: Any, b: Any, *, relu: bool) -> None:
     """Y[s, o] = max(Y[s, o] + b[o], 0) where relu, else Y[s, o] + b[o]; in place.
 
-    Y: (B, out), b: (out,), of one floating dtype, device. Y is modified. NaN stays NaN.
+    Y: (B, out), b: (out,), of one floating dtype, device; on a GPU float32. Y is modified. NaN stays NaN.
+    Raises ValueError on shapes.
     """
+    if Y.ndim != 2 or b.shape != Y.shape[1:]:
+        raise ValueError(f"Y must be (B, out) and b (out,), but they are {Y.shape} and {b.shape}")
+    if isinstance(device, GpuStream):
+        _forward_on_gpu(device, Y, b, relu)
+        return
     device.launch(_forward, Y.shape[0], Y, b, relu)
 
 
 def bias_activation_backward(
-    device: CpuDevice, dY: Any, Y: Any, db: Any, *, relu: bool, partial_sums: Any | None = None
+    device: Device, dY: Any, Y: Any, db: Any, *, relu: bool, partial_sums: Any | None = None
 ) -> None:
     """dY[s, o] = 0 where relu and Y[s, o] <= 0, in place; then db[o] = sum over s of dY[s, o].
 
     The sum is taken over blocks of SUM_BLOCK samples, then over the blocks, both in ascending order: it does not depend
-    on the number of threads. dY, Y: (B, out) with Y the result of the forward pass, db: (out,), device. dY is modified,
-    db overwritten. partial_sums: (sum_blocks(B), out) or more rows, device: room to work in; allocated when not given.
-    The gradient of max(x, 0) at 0 is 0, as in PyTorch.
+    on the number of threads, and is the same on a GPU. dY, Y: (B, out) with Y the result of the forward pass, db:
+    (out,), device; on a GPU float32. dY is modified, db overwritten. partial_sums: (sum_blocks(B), out) or more rows,
+    device: room to work in, which a GPU must be given, as it is used after the return; the CPU allocates it where it is
+    not. The gradient of max(x, 0) at 0 is 0, as in PyTorch. Raises ValueError on shapes.
     """
-    blocks = sum_blocks(dY.shape[0])
+    if dY.ndim != 2 or Y.shape != dY.shape or db.shape != dY.shape[1:]:
+        raise ValueError(f"dY and Y must be (B, out) and db (out,), but they are {dY.shape}, {Y.shape} and {db.shape}")
+    samples, width = dY.shape
+    blocks = sum_blocks(samples)
+    if partial_sums is not None and (partial_sums.shape[0] < blocks or partial_sums.shape[1:] != (width,)):
+        raise ValueError(f"partial_sums must be ({blocks} or more, {width}), but is {partial_sums.shape}")
+    if isinstance(device, GpuStream):
+        if partial_sums is None:
+            raise ValueError("a GPU needs partial_sums to work in")
+        _backward_on_gpu(device, dY, Y, db, relu, partial_sums)
+        return
     if partial_sums is None:
-        partial_sums = device.zeros((blocks, dY.shape[1]), dY.dtype)
+        partial_sums = device.zeros((blocks, width), dY.dtype)
     # Parts are samples, as in the matrix products before and after: no thread waits for another core's cache.
     device.launch(_backward, blocks, dY, Y, partial_sums, relu)
     device.launch(_add_blocks, 1, partial_sums, blocks, db)
@@ -83,3 +109,34 @@ def _add_blocks(start, stop, partial_sums, blocks, db):
     for block in range(blocks):
         for o in range(width):
             db[o] += partial_sums[block, o]
+
+
+def _kernel(name: str, relu: bool) -> CudaKernel:
+    return kernel(
+        "bias_activation",
+        name,
+        RELU=int(relu),
+        ROWS_A_THREAD=ROWS_A_THREAD,
+        SUM_BLOCK=SUM_BLOCK,
+        COLUMNS=COLUMNS,
+        ROW_THREADS=ROW_THREADS,
+    )
+
+
+def _forward_on_gpu(device: GpuStream, Y: Any, b: Any, relu: bool) -> None:
+    samples, width = Y.shape
+    columns = width // 4 if width % 4 == 0 else width
+    # As many threads side by side as there are columns, so that narrow layers leave none idle.
+    across = min(1 << (columns - 1).bit_length(), BLOCK_THREADS)
+    down = BLOCK_THREADS // across
+    grid = -(-columns // across), min(-(-samples // (down * ROWS_A_THREAD)), MOST_BLOCKS_Y)
+    forward = _kernel("bias_activation_forward", relu)
+    device.launch(forward, grid, (across, down), Y, b, np.int64(samples), np.int32(width))
+
+
+def _backward_on_gpu(device: GpuStream, dY: Any, Y: Any, db: Any, relu: bool, partial_sums: Any) -> None:
+    samples, width = dY.shape
+    blocks, column_tiles, block = sum_blocks(samples), -(-width // COLUMNS), (COLUMNS, ROW_THREADS)
+    backward, add = _kernel("bias_activation_backward", relu), _kernel("add_partial_sums", relu)
+    device.launch(backward, column_tiles * blocks, block, dY, Y, partial_sums, np.int64(samples), np.int32(width))
+    device.launch(add, column_tiles, block, partial_sums, np.int64(blocks), np.int32(width), db)

@@ -7,8 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from cupyrec.devices.cpu import CpuDevice
+from cupyrec.devices.cuda_kernel import CudaKernel
+from cupyrec.devices.device import Device
+from cupyrec.devices.gpu import BLOCK_THREADS, GpuStream
 from cupyrec.devices.numba_kernel import cpu_dot_kernel, cpu_kernel
+from cupyrec.kernels import kernel
 
 # Products added at once: the sum is then loaded and stored an eighth as often.
 UNROLL = 8
@@ -16,35 +19,91 @@ UNROLL = 8
 SHORT_VECTOR = 32
 # One AVX-512 register of float32, two of AVX2.
 PAIR_LANES = 16
+# A GPU makes TILE x TILE products, or TILE vectors of the gradient, at once; LANES threads share a tile of products.
+TILE, LANES = 4, 8
+# Coefficients of the backward pass in a block's shared memory: 32 of its 48 KiB.
+MOST_COEFFICIENTS = 8192
 
 
 def interaction_width(features: int, dimension: int, *, self_interaction: bool = False) -> int:
     """Columns of R: D for X, then one for each pair of the features + 1 vectors."""
-    vectors = features + 1
-    return dimension + vectors * (vectors + (1 if self_interaction else -1)) // 2
+    return dimension + _pairs(features + 1, self_interaction=self_interaction)
 
 
-def dot_interaction_forward(device: CpuDevice, X: Any, Y: Any, R: Any, *, self_interaction: bool = False) -> None:
+def dot_interaction_forward(device: Device, X: Any, Y: Any, R: Any, *, self_interaction: bool = False) -> None:
     """R[s] = concat(X[s], (Z[i] . Z[j] for i in 0 .. F for j in 0 .. i-1)), with Z = (X[s], Y[s, 0], ..., Y[s, F-1]).
 
     The strict lower triangle is taken, row by row; with self_interaction the diagonal too (j in 0 .. i).
-    X: (B, D), Y: (B, F, D), R: (B, interaction_width), of one floating dtype, device. R is overwritten.
+    X: (B, D), Y: (B, F, D), R: (B, interaction_width), of one floating dtype, device; on a GPU float32. R is
+    overwritten. The order of each sum depends on F and D alone. Raises ValueError on shapes.
     Source: Naumov et al. 2019, arXiv 1906.00091; the order of the pairs is that of its reference code.
     """
-    kernel = _forward_kernel(Y.shape[1], Y.shape[2], self_interaction)
-    device.launch(kernel, X.shape[0], X, Y, R)
+    _check_shapes(X, Y, R, self_interaction)
+    samples, F, D = Y.shape
+    if isinstance(device, GpuStream):
+        tiles = _pairs(-(-(F + 1) // TILE), self_interaction=True)
+        forward = _gpu_kernel("dot_interaction_forward", F, D, self_interaction)
+        device.launch(forward, -(-samples * tiles * LANES // BLOCK_THREADS), BLOCK_THREADS, X, Y, R, np.int64(samples))
+        return
+    device.launch(_forward_kernel(F, D, self_interaction), samples, X, Y, R)
 
 
 def dot_interaction_backward(
-    device: CpuDevice, dR: Any, X: Any, Y: Any, dX: Any, dY: Any, *, self_interaction: bool = False
+    device: Device, dR: Any, X: Any, Y: Any, dX: Any, dY: Any, *, self_interaction: bool = False
 ) -> None:
     """dZ[i] = sum over j of S[i, j] Z[j], with S symmetric from the pairs' dR and twice theirs on the diagonal;
     dX = dR[:, :D] + dZ[0], dY[f] = dZ[f + 1].
 
-    Shapes as in the forward pass. dX and dY are overwritten.
+    Shapes as in the forward pass. dX and dY are overwritten. Raises ValueError on shapes.
     """
-    kernel = _backward_kernel(Y.shape[1], Y.shape[2], self_interaction)
-    device.launch(kernel, X.shape[0], dR, X, Y, dX, dY)
+    _check_shapes(X, Y, dR, self_interaction)
+    if dX.shape != X.shape or dY.shape != Y.shape:
+        raise ValueError(f"dX and dY must be {X.shape} and {Y.shape}, but they are {dX.shape} and {dY.shape}")
+    samples, F, D = Y.shape
+    if isinstance(device, GpuStream):
+        rows, block_samples, threads = _backward_block(F, D)
+        backward = _gpu_kernel("dot_interaction_backward", F, D, self_interaction)
+        grid = -(-samples // block_samples), -(-(F + 1) // rows)
+        device.launch(backward, grid, threads, dR, X, Y, dX, dY, np.int64(samples))
+        return
+    device.launch(_backward_kernel(F, D, self_interaction), samples, dR, X, Y, dX, dY)
+
+
+def _check_shapes(X: Any, Y: Any, R: Any, self_interaction: bool) -> None:
+    if Y.ndim != 3 or X.shape != (Y.shape[0], Y.shape[2]):
+        raise ValueError(f"X must be (B, D) and Y (B, F, D), but they are {X.shape} and {Y.shape}")
+    expected = Y.shape[0], interaction_width(Y.shape[1], Y.shape[2], self_interaction=self_interaction)
+    if R.shape != expected:
+        raise ValueError(f"R and its gradient must be {expected}, but are {R.shape}")
+
+
+def _pairs(vectors: int, *, self_interaction: bool) -> int:
+    return vectors * (vectors + (1 if self_interaction else -1)) // 2
+
+
+def _gpu_kernel(name: str, features: int, dimension: int, self_interaction: bool) -> CudaKernel:
+    rows, samples, _ = _backward_block(features, dimension)
+    return kernel(
+        "dot_interaction",
+        name,
+        FEATURES=features,
+        DIMENSION=dimension,
+        SELF_INTERACTION=int(self_interaction),
+        ROWS=rows,
+        SAMPLES=samples,
+    )
+
+
+def _backward_block(features: int, dimension: int) -> tuple[int, int, int]:
+    """What a block of the GPU's backward pass makes: (rows, samples, threads); see dot_interaction.cu."""
+    vectors = features + 1
+    rows = min(-(-vectors // TILE), MOST_COEFFICIENTS // (TILE * vectors)) * TILE
+    if rows == 0:
+        raise ValueError(f"a GPU can do at most {MOST_COEFFICIENTS // TILE - 1} features, not {features}")
+    threads = rows // TILE * (dimension // 4 if dimension % 4 == 0 else dimension)
+    samples = max(1, min(BLOCK_THREADS // threads, MOST_COEFFICIENTS // (vectors * (rows + TILE))))
+    # Whole warps.
+    return rows, samples, min(-(-samples * threads // 32) * 32, BLOCK_THREADS)
 
 
 def _forward_kernel(features: int, dimension: int, self_interaction: bool) -> Any:

@@ -3,17 +3,28 @@
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections.abc import Mapping
 from functools import cache
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
-from cupyrec.batch import Batch, CoalescePlan
+from cupyrec.batch import LONG_SEGMENT, CoalescePlan, GpuCoalescePlan, most_chunks, most_long_segments
 from cupyrec.devices.cpu import CpuDevice
+from cupyrec.devices.device import Device
+from cupyrec.devices.gpu import BLOCK_THREADS, GpuStream
 from cupyrec.devices.numba_kernel import CACHE_LINE_BYTES, PREFETCH_ROWS, cpu_kernel, prefetch
+from cupyrec.kernels import kernel
+
+# Lanes of a warp.
+WARP = 32
+# Blocks that fill any GPU a few times over; more would find nothing to do where segments are fewer than they might be.
+MOST_SEGMENT_BLOCKS = 4096
+
+Plan = TypeVar("Plan", CoalescePlan, GpuCoalescePlan)
 
 
-def embedding_bag_forward(device: CpuDevice, records: Any, places: Any, offsets: Any, Y: Any, *, mean: bool) -> None:
+def embedding_bag_forward(device: Device, records: Any, places: Any, offsets: Any, Y: Any, *, mean: bool) -> None:
     """Y[b, f] = sum over the lookups l of bag (f, b), in order, of records[places[l], :D]; divided by their number
     where mean. An empty bag gives zeros.
 
@@ -22,32 +33,114 @@ def embedding_bag_forward(device: CpuDevice, records: Any, places: Any, offsets:
     offsets: (F*B + 1,) int64, device: the batch's bags.
     Y: (B, F, D) of the same dtype as records, device; overwritten.
     """
-    B, _, D = Y.shape
-    kernel = _forward_kernel(D, records.dtype.itemsize, mean)
+    B, F, D = Y.shape
+    if isinstance(device, GpuStream):
+        pooled = kernel("embedding_bag", f"embedding_bag_of_{kind_of(places)}", **constants_of(D, mean))
+        counts = np.int32(B), np.int32(F)
+        device.launch_over(
+            pooled, B * F * lanes_of(D), records, np.int32(records.shape[1]), places, offsets, Y, *counts
+        )
+        return
     # Parts are samples, as in all that follows: what a thread pools, it also uses.
-    device.launch(kernel, B, records, places, offsets, Y)
+    device.launch(_forward_kernel(D, records.dtype.itemsize, mean), B, records, places, offsets, Y)
 
 
 def embedding_bag_backward(
-    device: CpuDevice, dY: Any, batch: Batch, plan: CoalescePlan, dW: Any, *, mean: bool
+    device: Device,
+    dY: Any,
+    offsets: Any,
+    plan: CoalescePlan | GpuCoalescePlan,
+    dW: Any,
+    *,
+    mean: bool,
+    partial_sums: Any = None,
 ) -> None:
     """dW[u] = sum over the lookups l of unique row u, in lookup order, of dY[bag(l)]; each divided by the length of
     its bag where mean.
 
-    dY: (B, F, D), device; dW: (U, D) of the same dtype, device; overwritten. The optimizers do this and their
-    step in one pass; here for models that need the gradient itself.
+    dY: (B, F, D), device; offsets: (F*B + 1,) int64, device; dW: (U, D) of the same dtype as dY, device, or more rows,
+    which stay as they are; overwritten. partial_sums: as in sum_segments, for a GPU alone.
+    The optimizers do this and their step in one pass; here for models that need the gradient itself.
     """
-    kernel = _backward_kernel(dY.shape[2], mean)
-    device.launch(
-        kernel,
-        plan.unique,
-        dY,
-        batch.offsets,
-        plan.segment_offsets,
-        plan.segment_bags,
-        dW,
-        bounds=balanced_bounds(device, plan),
-    )
+    if isinstance(device, GpuStream):
+        names = ("gradient_of_short", "gradient_of_chunks", "gradient_of_long")
+        constants = constants_of(dY.shape[2], mean)
+        sum_segments(device, "embedding_bag", names, constants, dY, offsets, plan, partial_sums, dW)
+        return
+    sums = _backward_kernel(dY.shape[2], mean)
+    cpu_plan = plan_of(plan, CoalescePlan)
+    bounds = balanced_bounds(device, cpu_plan)
+    segments = cpu_plan.segment_offsets, cpu_plan.segment_bags
+    device.launch(sums, cpu_plan.unique, dY, offsets, *segments, dW, bounds=bounds)
+
+
+def sum_segments(
+    stream: GpuStream,
+    file: str,
+    names: tuple[str, str, str],
+    constants: Mapping[str, int],
+    dY: Any,
+    offsets: Any,
+    plan: CoalescePlan | GpuCoalescePlan,
+    partial_sums: Any,
+    *step: Any,
+) -> None:
+    """Queue the three kernels that sum the gradient of each unique row and do a step with it: see segments.cuh.
+
+    file, names, constants: the kernels for segments that are not long, for chunks of the long ones, for long ones; the
+    first and the last take `step` as their last arguments.
+    dY: (B, F, D) float32, device; offsets: (F*B + 1,) int64, device; partial_sums: (most_chunks(N), D) float32 or
+    more, device; overwritten. Raises TypeError, ValueError.
+    """
+    B, F, D = dY.shape
+    gpu_plan = plan_of(plan, GpuCoalescePlan)
+    N, chunks = gpu_plan.lookups, most_chunks(gpu_plan.lookups)
+    if partial_sums is None or partial_sums.shape[0] < chunks or partial_sums.shape[1] != D:
+        actual = "None" if partial_sums is None else partial_sums.shape
+        raise ValueError(f"partial_sums must be ({chunks}, {D}) at least, but is {actual}")
+    of_short, of_chunks, of_long = (kernel(file, name, **constants) for name in names)
+    gradients = dY, offsets, gpu_plan.segment_bags, np.int32(B), np.int32(F), gpu_plan.segment_offsets
+    long = gpu_plan.long_segments, gpu_plan.long_offsets, gpu_plan.long_counts
+    groups = BLOCK_THREADS // lanes_of(D)
+    if N:
+        stream.launch(of_short, _blocks(N, groups), BLOCK_THREADS, *gradients, gpu_plan.unique_count, *step)
+    if N > LONG_SEGMENT:
+        stream.launch(of_chunks, _blocks(chunks, groups), BLOCK_THREADS, *gradients, *long, partial_sums)
+        stream.launch(of_long, _blocks(most_long_segments(N), 1), BLOCK_THREADS, partial_sums, *long, *step)
+
+
+def lanes_of(dimension: int) -> int:
+    """How many lanes of a GPU's warp hold a vector together: LANES in row_parts.cuh."""
+    return min(1 << (dimension // part_floats(dimension) - 1).bit_length(), WARP)
+
+
+def part_floats(dimension: int) -> int:
+    """How many elements of a vector a lane moves at once: PART_FLOATS in row_parts.cuh."""
+    return 4 if dimension % 4 == 0 else 1
+
+
+def constants_of(dimension: int, mean: bool) -> dict[str, int]:
+    """What the kernels of bags and segments are compiled for."""
+    return {"DIMENSION": dimension, "MEAN": int(mean), "LONG_SEGMENT": LONG_SEGMENT}
+
+
+def kind_of(places: Any) -> str:
+    """What places are called in the names of kernels: rows are int64, slots int32. Raises TypeError."""
+    kinds = {"int64": "rows", "int32": "slots"}
+    if places.dtype.name not in kinds:
+        raise TypeError(f"places must be int64 (rows) or int32 (slots), but are {places.dtype}")
+    return kinds[places.dtype.name]
+
+
+def plan_of(plan: Any, kind: type[Plan]) -> Plan:
+    """The plan itself, which must be of the kind that the device can read. Raises TypeError."""
+    if not isinstance(plan, kind):
+        raise TypeError(f"this device needs a {kind.__name__}, but got a {type(plan).__name__}")
+    return plan
+
+
+def _blocks(items: int, items_a_block: int) -> int:
+    return min(-(-items // items_a_block), MOST_SEGMENT_BLOCKS)
 
 
 def balanced_bounds(device: CpuDevice, plan: CoalescePlan) -> np.ndarray:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from cupyrec.devices.cpu import CpuDevice
+from cupyrec.devices.device import Device
 
 
-def linear_forward(device: CpuDevice, X: Any, W: Any, Y: Any) -> None:
+def linear_forward(device: Device, X: Any, W: Any, Y: Any) -> None:
     """Y = X W^T.
 
     X: (B, in), W: (out, in), Y: (B, out), of one floating dtype, device. Y is overwritten.
@@ -15,7 +15,7 @@ def linear_forward(device: CpuDevice, X: Any, W: Any, Y: Any) -> None:
     device.matmul(X, W.T, Y)
 
 
-def linear_backward(device: CpuDevice, dY: Any, X: Any, W: Any, dW: Any, dX: Any | None) -> None:
+def linear_backward(device: Device, dY: Any, X: Any, W: Any, dW: Any, dX: Any | None) -> None:
     """dW = dY^T X;  dX = dY W.
 
     dY: (B, out), X: (B, in), W: (out, in), device. dW (out, in) and dX (B, in) are overwritten; dX may be None

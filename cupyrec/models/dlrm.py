@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from cupyrec.config import DlrmConfig
-from cupyrec.devices.cpu import CpuDevice
+from cupyrec.devices.device import Device
 from cupyrec.functions.bce_with_logits import bce_with_logits
 from cupyrec.functions.bias_activation import sum_blocks
 from cupyrec.functions.dot_interaction import dot_interaction_backward, dot_interaction_forward, interaction_width
@@ -21,13 +21,14 @@ class Dlrm:
     """X = bottom(dense);  R = interaction(X, Y);  logit = top(R).
 
     parameters, gradients: (P,), device: all dense parameters, bottom MLP then top MLP.
+    loss_sum:              (1,) float64, device: of the last backward pass, the sum of the losses of all samples.
     Works in memory of its own, for at most max_samples; what a method returns is valid until its next call.
     """
 
     def __init__(
-        self, device: CpuDevice, config: DlrmConfig, *, max_samples: int, seed: int = 0, dtype: Any = np.float32
+        self, device: Device, config: DlrmConfig, *, max_samples: int, seed: int = 0, dtype: Any = np.float32
     ) -> None:
-        self._device, self.config = device, config
+        self.device, self.config = device, config
         D, F = config.dimension, config.features
         width = interaction_width(F, D, self_interaction=config.self_interaction)
         bottom = (config.dense_features, *config.bottom)
@@ -48,7 +49,7 @@ class Dlrm:
         self._dX = device.zeros((max_samples, D), dtype)
         self._dY = device.zeros((max_samples, F, D), dtype)
         self._dlogits = device.zeros(max_samples, dtype)
-        self._loss_sum = device.zeros(1, np.float64)
+        self.loss_sum = device.zeros(1, np.float64)
         self._X: Any = None
         self._Y: Any = None
 
@@ -56,24 +57,24 @@ class Dlrm:
         """dense: (B, dense features), Y: (B, F, D), device; both kept until the backward pass. Returns logits (B,)."""
         R = self._R[: dense.shape[0]]
         self._X, self._Y = self.bottom.forward(dense), Y
-        dot_interaction_forward(self._device, self._X, Y, R, self_interaction=self.config.self_interaction)
-        return self.top.forward(R)[:, 0]
+        dot_interaction_forward(self.device, self._X, Y, R, self_interaction=self.config.self_interaction)
+        return self.top.forward(R).reshape(dense.shape[0])
 
-    def backward(self, logits: Any, labels: Any) -> tuple[float, Any]:
-        """After forward: the mean loss of the batch, and dY: (B, F, D); fills `gradients`.
+    def backward(self, logits: Any, labels: Any) -> Any:
+        """After forward: dY (B, F, D), of the mean loss of the batch; fills `gradients` and `loss_sum`.
 
         logits: what forward returned; labels: (B,) of the same dtype, device.
         """
         B = labels.shape[0]
         dR, dX, dY = self._dR[:B], self._dX[:B], self._dY[:B]
         dlogits = self._dlogits[:B]
-        bce_with_logits(self._device, logits, labels, dlogits, self._loss_sum)
+        bce_with_logits(self.device, logits, labels, dlogits, self.loss_sum)
         self.top.backward(dlogits.reshape(B, 1), dR)
         dot_interaction_backward(
-            self._device, dR, self._X, self._Y, dX, dY, self_interaction=self.config.self_interaction
+            self.device, dR, self._X, self._Y, dX, dY, self_interaction=self.config.self_interaction
         )
         self.bottom.backward(dX, None)
-        return float(self._loss_sum[0]) / B, dY
+        return dY
 
 
 def dense_parameters(config: DlrmConfig) -> int:

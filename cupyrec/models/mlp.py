@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from cupyrec.devices.cpu import CpuDevice
+from cupyrec.devices.device import Device
 from cupyrec.functions.bias_activation import bias_activation_backward, bias_activation_forward, sum_blocks
 from cupyrec.functions.linear import linear_backward, linear_forward
 
@@ -26,7 +26,7 @@ class Mlp:
 
     def __init__(
         self,
-        device: CpuDevice,
+        device: Device,
         widths: Sequence[int],
         parameters: Any,
         gradients: Any,
@@ -54,8 +54,8 @@ class Mlp:
         for weight, bias, seed in zip(self.weights, self.biases, seeds.spawn(len(self.weights)), strict=True):
             random = np.random.Generator(np.random.Philox(seed))
             above, below = weight.shape
-            weight[...] = random.normal(0, np.sqrt(2 / (below + above)), weight.shape)
-            bias[...] = random.normal(0, np.sqrt(1 / above), bias.shape)
+            for array, deviation in ((weight, np.sqrt(2 / (below + above))), (bias, np.sqrt(1 / above))):
+                self._device.upload(random.normal(0, deviation, array.shape).astype(array.dtype), array)
 
     def forward(self, X: Any) -> Any:
         """X: (B, in), device; kept until the backward pass. Returns (B, out): valid until the next forward pass."""

@@ -9,10 +9,12 @@ from typing import Any, ClassVar
 import numpy as np
 
 from cupyrec.config import LEAST_EPS
-from cupyrec.devices.cpu import CpuDevice
+from cupyrec.devices.device import Device
+from cupyrec.devices.gpu import GpuStream
 from cupyrec.devices.numba_kernel import CACHE_LINE_BYTES, PREFETCH_ROWS, cpu_kernel, prefetch
 from cupyrec.errors import ConfigError
 from cupyrec.functions.embedding_bag import segment_gradient
+from cupyrec.kernels import kernel
 from cupyrec.optim.row_update import RowUpdate, launch_row_update
 
 DEFAULT_EPS = 1e-10
@@ -41,7 +43,7 @@ class Adagrad:
         """Optimizer state of the dense parameters, in elements: h of each."""
         return parameters
 
-    def update_rows(self, device: CpuDevice, update: RowUpdate, *, learning_rate: float) -> None:
+    def update_rows(self, device: Device, update: RowUpdate, *, learning_rate: float) -> None:
         """Sum the gradients of each unique row and apply one step, in place.
 
             g[u] = sum of dY[bag(l)] over the lookups l of row u, in lookup order
@@ -49,16 +51,30 @@ class Adagrad:
 
         A record is w (D), then h (D). update.records is modified, at the plan's rows alone.
         """
-        launch_row_update(device, _row_kernel, update, learning_rate, self.eps)
+        launch_row_update(device, self.name, _row_kernel, update, learning_rate, self.eps)
 
-    def update_dense(self, device: CpuDevice, w: Any, g: Any, state: Any, *, learning_rate: float) -> None:
+    def update_dense(self, device: Device, w: Any, g: Any, state: Any, *, learning_rate: float) -> None:
         """The same for dense parameters. w, g, state: (P,), device; state is h. w and state are modified."""
-        device.launch(dense_adagrad, w.shape[0], w, g, state, learning_rate, self.eps)
+        update_dense_adagrad(device, w, g, state, learning_rate, self.eps)
+
+
+def update_dense_adagrad(device: Device, w: Any, g: Any, h: Any, learning_rate: float, eps: float) -> None:
+    """h += g**2;  w -= learning_rate * g / (sqrt(h) + eps).
+
+    w, g, h: (P,) of one floating dtype, device; on a GPU float32. w and h are modified. Raises ValueError on shapes.
+    """
+    if not w.shape == g.shape == h.shape:
+        raise ValueError(f"w, g and h must have one shape, but are {w.shape}, {g.shape} and {h.shape}")
+    if isinstance(device, GpuStream):
+        step = kernel("dense_update", "dense_adagrad")
+        numbers = np.int64(w.size), np.float32(learning_rate), np.float32(eps)
+        device.launch_over(step, -(-w.size // 4), w, g, h, *numbers)
+        return
+    device.launch(_dense, w.shape[0], w, g, h, learning_rate, eps)
 
 
 @cpu_kernel
-def dense_adagrad(start, stop, w, g, h, learning_rate, eps):
-    """h += g**2;  w -= learning_rate * g / (sqrt(h) + eps), on the parameters start .. stop-1."""
+def _dense(start, stop, w, g, h, learning_rate, eps):
     rate, eps = w.dtype.type(learning_rate), w.dtype.type(eps)
     for p in range(np.uint64(start), np.uint64(stop)):
         h[p] += g[p] * g[p]

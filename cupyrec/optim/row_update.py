@@ -6,9 +6,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from cupyrec.batch import CoalescePlan
-from cupyrec.devices.cpu import CpuDevice
-from cupyrec.functions.embedding_bag import balanced_bounds
+import numpy as np
+
+from cupyrec.batch import CoalescePlan, GpuCoalescePlan
+from cupyrec.devices.device import Device
+from cupyrec.devices.gpu import GpuStream
+from cupyrec.functions.embedding_bag import balanced_bounds, constants_of, kind_of, plan_of, sum_segments
 
 
 @dataclass(frozen=True, eq=False)
@@ -18,18 +21,20 @@ class RowUpdate:
     records: (rows or slots, record width) of one floating dtype, device: D weights, then the optimizer's state.
              Modified.
     dY:      (B, F, D) of the same dtype, device: the gradient of the pooled vectors.
-    offsets: (F*B + 1,) int64: the batch's bags.
-    plan:    the batch's unique rows and segments.
+    offsets: (F*B + 1,) int64, device: the batch's bags.
+    plan:    the batch's unique rows and segments, device: a GpuCoalescePlan on a GPU, else a CoalescePlan.
     mean:    whether bags were averaged; each lookup's gradient is then divided by the length of its bag.
-    slots:   (U,) int32, device: where in records each unique row is; None where records holds every row.
+    slots:   (U,) int32 or more, device: where in records each unique row is; None where records holds every row.
+    partial_sums: for a GPU: (most_chunks(N), D) float32 or more rows, device: room that is overwritten. Else None.
     """
 
     records: Any
     dY: Any
     offsets: Any
-    plan: CoalescePlan
+    plan: CoalescePlan | GpuCoalescePlan
     mean: bool
     slots: Any = None
+    partial_sums: Any = None
 
     @property
     def places(self) -> Any:
@@ -38,26 +43,42 @@ class RowUpdate:
 
 
 def launch_row_update(
-    device: CpuDevice, kernel_for: Callable[[int, int, bool], Any], update: RowUpdate, *settings: float
+    device: Device, name: str, kernel_for: Callable[[int, int, bool], Any], update: RowUpdate, *settings: float
 ) -> None:
-    """Run an optimizer's row kernel over the unique rows; each row is read and written once, by one thread.
+    """Run an optimizer's step on the unique rows; each row is read and written once.
 
-    kernel_for: makes the kernel for D, the bytes of an element, and mean. settings: its last arguments.
-    Raises TypeError where records and gradient differ in dtype.
+    name: the optimizer's. kernel_for: makes its kernel for the CPU from D, the bytes of an element, and mean.
+    settings: the kernel's last arguments: the learning rate, and eps where the optimizer has one.
+    Raises TypeError where records and gradient differ in dtype, or the plan is not one for the device.
     """
     records, dY, plan = update.records, update.dY, update.plan
     if records.dtype != dY.dtype:
         raise TypeError(f"records are {records.dtype}, but their gradient is {dY.dtype}")
+    if isinstance(device, GpuStream):
+        _update_on_gpu(device, name, update, *settings)
+        return
+    cpu_plan = plan_of(plan, CoalescePlan)
     kernel = kernel_for(dY.shape[2], dY.dtype.itemsize, update.mean)
     device.launch(
         kernel,
-        plan.unique,
+        cpu_plan.unique,
         records,
         dY,
         update.offsets,
         update.places,
-        plan.segment_offsets,
-        plan.segment_bags,
+        cpu_plan.segment_offsets,
+        cpu_plan.segment_bags,
         *settings,
-        bounds=balanced_bounds(device, plan),
+        bounds=balanced_bounds(device, cpu_plan),
+    )
+
+
+def _update_on_gpu(stream: GpuStream, name: str, update: RowUpdate, learning_rate: float, eps: float = 0.0) -> None:
+    """See row_update.cu."""
+    kind, width = kind_of(update.places), update.records.shape[1]
+    names = (f"update_short_at_{kind}", "sum_chunks", f"update_long_at_{kind}")
+    constants = {**constants_of(update.dY.shape[2], update.mean), name.upper().replace("-", "_"): 1}
+    step = update.records, np.int32(width), update.places, np.float32(learning_rate), np.float32(eps)
+    sum_segments(
+        stream, "row_update", names, constants, update.dY, update.offsets, update.plan, update.partial_sums, *step
     )

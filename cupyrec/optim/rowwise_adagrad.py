@@ -9,11 +9,11 @@ from typing import Any, ClassVar
 import numpy as np
 
 from cupyrec.config import LEAST_EPS
-from cupyrec.devices.cpu import CpuDevice
+from cupyrec.devices.device import Device
 from cupyrec.devices.numba_kernel import CACHE_LINE_BYTES, PREFETCH_ROWS, cpu_kernel, prefetch
 from cupyrec.errors import ConfigError
 from cupyrec.functions.embedding_bag import segment_gradient
-from cupyrec.optim.adagrad import DEFAULT_EPS, dense_adagrad
+from cupyrec.optim.adagrad import DEFAULT_EPS, update_dense_adagrad
 from cupyrec.optim.row_update import RowUpdate, launch_row_update
 
 
@@ -41,7 +41,7 @@ class RowwiseAdagrad:
         """Optimizer state of the dense parameters, in elements: h of each."""
         return parameters
 
-    def update_rows(self, device: CpuDevice, update: RowUpdate, *, learning_rate: float) -> None:
+    def update_rows(self, device: Device, update: RowUpdate, *, learning_rate: float) -> None:
         """Sum the gradients of each unique row and apply one step, in place.
 
             g[u] = sum of dY[bag(l)] over the lookups l of row u, in lookup order
@@ -49,11 +49,11 @@ class RowwiseAdagrad:
 
         A record is w (D), then h (1). update.records is modified, at the plan's rows alone.
         """
-        launch_row_update(device, _row_kernel, update, learning_rate, self.eps)
+        launch_row_update(device, self.name, _row_kernel, update, learning_rate, self.eps)
 
-    def update_dense(self, device: CpuDevice, w: Any, g: Any, state: Any, *, learning_rate: float) -> None:
+    def update_dense(self, device: Device, w: Any, g: Any, state: Any, *, learning_rate: float) -> None:
         """Plain Adagrad. w, g, state: (P,), device; state is h. w and state are modified."""
-        device.launch(dense_adagrad, w.shape[0], w, g, state, learning_rate, self.eps)
+        update_dense_adagrad(device, w, g, state, learning_rate, self.eps)
 
 
 @cache

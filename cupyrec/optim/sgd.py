@@ -8,9 +8,11 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from cupyrec.devices.cpu import CpuDevice
+from cupyrec.devices.device import Device
+from cupyrec.devices.gpu import GpuStream
 from cupyrec.devices.numba_kernel import CACHE_LINE_BYTES, PREFETCH_ROWS, cpu_kernel, prefetch
 from cupyrec.functions.embedding_bag import segment_gradient
+from cupyrec.kernels import kernel
 from cupyrec.optim.row_update import RowUpdate, launch_row_update
 
 
@@ -28,7 +30,7 @@ class Sgd:
         """Optimizer state of the dense parameters, in elements."""
         return 0
 
-    def update_rows(self, device: CpuDevice, update: RowUpdate, *, learning_rate: float) -> None:
+    def update_rows(self, device: Device, update: RowUpdate, *, learning_rate: float) -> None:
         """Sum the gradients of each unique row and apply one step, in place.
 
             g[u] = sum of dY[bag(l)] over the lookups l of row u, in lookup order
@@ -36,10 +38,16 @@ class Sgd:
 
         update.records is modified, at the plan's rows alone.
         """
-        launch_row_update(device, _row_kernel, update, learning_rate)
+        launch_row_update(device, self.name, _row_kernel, update, learning_rate)
 
-    def update_dense(self, device: CpuDevice, w: Any, g: Any, state: Any, *, learning_rate: float) -> None:
-        """w -= learning_rate * g. w, g: (P,), device; state: (0,). w is modified."""
+    def update_dense(self, device: Device, w: Any, g: Any, state: Any, *, learning_rate: float) -> None:
+        """w -= learning_rate * g. w, g: (P,), device; state: (0,). w is modified. Raises ValueError on shapes."""
+        if w.shape != g.shape:
+            raise ValueError(f"w and g must have one shape, but are {w.shape} and {g.shape}")
+        if isinstance(device, GpuStream):
+            step = kernel("dense_update", "dense_sgd")
+            device.launch_over(step, -(-w.size // 4), w, g, np.int64(w.size), np.float32(learning_rate))
+            return
         device.launch(_dense, w.shape[0], w, g, learning_rate)
 
 

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 
 from cupyrec.embedding.hit_map import has_room, new_cells, rehash
-from cupyrec.errors import ConfigError, ScratchpadError
 from cupyrec.pipeline import planner_kernels as kernels
+from cupyrec.pipeline.known_batches import KnownBatches
 from cupyrec.pipeline.plan import Holds, Plan, PlanMemory
-from cupyrec.pipeline.planner_kernels import LISTED, NEVER, NODE_FIELDS, NODES_FREE, NODES_USED, NONE, SLOTS_FILLED
+from cupyrec.pipeline.planner_kernels import LISTED, NODE_FIELDS, NODES_FREE, NODES_USED, NONE, SLOTS_FILLED
 from cupyrec.pipeline.replacement import RANKS, replacement_kind
 
 # What a node takes: its fields, its row, its place on the list of free ones, and two cells of 16 bytes in the hit map,
@@ -25,16 +25,7 @@ LEAST_NODES, LEAST_WINDOW = 64, 64
 GROWTH = 1.25
 
 
-def check_settings(slots: int, lookahead: int, holds: Holds, replacement: str) -> None:
-    """Raise ConfigError on what no planner takes."""
-    replacement_kind(replacement)
-    if not 1 <= slots < NEVER:
-        raise ConfigError(f"a scratchpad has 1 to {NEVER - 1} slots, not {slots}")
-    if lookahead < holds.future:
-        raise ConfigError(f"the look-ahead (--lookahead) must be at least {holds.future}, but is {lookahead}")
-
-
-class Planner:
+class Planner(KnownBatches):
     """Plans batches over `slots` slots, seeing `lookahead` batches beyond the one that it plans.
 
     The rows that batch b misses get empty slots first; then rows leave that nobody holds and no known batch uses, the
@@ -57,37 +48,17 @@ class Planner:
         row_counts: (R,) integers, how often each row is used in the whole data set; None counts while running.
         seed: of the policy random. Raises ConfigError.
         """
-        check_settings(slots, lookahead, holds, replacement)
-        self.slots, self.lookahead, self.holds = slots, lookahead, holds
+        super().__init__(slots, lookahead, holds, replacement)
         self._kind, self._seed = replacement_kind(replacement), seed
         self._row_counts = np.zeros(0, np.int64) if row_counts is None else np.asarray(row_counts)
-        self.looked = self.planned = 0
-        self._ended = False
-        self._released = 0  # batches that are held no longer
-        ring = 1
-        # Batches of which something is known at once: held ones, the planned one, those ahead and one coming in.
-        while ring < holds.past + 1 + lookahead + 2:
-            ring *= 2
-        self._starts, self._sizes = np.zeros(ring, np.int64), np.zeros(ring, np.int64)
-        self._lists = np.empty((RANKS + ring, 3), np.int32)
+        self._lists = np.empty((RANKS + self._ring, 3), np.int32)
         self._lists[:] = NONE, NONE, 0
         self._window = np.zeros((LEAST_WINDOW, 2), np.int32)
-        self._window_end = 0
         self._nodes, self._node_rows = np.zeros((LEAST_NODES, NODE_FIELDS), np.int32), np.zeros(LEAST_NODES, np.int64)
         self._free = np.zeros(LEAST_NODES, np.int32)
         self._cells = new_cells(LEAST_NODES)
         self._state = np.zeros(4, np.int64)
         self._misses = np.zeros(0, np.int64)
-
-    @property
-    def may_look(self) -> bool:
-        """Whether the next batch may be shown: not before the batch `lookahead` + 1 before it has been planned."""
-        return not self._ended and self.looked <= self.planned + self.lookahead
-
-    @property
-    def may_plan(self) -> bool:
-        """Whether enough batches are known to plan the next one."""
-        return self.planned < self.looked and (self._ended or self.looked > self.planned + self.lookahead)
 
     @property
     def size_bytes(self) -> int:
@@ -97,33 +68,18 @@ class Planner:
 
     def look(self, unique_rows: Any) -> None:
         """Show the next batch. unique_rows: (U,) int64, ascending; not kept. Raises ScratchpadError when U > slots."""
-        if not self.may_look:
-            raise RuntimeError(f"batch {self.looked} is shown, but batch {self.planned} is not planned yet")
         unique = unique_rows.shape[0]
-        if unique > self.slots:
-            raise ScratchpadError(
-                f"batch {self.looked}, counted from 0, looks up {unique:,} different rows, but the scratchpad has "
-                f"{self.slots:,} slots; give it at least {unique:,} rows (--scratchpad {unique}), better several times "
-                "as many: cupyrec advise finds how many; or take smaller batches (--batch-size)"
-            )
-        at = self.looked & (self._starts.shape[0] - 1)
+        self._check_look(unique)
         self._reserve(unique)
-        self._starts[at], self._sizes[at] = self._window_end, unique
         kernels.look(
             unique_rows, self.looked, self.planned, self._window_end, self._cells, self._nodes, self._node_rows,
             self._free, self._lists, self._window, self._state, self._kind, self._seed, self._row_counts,
         )  # fmt: skip
-        self._window_end += unique
-        self.looked += 1
-
-    def end(self) -> None:
-        """No batch follows."""
-        self._ended = True
+        self._add(unique)
 
     def plan(self, memory: PlanMemory) -> Plan:
         """Plan the next batch, in memory that the caller keeps as long as it needs the plan."""
-        if not self.may_plan:
-            raise RuntimeError(f"batch {self.planned} is to be planned, but only {self.looked} are known")
+        self._check_plan()
         batch, holds = self.planned, self.holds
         start, unique = self._batch(batch)
         memory.reserve(unique)
@@ -161,12 +117,6 @@ class Planner:
             bubbles=bubbles,
         )
 
-    def find(self, rows: Any) -> Any:
-        """(n,) int32: the slot of each row as of the last batch planned, -1 where it has none. rows: (n,) int64."""
-        slots = np.empty(rows.shape[0], np.int32)
-        kernels.find_slots(0, rows.shape[0], rows, self._cells, self._nodes, slots)
-        return slots
-
     def _find_room(self, batch: int, missed: int) -> tuple[int, int]:
         """Give up holds until there are enough slots: of past batches, the oldest first, then of future ones.
 
@@ -192,7 +142,7 @@ class Planner:
 
     def _listed_for(self, batch: int) -> int:
         """How many rows that could leave are used next by a batch."""
-        return int(self._lists[RANKS + (batch & (self._starts.shape[0] - 1)), 2])
+        return int(self._lists[RANKS + (batch & (self._ring - 1)), 2])
 
     def _release_oldest(self) -> None:
         start, size = self._batch(self._released)
@@ -202,14 +152,9 @@ class Planner:
         )  # fmt: skip
         self._released += 1
 
-    def _batch(self, batch: int) -> tuple[int, int]:
-        at = batch & (self._starts.shape[0] - 1)
-        return int(self._starts[at]), int(self._sizes[at])
-
     def _reserve(self, unique: int) -> None:
         """Make room in window, nodes and hit map for a batch of so many unique rows."""
-        # What was released is read no more. Before any batch the window is empty.
-        first = self._batch(self._released)[0] if self._released < self.looked else self._window_end
+        first = self._window_start
         if self._window_end + unique - first > self._window.shape[0]:
             self._grow_window(first, self._window_end + unique - first)
         in_use = int(self._state[NODES_USED]) - int(self._state[NODES_FREE])

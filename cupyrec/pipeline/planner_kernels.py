@@ -230,14 +230,3 @@ def assign(start, misses, evict_slots, nodes, node_rows, window, state, unique_s
         miss_rows[m] = node_rows[node]
         miss_slots[m] = slot
     state[SLOTS_FILLED] += empty
-
-
-@cpu_kernel
-def find_slots(start, stop, rows, cells, nodes, slots):
-    """slots[i] = the slot of rows[i], NONE where it has none."""
-    shift = shift_of(cells)
-    for i in range(start, stop):
-        if i + AHEAD < stop:
-            prefetch(cells, (2 * home(rows[i + AHEAD], shift),))
-        at = find(cells, shift, rows[i])
-        slots[i] = NONE if cells[2 * at] == EMPTY else nodes[cells[2 * at + 1], SLOT]

@@ -9,16 +9,15 @@ from typing import Any
 
 import numpy as np
 
-from cupyrec.batch import Batch, CoalescePlan
+from cupyrec.batch import Batch
 from cupyrec.devices.cpu import CpuDevice
-from cupyrec.devices.numba_kernel import cpu_kernel
-from cupyrec.devices.stream import Stream
 from cupyrec.embedding.coalesce import Coalescer
 from cupyrec.embedding.host_table import HostTable
 from cupyrec.embedding.move_rows import copy_between, gather_records, scatter_records
+from cupyrec.embedding.place_lookups import place_lookups
 from cupyrec.pipeline.planner import Planner
 from cupyrec.pipeline.ring import RingEntry, Staging
-from cupyrec.pipeline.stages import INSERT, Board
+from cupyrec.pipeline.stages import Board
 
 
 class StageWork:
@@ -122,20 +121,11 @@ class StageWork:
         scatter_records(self._insert_stream, device_in, plan.miss_slots, self.pad)
         self._rows[plan.miss_slots] = plan.miss_rows
 
-    def find(self, rows: Any) -> Any:
-        """(n,) int32: the slot in which the value of each row is now, -1 where it is in the host table.
+    def before_train(self, number: int) -> None:
+        """Nothing to wait for: the rows of a batch that the board lets train are in their slots."""
 
-        rows: (n,) int64, ascending. No stage but Load may be at work. The planner is ahead of that: it knows a row by
-        the slot that it will have, or as evicted. Then it is among the victims of a plan that is not carried out yet.
-        """
-        slots = self.planner.find(rows)
-        slots[(slots >= 0) & (self._rows[slots] != rows)] = -1
-        done = self.board.done
-        for number in range(done[INSERT], self.planner.planned):
-            plan = self._plan(number)
-            still_there = self._rows[plan.evict_slots] == plan.evict_rows
-            _put(rows, slots, plan.evict_rows[still_there], plan.evict_slots[still_there])
-        return slots
+    def after_train(self, number: int) -> None:
+        """Nothing to tell anybody: what is done is done."""
 
     def flush(self) -> None:
         """Copy every row whose value is in the scratchpad to the host table. No stage but Load may be at work.
@@ -154,25 +144,3 @@ class StageWork:
 
     def _staging_of(self, number: int) -> Staging:
         return self._staging[number % len(self._staging)]
-
-
-def place_lookups(stream: Stream, coalesced: CoalescePlan, places: Any, lookup_places: Any) -> None:
-    """lookup_places[l] = places[u] for every lookup l of unique row u. places: (U,), lookup_places: (N,) int32."""
-    stream.launch(
-        _place_lookups, coalesced.unique, coalesced.segment_offsets, coalesced.segment_lookups, places, lookup_places
-    )
-
-
-@cpu_kernel
-def _place_lookups(start, stop, segment_offsets, segment_lookups, places, lookup_places):
-    for u in range(start, stop):
-        for at in range(segment_offsets[u], segment_offsets[u + 1]):
-            lookup_places[segment_lookups[at]] = places[u]
-
-
-def _put(rows: Any, slots: Any, found_rows: Any, found_slots: Any) -> None:
-    """slots[i] = the slot found for rows[i], where there is one. rows: ascending."""
-    if rows.size:
-        at = np.minimum(np.searchsorted(rows, found_rows), rows.size - 1)
-        asked = rows[at] == found_rows
-        slots[at[asked]] = found_slots[asked]

@@ -99,21 +99,24 @@ class Board:
             return False
         return all(self.done[other] > last for other, last in self.waits_for(stage, batch))
 
+    def collect_follows(self, batch: int) -> tuple[int, int]:
+        """The batches whose Train, and whose Insert, come before the Collect of a batch; negative: none.
+
+        The first, so that its victims are final; the second, so that the rows that it reads from the host table have
+        come there, and the staging that it writes is free.
+        """
+        holds = self.depth.holds
+        return max(batch - holds.past - 1, self._given_up.get(batch, -1)), batch - holds.future - 1
+
     def waits_for(self, stage: str, batch: int) -> list[tuple[str, int]]:
         """(stage, batch) pairs that must be done before; a negative batch always is."""
-        depth, holds = self.depth, self.depth.holds
         if stage == LOAD:
-            return [(TRAIN, batch - depth.ring_size(self.lookahead))]
+            return [(TRAIN, batch - self.depth.ring_size(self.lookahead))]
         if stage == PLAN:
             last = batch + self.lookahead
             return [(LOAD, last if self.total is None else min(last, self.total - 1))]
         if stage == COLLECT:
-            return [
-                (PLAN, batch),
-                # Its victims are final.
-                (TRAIN, max(batch - holds.past - 1, self._given_up.get(batch, -1))),
-                # The rows that it reads from the host table have come there, and the staging that it writes is free.
-                (INSERT, batch - holds.future - 1),
-            ]
+            trained, inserted = self.collect_follows(batch)
+            return [(PLAN, batch), (TRAIN, trained), (INSERT, inserted)]
         before = {EXCHANGE: COLLECT, INSERT: EXCHANGE, TRAIN: INSERT}[stage]
         return [(before, batch)]

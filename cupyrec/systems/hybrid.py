@@ -15,6 +15,7 @@ from cupyrec.batch import Batch
 from cupyrec.embedding.host_table import HostTable
 from cupyrec.pipeline.stage_clock import StageClock
 from cupyrec.pipeline.stages import EXCHANGE, TRAIN
+from cupyrec.systems.device_inputs import make_inputs
 from cupyrec.systems.host_rows import EXCHANGE_BACK, GATHER, UPDATE, HostRows
 from cupyrec.systems.step import StepResult, Traffic, ignore
 from cupyrec.systems.train_stage import TrainStage
@@ -29,6 +30,7 @@ class HybridSystem:
         self.model, self.table = stage.model, table
         self._stage, self._clock = stage, clock or StageClock()
         self._host_rows = HostRows(stage, table)
+        self._inputs = make_inputs(stage.device, stage.model.config.dense_features)
 
     @property
     def steps_done(self) -> int:
@@ -51,11 +53,8 @@ class HybridSystem:
             yield self._step(number, batch, waited_s)
 
     def predict(self, batch: Batch) -> Any:
-        """Logits (B,), device; valid until the next call. Changes no weight."""
-        Y = self._stage.pooled(batch.samples)
-        self._host_rows.pool(batch, mean=self._stage.mean)
-        self._host_rows.send(Y)
-        return self._stage.predict(batch, Y)
+        """Logits (B,), host; valid until the next call. Changes no weight."""
+        return self._host_rows.predict(batch)
 
     def finish(self) -> None:
         """The host table holds every row's final value: here it always does."""
@@ -68,7 +67,7 @@ class HybridSystem:
         with clock.stage(EXCHANGE, number):
             bytes_in = host_rows.send(Y)
         with clock.stage(TRAIN, number):
-            loss, dY = stage.loss_and_gradient(batch, Y)
+            loss, dY = stage.loss_and_gradient(self._inputs.put(batch), Y)
         with clock.stage(EXCHANGE_BACK, number):
             bytes_out = host_rows.receive(dY)
         with clock.stage(UPDATE, number):

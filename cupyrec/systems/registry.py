@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
+from cupyrec.byte_sizes import format_bytes
 from cupyrec.config import SystemConfig, option_name
+from cupyrec.devices.device import Device
+from cupyrec.devices.gpu import GpuDevice
 from cupyrec.embedding.host_table import HostTable
 from cupyrec.embedding.row_counts import read_row_counts
 from cupyrec.pipeline.stage_clock import StageClock
@@ -18,24 +21,41 @@ from cupyrec.systems.static import StaticSystem
 from cupyrec.systems.step import System
 from cupyrec.systems.train_stage import TrainStage
 
+# Of free GPU memory, what `auto` lets the tables and all else take: libraries want some too.
+RESIDENT_SHARE = 0.9
 SYSTEMS_WITH_SCRATCHPAD = (StaticSystem.name, SerialSystem.name, ScratchpipeSystem.name)
 
 
-def resolve_system(name: str) -> tuple[str, str]:
-    """The system that a name stands for, and why, where it was `auto`."""
-    if name == "auto":
-        return ResidentSystem.name, "auto: the CPU trains the tables where they are, in host memory"
-    return name, ""
+def resolve_system(config: SystemConfig, device: Device, resident_bytes: int) -> tuple[SystemConfig, str]:
+    """The configuration with a system in place of `auto`, and why; the same where one is named.
+
+    resident_bytes: of device memory, what `resident` would take.
+    """
+    if config.name != "auto":
+        return config, ""
+    if not isinstance(device, GpuDevice):
+        return (
+            replace(config, name=ResidentSystem.name),
+            "auto: the CPU trains the tables where they are, in host memory",
+        )
+    free_bytes, _ = device.runtime.memory_bytes()
+    there = f"{format_bytes(free_bytes)} of GPU memory are free"
+    if resident_bytes <= RESIDENT_SHARE * free_bytes:
+        return replace(config, name=ResidentSystem.name), f"auto: it takes {format_bytes(resident_bytes)}, and {there}"
+    return (
+        replace(config, name=ScratchpipeSystem.name),
+        f"auto: resident would take {format_bytes(resident_bytes)}, but {there}",
+    )
 
 
-def unused_options(config: SystemConfig) -> list[str]:
-    """The options that are set to something and mean nothing to the system that is asked for."""
-    name, _ = resolve_system(config.name)
+def unused_options(config: SystemConfig, device: Device) -> list[str]:
+    """The options that are set to something and mean nothing to a system, on a device. config: resolved."""
+    exchange = {"exchange"} if isinstance(device, GpuDevice) else set()
     used = {
         StaticSystem.name: {"scratchpad", "row_counts"},
-        SerialSystem.name: {"scratchpad", "row_counts", "lookahead", "replacement"},
-        ScratchpipeSystem.name: {"scratchpad", "row_counts", "lookahead", "replacement"},
-    }.get(name, set())
+        SerialSystem.name: {"scratchpad", "row_counts", "lookahead", "replacement"} | exchange,
+        ScratchpipeSystem.name: {"scratchpad", "row_counts", "lookahead", "replacement"} | exchange,
+    }.get(config.name, set())
     plain = SystemConfig()
     return [
         f"--{option_name(each.name)}"
@@ -47,9 +67,12 @@ def unused_options(config: SystemConfig) -> list[str]:
 def make_system(
     config: SystemConfig, stage: TrainStage, table: HostTable, *, seed: int = 0, clock: StageClock | None = None
 ) -> System:
-    """The system that a configuration asks for. Raises ConfigError."""
-    name, _ = resolve_system(config.name)
-    if name == ResidentSystem.name:
+    """The system that a configuration asks for; `auto`, which resolve_system replaces, is `resident` here.
+
+    Raises ConfigError.
+    """
+    name = config.name
+    if name in ("auto", ResidentSystem.name):
         return ResidentSystem(stage, table, clock)
     if name == HybridSystem.name:
         return HybridSystem(stage, table, clock)
@@ -67,5 +90,6 @@ def make_system(
         replacement=config.replacement,
         row_counts=counts,
         seed=seed,
+        exchange=config.exchange,
         clock=clock,
     )

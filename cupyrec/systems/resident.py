@@ -1,7 +1,8 @@
 """`resident`: every embedding row lives in the memory of the device that trains it.
 
-On the CPU device that is host memory: rows are gathered, trained and updated in place. Nothing is cached, moved or
-looked ahead to. It is the plainest of the systems and the one whose weights the others must reproduce.
+On the CPU device that is host memory: rows are gathered, trained and updated in place. On a GPU the whole table is
+copied there before training and back after it. Nothing is cached, moved or looked ahead to. It is the plainest of the
+systems and the one whose weights the others must reproduce.
 """
 
 from __future__ import annotations
@@ -9,12 +10,21 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Iterable
 from typing import Any
 
+import numpy as np
+
 from cupyrec.batch import Batch
+from cupyrec.devices.gpu import GpuDevice
 from cupyrec.embedding.coalesce import Coalescer
+from cupyrec.embedding.gpu_coalesce import GpuCoalescer
 from cupyrec.embedding.host_table import HostTable
+from cupyrec.pipeline.gpu_ring import LoadedBatch
 from cupyrec.pipeline.stage_clock import StageClock
+from cupyrec.systems.device_table import DeviceTable
 from cupyrec.systems.step import StepResult, ignore
 from cupyrec.systems.train_stage import TrainStage
+
+# Batches on a GPU at once: one that trains, one that is there, one on its way.
+LOADED_BATCHES = 3
 
 
 class ResidentSystem:
@@ -25,7 +35,11 @@ class ResidentSystem:
     def __init__(self, stage: TrainStage, table: HostTable, clock: StageClock | None = None) -> None:
         self.model, self.table = stage.model, table
         self._stage, self._clock = stage, clock or StageClock()
-        self._coalescer = Coalescer(stage.device, table.table_rows)
+        self._rows: _RowsInPlace | _RowsOnGpu = (
+            _RowsOnGpu(stage, stage.device, table)
+            if isinstance(stage.device, GpuDevice)
+            else _RowsInPlace(stage, table)
+        )
 
     @property
     def steps_done(self) -> int:
@@ -43,21 +57,73 @@ class ResidentSystem:
         self, batches: Iterable[Batch], *, say: Callable[[str], None] = ignore
     ) -> Generator[StepResult, None, None]:
         """Train the batches in order; after each, its result. Stopping early leaves the last step whole."""
-        self._clock.forget()
-        for number, (batch, waited_s) in enumerate(self._clock.each_loaded(batches)):
-            yield self._step(number, batch, waited_s)
+        stage, clock = self._stage, self._clock
+        clock.forget()
+        self._rows.begin()
+        try:
+            for number, (batch, waited_s) in enumerate(clock.each_loaded(batches)):
+                learning_rate = stage.learning_rate
+                with clock.stage("Train", number):
+                    loss = self._rows.train(number, batch)
+                yield StepResult(
+                    stage.steps_done, batch.samples, loss, learning_rate, waited_s, stage_ms=clock.take(number)
+                )
+        finally:
+            self.finish()
 
-    def predict(self, batch: Batch) -> Any:
-        """Logits (B,), device; valid until the next call. Changes no weight."""
-        return self._stage.predict(batch, self._stage.pool(self.table.records, batch.rows, batch))
+    def predict(self, batch: Batch) -> np.ndarray:
+        """Logits (B,), host; valid until the next call. Changes no weight."""
+        batch = self._stage.upload(batch)
+        return self._stage.predict(batch, self._stage.pool(self._rows.begin(), batch.rows, batch))
 
     def finish(self) -> None:
-        """The host table holds every row's final value: here it always does."""
+        """Bring every row's value to the host table."""
+        self._rows.finish()
 
-    def _step(self, number: int, batch: Batch, waited_s: float) -> StepResult:
-        stage, learning_rate = self._stage, self._stage.learning_rate
-        with self._clock.stage("Train", number):
-            loss = stage.run(batch, self.table.records, batch.rows, self._coalescer.plan(batch))
-        return StepResult(
-            stage.steps_done, batch.samples, loss, learning_rate, waited_s, stage_ms=self._clock.take(number)
-        )
+
+class _RowsInPlace:
+    """On the CPU: the host table is what is trained."""
+
+    def __init__(self, stage: TrainStage, table: HostTable) -> None:
+        self._stage, self._table = stage, table
+        self._coalescer = Coalescer(stage.device.host, table.table_rows)
+
+    def begin(self) -> Any:
+        """The records."""
+        return self._table.records
+
+    def train(self, number: int, batch: Batch) -> Any:
+        return self._stage.run(batch, self._table.records, batch.rows, self._coalescer.plan(batch))
+
+    def finish(self) -> None:
+        """The host table always holds every row's final value."""
+
+
+class _RowsOnGpu:
+    """On a GPU: a copy of the whole table is trained, on batches that are brought there on a stream of their own."""
+
+    def __init__(self, stage: TrainStage, device: GpuDevice, table: HostTable) -> None:
+        self._stage, self._device = stage, device
+        self._table = DeviceTable(device, table)
+        self._load_stream = device.stream("load")
+        self._coalescer = GpuCoalescer(self._load_stream, table.table_rows)
+        self._loaded = [LoadedBatch(device, stage.model.config.dense_features) for _ in range(LOADED_BATCHES)]
+
+    def begin(self) -> Any:
+        """The records, which are now on the device."""
+        return self._table.on_device()
+
+    def train(self, number: int, batch: Batch) -> Any:
+        device, loading = self._device, self._loaded[number % LOADED_BATCHES]
+        loading.load(self._load_stream, self._coalescer, batch)
+        device.wait(loading.loaded)
+        there, coalesced = loading.batch, loading.coalesced
+        assert there is not None
+        assert coalesced is not None
+        loss = self._stage.run(there, self._table.on_device(), there.rows, coalesced)
+        self._table.changed = True
+        device.record(loading.used)
+        return loss
+
+    def finish(self) -> None:
+        self._table.to_host()

@@ -16,15 +16,20 @@ import numpy as np
 
 from cupyrec.batch import Batch
 from cupyrec.byte_sizes import format_bytes
+from cupyrec.devices.gpu import GpuDevice
 from cupyrec.devices.host_memory import available_bytes
 from cupyrec.embedding.coalesce import Coalescer
 from cupyrec.embedding.host_table import HostTable
-from cupyrec.embedding.move_rows import gather_from_two
+from cupyrec.pipeline.exchange import Exchange, make_exchange
+from cupyrec.pipeline.gpu_planner import GpuPlanner
+from cupyrec.pipeline.gpu_stage_work import GpuStageWork
+from cupyrec.pipeline.known_batches import check_settings
 from cupyrec.pipeline.lookahead import Lookahead, choose_lookahead, window_batch_bytes
-from cupyrec.pipeline.planner import Planner, check_settings
+from cupyrec.pipeline.planner import Planner
 from cupyrec.pipeline.stage_clock import StageClock
-from cupyrec.pipeline.stage_work import StageWork, place_lookups
-from cupyrec.pipeline.stages import COLLECT, EXCHANGE, INSERT, LOAD, PLAN, TRAIN, Board, Depth
+from cupyrec.pipeline.stage_work import StageWork
+from cupyrec.pipeline.stages import COLLECT, EXCHANGE, INSERT, LOAD, ONE_AFTER_ANOTHER, PLAN, TRAIN, Board, Depth
+from cupyrec.systems.host_rows import HostRows
 from cupyrec.systems.step import StepResult, Traffic, ignore
 from cupyrec.systems.train_stage import TrainStage
 
@@ -56,10 +61,12 @@ class ScratchpadSystem:
         replacement: str = "lookahead",
         row_counts: Any = None,
         seed: int = 0,
+        exchange: str = "auto",
         clock: StageClock | None = None,
     ) -> None:
         """slots: S; lookahead: K, chosen from the first batch when None; row_counts: (R,), how often each row is used
-        in all data, None where nobody knows; seed: of the replacement `random`. Raises ConfigError.
+        in all data, None where nobody knows; seed: of the replacement `random`; exchange: how rows cross the link, on a
+        GPU. Raises ConfigError.
         """
         self.model, self.table = stage.model, table
         self.slots, self.replacement, self.row_counts = slots, replacement, row_counts
@@ -67,11 +74,15 @@ class ScratchpadSystem:
         self._stage, self._clock = stage, clock or StageClock()
         self._pad = stage.device.zeros((slots, table.records.shape[1]), table.records.dtype)
         self._record_bytes = self._pad.shape[1] * self._pad.dtype.itemsize
-        self._coalescer = Coalescer(stage.device, table.table_rows)
-        self._gathered = np.empty((0, self._pad.shape[1]), self._pad.dtype)
+        self._coalescer = Coalescer(stage.device.host, table.table_rows)
+        self._host_rows = HostRows(stage, table, trains=False)
+        self._wanted_exchange = exchange
+        self._exchange: Exchange | None = None
         self._lookahead: int | None = None
-        self._work: StageWork | None = None
+        self._work: StageWork | GpuStageWork | None = None
         self._driver: Driver | None = None
+        # Steps trained when the host table last held every row's value; None: not since training began.
+        self._flushed_at: int | None = None
         # A wrong setting is told now, not at the first batch.
         holds = self.depth.holds
         check_settings(slots, holds.future if lookahead is None else lookahead, holds, replacement)
@@ -83,7 +94,8 @@ class ScratchpadSystem:
     @property
     def facts(self) -> dict[str, Any]:
         """See System.facts."""
-        return {"slots": self.slots, "replacement": self.replacement, "lookahead": self._lookahead}
+        facts = {"slots": self.slots, "replacement": self.replacement, "lookahead": self._lookahead}
+        return facts if self._exchange is None else {**facts, "exchange": self._exchange.name}
 
     def prepare(self, read: Callable[[], Iterable[Batch]], say: Callable[[str], None]) -> None:
         """Nothing to prepare: what has to be known of the data is seen ahead."""
@@ -110,9 +122,8 @@ class ScratchpadSystem:
         self._lookahead = lookahead.batches
         say(self._describe(lookahead))
         board = Board(self.depth, lookahead.batches)
-        self._work = work = StageWork(
-            self._stage.device, self.table, self._pad, self._planner(lookahead.batches), board
-        )
+        self._work = work = self._make_work(board, say)
+        self._flushed_at = None
         try:
             with self.driver(board, self._stages(work, source), self._clock) as self._driver:
                 yield from self._steps(work, self._driver)
@@ -120,29 +131,20 @@ class ScratchpadSystem:
         finally:
             self._end(work)
 
-    def predict(self, batch: Batch) -> Any:
-        """Logits (B,), device; valid until the next call. Changes no state."""
-        work, driver, stage = self._work, self._driver, self._stage
-        if work is None or driver is None:
-            return stage.predict(batch, stage.pool(self.table.records, batch.rows, batch))
-        coalesced = self._coalescer.plan(batch)
-        U = coalesced.unique
-        if self._gathered.shape[0] < U:
-            self._gathered = np.empty((U, self._pad.shape[1]), self._pad.dtype)
-        rows, gathered = coalesced.unique_rows, self._gathered[:U]
-        with driver.paused():
-            gather_from_two(stage.device, self._pad, work.find(rows), self.table.records, rows, gathered)
-        places = np.empty(batch.lookups, np.int32)
-        place_lookups(stage.device, coalesced, np.arange(U, dtype=np.int32), places)
-        return stage.predict(batch, stage.pool(gathered, places, batch))
+    def predict(self, batch: Batch) -> np.ndarray:
+        """Logits (B,), host; valid until the next call. Changes no state."""
+        self.finish()
+        return self._host_rows.predict(batch)
 
     def finish(self) -> None:
-        """Bring every row's value to the host table."""
-        if self._work is not None and self._driver is not None:
+        """Bring every row's value to the host table, unless that was done since the last step."""
+        if self._work is not None and self._driver is not None and self._flushed_at != self.steps_done:
             with self._driver.paused():
                 self._work.flush()
+            # From now on, until the next step, the stages move rows but change no value.
+            self._flushed_at = self.steps_done
 
-    def _end(self, work: StageWork) -> None:
+    def _end(self, work: StageWork | GpuStageWork) -> None:
         """Bring all rows back to the host table. An interrupt waits for that."""
         interrupted: BaseException | None = None
         while self._work is not None:
@@ -155,7 +157,7 @@ class ScratchpadSystem:
         if interrupted is not None:
             raise interrupted
 
-    def _stages(self, work: StageWork, source: _Source) -> Mapping[str, Callable[[int], object]]:
+    def _stages(self, work: StageWork | GpuStageWork, source: _Source) -> Mapping[str, Callable[[int], object]]:
         def load(number: int) -> bool:
             batch = source.next()
             if batch is not None:
@@ -164,7 +166,7 @@ class ScratchpadSystem:
 
         return {LOAD: load, PLAN: work.plan, COLLECT: work.collect, EXCHANGE: work.exchange, INSERT: work.insert}
 
-    def _steps(self, work: StageWork, driver: Driver) -> Iterator[StepResult]:
+    def _steps(self, work: StageWork | GpuStageWork, driver: Driver) -> Iterator[StepResult]:
         stage, clock = self._stage, self._clock
         while True:
             with clock.measured() as waiting:
@@ -177,7 +179,9 @@ class ScratchpadSystem:
             assert entry.coalesced is not None
             assert plan is not None
             with clock.stage(TRAIN, number):
+                work.before_train(number)
                 loss = stage.run(batch, self._pad, entry.slots, entry.coalesced, plan.unique_slots)
+                work.after_train(number)
             traffic = Traffic(
                 hits=plan.hits,
                 misses=plan.miss_rows.shape[0],
@@ -191,18 +195,30 @@ class ScratchpadSystem:
                 stage.steps_done, batch.samples, loss, learning_rate, waiting.seconds, traffic, clock.take(number)
             )
 
-    def _planner(self, lookahead: int) -> Planner:
-        holds = self.depth.holds
-        if self.replacement != "lookahead":
-            # The others do not look ahead; what is held must be known.
-            lookahead = holds.future
-        return Planner(
-            self.slots,
-            lookahead=lookahead,
-            holds=holds,
-            replacement=self.replacement,
-            row_counts=self.row_counts,
-            seed=self._seed,
+    def _make_work(self, board: Board, say: Callable[[str], None]) -> StageWork | GpuStageWork:
+        device, holds = self._stage.device, self.depth.holds
+        # The other replacements do not look ahead; what is held must be known.
+        lookahead = board.lookahead if self.replacement == "lookahead" else holds.future
+        settings: dict[str, Any] = {
+            "lookahead": lookahead,
+            "holds": holds,
+            "replacement": self.replacement,
+            "row_counts": self.row_counts,
+            "seed": self._seed,
+        }
+        if not isinstance(device, GpuDevice):
+            return StageWork(device, self.table, self._pad, Planner(self.slots, **settings), board)
+        if self._exchange is None:
+            self._exchange = make_exchange(self._wanted_exchange, device, self.table, say)
+        return GpuStageWork(
+            device,
+            self.table,
+            self._pad,
+            lambda stream: GpuPlanner(stream, self.slots, **settings),
+            board,
+            self._exchange,
+            dense_features=self.model.config.dense_features,
+            in_turn=self.depth == ONE_AFTER_ANOTHER,
         )
 
     def _choose_lookahead(self, first: Batch) -> Lookahead:
@@ -214,8 +230,16 @@ class ScratchpadSystem:
             rows=self.table.records.shape[0],
             unique=unique,
             batch_bytes=window_batch_bytes(first, unique),
-            free_bytes=available_bytes(),
+            free_bytes=self._free_bytes(),
         )
+
+    def _free_bytes(self) -> int | None:
+        """What the batches known ahead may take: they are on the host and, on a GPU, in its memory too."""
+        device, free = self._stage.device, available_bytes()
+        if isinstance(device, GpuDevice):
+            on_device, _ = device.runtime.memory_bytes()
+            return on_device if free is None else min(free, on_device)
+        return free
 
     def _describe(self, lookahead: Lookahead) -> str:
         rows = self.table.records.shape[0]

@@ -10,25 +10,29 @@ agree to rounding. While `train` is under way a pinned row's value is in the pad
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import Any
 
 import numpy as np
 
 from cupyrec.batch import Batch
-from cupyrec.devices.numba_kernel import cpu_kernel
-from cupyrec.embedding.coalesce import Coalescer
 from cupyrec.embedding.host_table import HostTable
 from cupyrec.embedding.move_rows import gather_records, scatter_records
 from cupyrec.embedding.pinned_rows import PinnedRows
 from cupyrec.embedding.row_counts import count_rows, most_used_rows
 from cupyrec.errors import ConfigError
 from cupyrec.functions.embedding_bag import embedding_bag_forward
+from cupyrec.functions.join_pooled import join_pooled
 from cupyrec.pipeline.stage_clock import StageClock
 from cupyrec.pipeline.stages import EXCHANGE, TRAIN
+from cupyrec.systems.device_inputs import make_inputs
 from cupyrec.systems.host_rows import EXCHANGE_BACK, GATHER, UPDATE, HostRows
+from cupyrec.systems.hot_batches import make_hot_batches
 from cupyrec.systems.step import StepResult, Traffic, ignore
 from cupyrec.systems.train_stage import TrainStage
+
+# Copied at a time between the host table and the pad.
+COPIED_ROWS = 65_536
 
 
 class StaticSystem:
@@ -51,15 +55,17 @@ class StaticSystem:
         if slots < 1:
             raise ConfigError(f"static needs at least 1 slot, but has {slots}")
         R, width = table.records.shape
+        device, config = stage.device, stage.model.config
         self.model, self.table, self.slots = stage.model, table, min(slots, R)
         self._stage, self._clock, self._counts_itself = stage, clock or StageClock(), row_counts is None
         self._host_rows = HostRows(stage, table)
-        self._copy_stream = stage.device.stream()
-        self._pad = stage.device.zeros((self.slots, width), table.records.dtype)
-        shape = (stage.max_samples, stage.model.config.features, stage.model.config.dimension)
-        self._cold_Y = stage.device.zeros(shape, table.records.dtype)
+        self._inputs = make_inputs(device, config.dense_features)
+        self._pad = device.zeros((self.slots, width), table.records.dtype)
+        self._copied = device.page_locked((min(COPIED_ROWS, self.slots), width), table.records.dtype)
+        self._cold_Y = device.zeros((stage.max_samples, config.features, config.dimension), table.records.dtype)
         self._pinned: PinnedRows | None = None
         self._runs = 0  # calls of train under way; while there is one, the pinned rows' values are in the pad
+        self._changed = False  # whether they differ from the host table's
         if row_counts is not None:
             self._pin(row_counts)
 
@@ -99,20 +105,19 @@ class StaticSystem:
             self._runs -= 1
 
     def predict(self, batch: Batch) -> Any:
-        """Logits (B,), device; valid until the next call. Changes no weight."""
-        stage = self._stage
-        if not self._runs:
-            return stage.predict(batch, stage.pool(self.table.records, batch.rows, batch))
-        hot, cold = self._split(batch)
-        self._host_rows.pool(cold, mean=False)
-        self._host_rows.send(self._cold_Y[: batch.samples])
-        return stage.predict(batch, self._pool(batch, hot))
+        """Logits (B,), host; valid until the next call. Changes no weight."""
+        self.finish()
+        return self._host_rows.predict(batch)
 
     def finish(self) -> None:
         """Bring every row's value to the host table. Training may go on."""
-        if self._runs and self._pinned is not None:
-            rows = self._pinned.rows
-            scatter_records(self._copy_stream, self._pad[: rows.shape[0]], rows, self.table.records)
+        if not self._changed:
+            return
+        for rows, pad, copied in self._parts():
+            self._stage.device.copy(pad, copied)
+            self._stage.device.record().synchronize()
+            scatter_records(self._stage.device.host, copied, rows, self.table.records)
+        self._changed = False
 
     def _pin(self, row_counts: Any) -> None:
         """Give the most used rows a slot each. row_counts: (R,)."""
@@ -121,9 +126,9 @@ class StaticSystem:
             raise ConfigError(f"row counts must be ({R},), one for each row, but are {counts.shape}")
         self.finish()
         device, rows = self._stage.device, most_used_rows(counts, self.slots)
-        self._pinned = PinnedRows(device, rows, self.table.starts)
+        self._pinned = PinnedRows(device.host, rows, self.table.starts)
         # The pad is laid out like a host table: what is pinned of a table is a table.
-        self._coalescer = Coalescer(device, self._pinned.table_slots)
+        self._hot = make_hot_batches(device, self._pinned.table_slots, self._stage.model.config.dense_features)
         if self._runs:
             self._fill_pad()
         share = int(counts[rows].sum()) / max(int(counts.sum()), 1)
@@ -131,53 +136,43 @@ class StaticSystem:
 
     def _fill_pad(self) -> None:
         """Copy the pinned rows to the pad."""
-        assert self._pinned is not None
-        rows = self._pinned.rows
-        gather_records(self._copy_stream, self.table.records, rows, self._pad[: rows.shape[0]])
+        for rows, pad, copied in self._parts():
+            gather_records(self._stage.device.host, self.table.records, rows, copied)
+            self._stage.device.copy(copied, pad)
+            self._stage.device.record().synchronize()
 
-    def _split(self, batch: Batch) -> tuple[Batch, Batch]:
+    def _parts(self) -> Iterator[tuple[np.ndarray, Any, np.ndarray]]:
+        """For some pinned rows at a time: the rows, their part of the pad, and page-locked memory of that size."""
         assert self._pinned is not None
-        return self._pinned.split(batch)
-
-    def _pool(self, batch: Batch, hot: Batch) -> Any:
-        """Y (B, F, D), device: the pinned rows of each bag pooled and joined with what the host has sent."""
-        stage, B = self._stage, batch.samples
-        Y = stage.pooled(B)
-        embedding_bag_forward(stage.device, self._pad, hot.rows, hot.offsets, Y, mean=False)
-        stage.device.launch(_join, B, Y, self._cold_Y[:B], batch.offsets, stage.mean)
-        return Y
+        pinned = self._pinned.rows
+        for at in range(0, pinned.shape[0], COPIED_ROWS):
+            rows = pinned[at : at + COPIED_ROWS]
+            yield rows, self._pad[at : at + rows.shape[0]], self._copied[: rows.shape[0]]
 
     def _step(self, number: int, batch: Batch, waited_s: float) -> StepResult:
         stage, clock, host_rows, learning_rate = self._stage, self._clock, self._host_rows, self._stage.learning_rate
+        assert self._pinned is not None
+        B = batch.samples
+        Y, cold_Y = stage.pooled(B), self._cold_Y[:B]
         with clock.stage(GATHER, number):
-            hot, cold = self._split(batch)
+            hot_lookups, cold = self._pinned.split(batch)
+            hot = self._hot.load(hot_lookups, batch)
             host_rows.pool(cold, mean=False)
         with clock.stage(EXCHANGE, number):
-            bytes_in = host_rows.send(self._cold_Y[: batch.samples])
+            bytes_in = host_rows.send(cold_Y)
         with clock.stage(TRAIN, number):
-            loss, dY = stage.loss_and_gradient(batch, self._pool(batch, hot))
+            embedding_bag_forward(stage.device, self._pad, hot.batch.rows, hot.batch.offsets, Y, mean=False)
+            join_pooled(stage.device, Y, cold_Y, hot.offsets, mean=stage.mean)
+            loss, dY = stage.loss_and_gradient(self._inputs.put(batch), Y)
         with clock.stage(EXCHANGE_BACK, number):
             bytes_out = host_rows.receive(dY)
         with clock.stage(UPDATE, number):
             # A gradient is divided by the length of the whole bag, whichever side its row is on.
+            stage.update_rows(self._pad, dY, hot.offsets, hot.plan)
+            self._changed = True
+            self._hot.done()
             misses = host_rows.update(cold, batch.offsets)
-            plan = self._coalescer.plan(hot)
-            stage.update_rows(self._pad, dY, batch.offsets, plan)
             stage.update_dense()
-        traffic = Traffic(hits=plan.unique, misses=misses, bytes_in=bytes_in, bytes_out=bytes_out)
-        return StepResult(stage.steps_done, batch.samples, loss, learning_rate, waited_s, traffic, clock.take(number))
-
-
-@cpu_kernel
-def _join(start, stop, Y, cold_Y, offsets, mean):
-    """Y += cold_Y for the samples start .. stop-1, then divided by the length of the whole bag where mean."""
-    B, F, D = Y.shape
-    for b in range(start, stop):
-        for f in range(F):
-            length = offsets[f * B + b + 1] - offsets[f * B + b]
-            for d in range(D):
-                Y[b, f, d] += cold_Y[b, f, d]
-            if mean and length > 1:
-                divisor = Y.dtype.type(length)
-                for d in range(D):
-                    Y[b, f, d] /= divisor
+            hits = self._hot.unique(hot)
+        traffic = Traffic(hits=hits, misses=misses, bytes_in=bytes_in, bytes_out=bytes_out)
+        return StepResult(stage.steps_done, B, loss, learning_rate, waited_s, traffic, clock.take(number))

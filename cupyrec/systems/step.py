@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any, Protocol
+from typing import Any, Protocol, SupportsFloat
+
+import numpy as np
 
 from cupyrec.batch import Batch
 from cupyrec.embedding.host_table import HostTable
@@ -35,14 +37,15 @@ class Traffic:
 class StepResult:
     """One mini-batch trained.
 
-    step: 1 for the first; samples: B; loss: the mean over the batch, before its update; learning_rate: as applied.
+    step: 1 for the first; samples: B; loss: the mean over the batch, before its update, for float(), which waits for it
+    where it is still to come (see loss.is_known); learning_rate: as applied.
     waited_s: how long training stood still because the batch, or a row of it, was not there yet.
     traffic: None in systems that move nothing. stage_ms: how long each stage worked on the batch, by its name.
     """
 
     step: int
     samples: int
-    loss: float
+    loss: SupportsFloat
     learning_rate: float
     waited_s: float = 0.0
     traffic: Traffic | None = None
@@ -82,8 +85,8 @@ class System(Protocol):
         raised here, after all batches before it are trained. say: is told what the system chose.
         """
 
-    def predict(self, batch: Batch) -> Any:
-        """Logits (B,), with the weights as of the last result. Changes no state."""
+    def predict(self, batch: Batch) -> np.ndarray:
+        """Logits (B,), host, with the weights as of the last result; valid until the next call. Changes no state."""
 
     def finish(self) -> None:
         """Bring every row's value to the host table."""

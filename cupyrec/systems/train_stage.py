@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, SupportsFloat
 
-from cupyrec.batch import Batch, CoalescePlan
-from cupyrec.devices.cpu import CpuDevice
+import numpy as np
+
+from cupyrec.batch import Batch, CoalescePlan, GpuCoalescePlan, most_chunks
+from cupyrec.devices.device import Device
+from cupyrec.devices.gpu import GpuDevice
 from cupyrec.functions.embedding_bag import embedding_bag_forward
 from cupyrec.models.dlrm import Dlrm
 from cupyrec.optim.registry import Optimizer
 from cupyrec.optim.row_update import RowUpdate
 from cupyrec.optim.schedule import WarmupPolynomialDecay
+from cupyrec.systems.dense_part import make_dense_part
 
 
 class TrainStage:
-    """Pools, runs the model forward and backward, updates rows and dense parameters, and counts the steps."""
+    """Pools, runs the model forward and backward, updates rows and dense parameters, and counts the steps.
+
+    On a GPU it works on batches whose arrays are in device memory, and everything is queued on the device's own stream.
+    """
 
     def __init__(
         self,
-        device: CpuDevice,
+        device: Device,
         model: Dlrm,
         optimizer: Optimizer,
         schedule: WarmupPolynomialDecay,
@@ -33,6 +40,8 @@ class TrainStage:
         self._optimizer, self._schedule = optimizer, schedule
         self._Y = device.zeros((max_samples, config.features, config.dimension), dtype)
         self._dense_state = device.zeros(optimizer.dense_state_size(model.parameters.shape[0]), dtype)
+        self._dense_part = make_dense_part(device, model, max_samples=max_samples)
+        self._partial_sums: Any = None
 
     @property
     def learning_rate(self) -> float:
@@ -52,18 +61,34 @@ class TrainStage:
         embedding_bag_forward(self.device, records, places, batch.offsets, Y, mean=self.mean)
         return Y
 
-    def predict(self, batch: Batch, Y: Any) -> Any:
-        """Logits (B,), device, from pooled vectors; valid until the next call."""
-        return self.model.forward(batch.dense, Y)
+    def upload(self, batch: Batch) -> Batch:
+        """A batch with its arrays where the model is; waits for it. For prediction: training loads them ahead."""
+        if not isinstance(self.device, GpuDevice):
+            return batch
+        arrays = (batch.dense, batch.rows, batch.offsets, batch.labels)
+        return Batch(*(self.device.upload(array) for array in arrays))
 
-    def loss_and_gradient(self, batch: Batch, Y: Any) -> tuple[float, Any]:
-        """The mean loss and dY (B, F, D), device; fills the model's gradients."""
-        return self.model.backward(self.model.forward(batch.dense, Y), batch.labels)
+    def predict(self, batch: Batch, Y: Any) -> np.ndarray:
+        """Logits (B,), on the host, from pooled vectors; valid until the next call."""
+        return self.device.download(self.model.forward(batch.dense, Y))
 
-    def update_rows(self, records: Any, dY: Any, offsets: Any, plan: CoalescePlan, slots: Any = None) -> None:
-        """Apply the optimizer to the rows of a plan, in place. slots: (U,), where they are; None: at their row."""
-        update = RowUpdate(records, dY, offsets, plan, self.mean, slots)
-        self._optimizer.update_rows(self.device, update, learning_rate=self.learning_rate)
+    def loss_and_gradient(self, batch: Batch, Y: Any) -> tuple[SupportsFloat, Any]:
+        """The mean loss and dY (B, F, D), device; fills the model's gradients. Y: what `pooled` gave."""
+        return self._dense_part.run(batch, Y)
+
+    def update_rows(
+        self, records: Any, dY: Any, offsets: Any, plan: CoalescePlan | GpuCoalescePlan, slots: Any = None
+    ) -> None:
+        """Apply the optimizer to the rows of a plan, in place. slots: (U,), where they are; None: at their row.
+
+        All arrays are on the device or, with a CoalescePlan, all on the host.
+        """
+        device: Device = self.device.host
+        sums = None
+        if isinstance(plan, GpuCoalescePlan):
+            device, sums = self.device, self._sums_for(most_chunks(plan.lookups))
+        update = RowUpdate(records, dY, offsets, plan, self.mean, slots, sums)
+        self._optimizer.update_rows(device, update, learning_rate=self.learning_rate)
 
     def update_dense(self) -> None:
         """Apply the optimizer to the dense parameters, which ends the step."""
@@ -76,9 +101,18 @@ class TrainStage:
         )
         self.steps_done += 1
 
-    def run(self, batch: Batch, records: Any, places: Any, plan: CoalescePlan, slots: Any = None) -> float:
+    def run(
+        self, batch: Batch, records: Any, places: Any, plan: CoalescePlan | GpuCoalescePlan, slots: Any = None
+    ) -> SupportsFloat:
         """One whole step on rows that are all in records; returns the loss. Arguments as above."""
         loss, dY = self.loss_and_gradient(batch, self.pool(records, places, batch))
         self.update_rows(records, dY, batch.offsets, plan, slots)
         self.update_dense()
         return loss
+
+    def _sums_for(self, chunks: int) -> Any:
+        """(at least chunks, D), device: room for the sums of long segments."""
+        if self._partial_sums is None or self._partial_sums.shape[0] < chunks:
+            self.device.synchronize()  # what is given back may still be in use
+            self._partial_sums = self.device.zeros((chunks, self.model.config.dimension))
+        return self._partial_sums

@@ -14,10 +14,10 @@ from cupyrec.optim.registry import Optimizer
 from cupyrec.pipeline.planner import GROWTH, NODE_BYTES
 from cupyrec.scratchpad_size import scratchpad_slots
 from cupyrec.systems.hybrid import HybridSystem
-from cupyrec.systems.registry import SYSTEMS_WITH_SCRATCHPAD, resolve_system
+from cupyrec.systems.registry import SYSTEMS_WITH_SCRATCHPAD
 from cupyrec.systems.scratchpipe import ScratchpipeSystem
 from cupyrec.systems.serial import SerialSystem
-from cupyrec.systems.static import StaticSystem
+from cupyrec.systems.static import COPIED_ROWS, StaticSystem
 
 FLOAT_BYTES = 4
 # Read ahead, in the reader's hands and in training.
@@ -32,8 +32,9 @@ BOOKKEEPING_BYTES = {SerialSystem.name: SLOT_BYTES, ScratchpipeSystem.name: SLOT
 COUNT_BYTES = 8
 PINNING_BYTES_PER_ROW = 2 * COUNT_BYTES
 DEPTH_OF = {each.name: each.depth for each in (SerialSystem, ScratchpipeSystem)}
-# Of the pooled vectors, beside those of the model: the host's and its gradient's, and what static adds to its own.
-POOLED_COPIES = {HybridSystem.name: 2, StaticSystem.name: 3}
+# Of the pooled vectors, beside those of the model: the host's, its gradient's where the host trains rows, and what
+# static adds to its own.
+POOLED_COPIES = {HybridSystem.name: 2, StaticSystem.name: 3, SerialSystem.name: 1, ScratchpipeSystem.name: 1}
 
 
 @dataclass(frozen=True)
@@ -101,18 +102,24 @@ class MemoryPlan:
 
 
 def plan_memory(
-    config: DlrmConfig, optimizer: Optimizer | None, max_samples: int, system: SystemConfig | None = None
+    config: DlrmConfig,
+    optimizer: Optimizer | None,
+    max_samples: int,
+    system: SystemConfig | None = None,
+    *,
+    device_apart: bool = False,
 ) -> MemoryPlan:
-    """What training takes, or, without an optimizer, prediction.
+    """What training takes of the host's memory, or, without an optimizer, prediction.
 
-    max_samples: the most samples of a batch; system: None for one without a scratchpad.
+    max_samples: the most samples of a batch; system: None for one without a scratchpad; device_apart: whether the
+    device has memory of its own, which is not in this plan but in a DeviceMemoryPlan.
     """
     rows, D = sum(config.table_rows), config.dimension
     state = optimizer.row_state_width(D) if optimizer else 0
     parameters = dense_parameters(config)
     dense_state = optimizer.dense_state_size(parameters) if optimizer else 0
     record_bytes = record_width(D, state, FLOAT_BYTES) * FLOAT_BYTES
-    name = resolve_system(system.name)[0] if system is not None else ""
+    name = system.name if system is not None else ""
     slots = 0
     if system is not None and name in SYSTEMS_WITH_SCRATCHPAD:
         slots = scratchpad_slots(system.scratchpad, rows, record_bytes)
@@ -122,15 +129,20 @@ def plan_memory(
     elif slots and system is not None and system.row_counts is not None:
         counts_bytes = COUNT_BYTES * rows
     staging_bytes = POOLED_COPIES.get(name, 0) * max_samples * config.features * D * FLOAT_BYTES
-    if slots and name not in POOLED_COPIES:
+    if name == StaticSystem.name:
+        staging_bytes += min(slots, COPIED_ROWS) * record_bytes
+    elif name in DEPTH_OF:
         staged_rows = min(slots, max_samples * config.features)
-        staging_bytes = STAGED_COPIES * DEPTH_OF[name].staging_sets * staged_rows * record_bytes
+        copies = STAGED_COPIES // 2 if device_apart else STAGED_COPIES
+        staging_bytes += copies * DEPTH_OF[name].staging_sets * staged_rows * record_bytes
+    if device_apart:
+        slots = 0  # they are there
     return MemoryPlan(
         rows=rows,
         tables_bytes=rows * D * FLOAT_BYTES,
         row_state_bytes=rows * (record_width(D, state, FLOAT_BYTES) - D) * FLOAT_BYTES,
-        dense_bytes=(2 * parameters + dense_state) * FLOAT_BYTES,
-        activation_bytes=activation_elements(config, max_samples) * FLOAT_BYTES,
+        dense_bytes=0 if device_apart else (2 * parameters + dense_state) * FLOAT_BYTES,
+        activation_bytes=0 if device_apart else activation_elements(config, max_samples) * FLOAT_BYTES,
         batch_bytes=max_samples * _batch_bytes_per_sample(config) if optimizer else 0,
         scratchpad_bytes=slots * (record_bytes + BOOKKEEPING_BYTES.get(name, 0)) + counts_bytes,
         staging_bytes=staging_bytes,

@@ -9,12 +9,16 @@ from pathlib import Path
 from typing import Any
 
 from cupyrec.config import DlrmConfig, RunConfig
+from cupyrec.devices.device import Device
+from cupyrec.devices.gpu import GpuDevice
 from cupyrec.devices.host_memory import available_bytes
+from cupyrec.devices.make_device import make_device
 from cupyrec.errors import ConfigError, CupyrecError, DataError, DivergenceError, OutputError
 from cupyrec.optim.registry import make_optimizer
 from cupyrec.optim.schedule import WarmupPolynomialDecay
 from cupyrec.pipeline.trace_file import TraceFile
 from cupyrec.systems.registry import resolve_system, unused_options
+from cupyrec.training.device_memory_plan import plan_device_memory
 from cupyrec.training.interrupt import StopOnInterrupt
 from cupyrec.training.memory_plan import plan_memory
 from cupyrec.training.progress import Progress
@@ -64,14 +68,17 @@ def run_training(
         data = RunData(config, folder, config_file)
         shape = config.model_for(data.table_rows, data.dense_features)
         # Before the lines of the files are counted, which may take minutes.
-        _check_memory(config, shape, say)
+        device = make_device(
+            config.device, threads=config.threads, precision=config.precision, graphs=not config.no_cuda_graphs
+        )
+        _check_memory(config, shape, device, say)
         if folder is not None:
             folder.check_space(model_bytes(shape))
         train, valid = data.split(say)
         trace = None if config.trace is None else TraceFile(config.trace)
         if trace is not None:
             stack.callback(_close, trace)
-        trainer = _trainer(config, shape, trace, say)
+        trainer = _trainer(config, shape, device, trace, say)
         if folder is not None:
             folder.begin(_toml_of(_resolved(config, shape, trainer)))
         else:
@@ -125,7 +132,7 @@ def _resolved(config: RunConfig, shape: DlrmConfig, trainer: Trainer) -> RunConf
     return replace(
         config,
         system=trainer.system.name,
-        device="cpu",
+        device=trainer.device.name,
         threads=trainer.threads,
         bottom_mlp=tuple(shape.bottom),
         # Says nothing of the weights, and would not let the file be used again.
@@ -144,17 +151,29 @@ def _toml_of(config: RunConfig) -> str:
     return toml
 
 
-def _check_memory(config: RunConfig, shape: DlrmConfig, say: Callable[[str], None]) -> None:
-    """Print the memory plan. Raises MemoryPlanError."""
+def _check_memory(config: RunConfig, shape: DlrmConfig, device: Device, say: Callable[[str], None]) -> None:
+    """Print the memory plans. Raises MemoryPlanError."""
     optimizer = make_optimizer(config.optimizer, eps=config.eps)
-    plan = plan_memory(shape, optimizer, config.batch_size, config.system_config())
-    say("memory plan:")
-    for line in plan.lines():
-        say(f"  {line}")
+    resident = plan_device_memory(shape, optimizer, config.batch_size)
+    system, _ = resolve_system(config.system_config(), device, resident.total_bytes)
+    plan = plan_memory(shape, optimizer, config.batch_size, system, device_apart=isinstance(device, GpuDevice))
+    _say_plan("memory plan:", plan.lines(), say)
+    if isinstance(device, GpuDevice):
+        on_device = plan_device_memory(shape, optimizer, config.batch_size, system)
+        _say_plan("memory plan of the GPU:", on_device.lines(), say)
+        on_device.check(device.runtime.memory_bytes()[0])
     plan.check(available_bytes())
 
 
-def _trainer(config: RunConfig, shape: DlrmConfig, trace: TraceFile | None, say: Callable[[str], None]) -> Trainer:
+def _say_plan(title: str, lines: list[str], say: Callable[[str], None]) -> None:
+    say(title)
+    for line in lines:
+        say(f"  {line}")
+
+
+def _trainer(
+    config: RunConfig, shape: DlrmConfig, device: Device, trace: TraceFile | None, say: Callable[[str], None]
+) -> Trainer:
     schedule = WarmupPolynomialDecay(
         config.learning_rate,
         config.warmup_steps,
@@ -168,14 +187,14 @@ def _trainer(config: RunConfig, shape: DlrmConfig, trace: TraceFile | None, say:
         optimizer=make_optimizer(config.optimizer, eps=config.eps),
         schedule=schedule,
         batch_size=config.batch_size,
-        threads=config.threads,
         seed=config.seed,
         system=config.system_config(),
+        device=device,
         trace=trace,
     )
-    _, why = resolve_system(config.system)
-    say(f"system {trainer.system.name}{f' ({why})' if why else ''}, device cpu with {trainer.threads} threads")
-    unused = unused_options(config.system_config())
+    why = f" ({trainer.why_system})" if trainer.why_system else ""
+    say(f"system {trainer.system.name}{why}, device {device.description}")
+    unused = unused_options(trainer.system_config, device)
     if unused:
         say(f"not used by this system: {', '.join(unused)}")
     return trainer

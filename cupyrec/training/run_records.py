@@ -36,12 +36,13 @@ class RunRecords:
         self._step_ended, self._last = time.perf_counter(), result
         self._samples += result.samples
         self._line_samples += result.samples
-        self._line_loss_sum += result.loss * result.samples
+        loss = float(result.loss)
+        self._line_loss_sum += loss * result.samples
         self._line_steps += 1
         if result.traffic is not None:
             self._line_traffic = (self._line_traffic or Traffic()) + result.traffic
         self._line_stage_ms.update(result.stage_ms)
-        self._progress.update(result.step, self._samples, result.loss, fraction_done)
+        self._progress.update(result.step, self._samples, loss, fraction_done)
         if result.step % self._log_every == 0:
             self._train_line()
 

@@ -52,7 +52,8 @@ def save_model(
         "steps": steps,
         "training": dict(training or {}),
     }
-    sources = {name: ArraySource(array) for name, array in model_tensors(model, table).items()}
+    tensors = model_tensors(model, table)
+    sources = {name: ArraySource(_on_host(array, model)) for name, array in tensors.items()}
     with _staged_text(folder / DESCRIPTION_FILE, json.dumps(description, indent=2) + "\n"):
         write_sharded(folder, sources, identity, max_shard_bytes)
 
@@ -115,7 +116,10 @@ def read_weights(folder: str | Path, model: Dlrm, table: HostTable) -> None:
                 f"{folder}: tensor {name} is {tensors[name].shape} {tensors[name].dtype}, "
                 f"but {target.shape} {target.dtype} was expected"
             )
-        np.copyto(target, tensors[name])
+        if isinstance(target, np.ndarray):
+            np.copyto(target, tensors[name])
+        else:
+            model.device.upload(np.asarray(tensors[name]), target)
 
 
 def model_bytes(config: DlrmConfig) -> int:
@@ -123,14 +127,19 @@ def model_bytes(config: DlrmConfig) -> int:
     return WEIGHT_BYTES * (sum(config.table_rows) * config.dimension + dense_parameters(config))
 
 
-def model_tensors(model: Dlrm, table: HostTable) -> dict[str, np.ndarray]:
-    """All weights by the names they have in the file: views."""
-    tensors = {f"embedding.{t}.weight": table.weights_of(t) for t in range(len(table.table_rows))}
+def model_tensors(model: Dlrm, table: HostTable) -> dict[str, Any]:
+    """All weights by the names they have in the file: views, those of the model where the model is."""
+    tensors: dict[str, Any] = {f"embedding.{t}.weight": table.weights_of(t) for t in range(len(table.table_rows))}
     for part, mlp in (("bottom", model.bottom), ("top", model.top)):
         for layer, (weight, bias) in enumerate(zip(mlp.weights, mlp.biases, strict=True)):
             tensors[f"{part}.{layer}.weight"] = weight
             tensors[f"{part}.{layer}.bias"] = bias
     return tensors
+
+
+def _on_host(array: Any, model: Dlrm) -> np.ndarray:
+    """A weight that may be on the model's device. Those are the small ones: tables are on the host."""
+    return array if isinstance(array, np.ndarray) else model.device.download(array)
 
 
 def _read_description(folder: Path) -> dict[str, Any]:

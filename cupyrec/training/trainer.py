@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections import deque
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -14,17 +15,21 @@ import numpy as np
 
 from cupyrec.config import DlrmConfig, RunConfig, SystemConfig
 from cupyrec.datasets.source import Source
-from cupyrec.devices.cpu import CpuDevice
+from cupyrec.devices.device import Device
+from cupyrec.devices.gpu import GpuDevice
 from cupyrec.devices.host_memory import available_bytes
+from cupyrec.devices.make_device import make_device
 from cupyrec.embedding.host_table import HostTable
 from cupyrec.errors import ConfigError, DivergenceError
 from cupyrec.models.dlrm import Dlrm
 from cupyrec.optim.registry import Optimizer, make_optimizer
 from cupyrec.optim.schedule import WarmupPolynomialDecay
 from cupyrec.pipeline.stage_clock import StageClock, TraceSink
-from cupyrec.systems.registry import make_system
+from cupyrec.systems.loss import is_known
+from cupyrec.systems.registry import make_system, resolve_system
 from cupyrec.systems.step import StepResult, System, Traffic, ignore
 from cupyrec.systems.train_stage import TrainStage
+from cupyrec.training.device_memory_plan import DeviceMemoryPlan, plan_device_memory
 from cupyrec.training.evaluation import (
     Evaluation,
     check_source_fits,
@@ -36,6 +41,8 @@ from cupyrec.training.metrics import MetricsResult
 from cupyrec.training.saved_model import save_model
 from cupyrec.training.training_batches import TrainingBatches
 
+# A GPU's losses come to the host late; that many steps may be under way before their losses are waited for.
+MOST_UNTOLD = 8
 # Rows looked at at a time: a few megabytes.
 CHECKED_ROWS = 65_536
 
@@ -79,14 +86,16 @@ class Trainer:
         threads: int | None = None,
         seed: int = 1,
         system: SystemConfig | str = "auto",
+        device: Device | str = "auto",
         trace: TraceSink | None = None,
     ) -> None:
         """Check that the model fits in memory, then allocate and initialise it.
 
         optimizer: or its name; schedule: or a constant learning rate; both those of `cupyrec train` when not given.
-        batch_size: the most samples of a batch. seed: of all initial weights. system: where embeddings live and are
-        trained, or its name; trace: is told what each stage does when, see pipeline.trace_file.TraceFile.
-        Raises ConfigError, and MemoryPlanError before allocating.
+        batch_size: the most samples of a batch. threads: of the CPU, where the device is given by name. seed: of all
+        initial weights. system: where embeddings live and are trained, or its name. device: what computes, or its name:
+        auto, cpu or gpu. trace: is told what each stage does when, see pipeline.trace_file.TraceFile.
+        Raises ConfigError, DeviceError, and MemoryPlanError before allocating.
         """
         _check_at_least(1, batch_size=batch_size)
         self.config, self.batch_size = config, batch_size
@@ -97,20 +106,28 @@ class Trainer:
         elif not isinstance(schedule, WarmupPolynomialDecay):
             schedule = WarmupPolynomialDecay(schedule)
         system_config = SystemConfig(system) if isinstance(system, str) else system
-        self.memory_plan = plan_memory(config, optimizer, batch_size, system_config)
+        self.device = make_device(device, threads=threads) if isinstance(device, str) else device
+        resident = plan_device_memory(config, optimizer, batch_size)
+        system_config, self.why_system = resolve_system(system_config, self.device, resident.total_bytes)
+        self.system_config = system_config
+        on_gpu = isinstance(self.device, GpuDevice)
+        self.memory_plan = plan_memory(config, optimizer, batch_size, system_config, device_apart=on_gpu)
         self.memory_plan.check(available_bytes())
-        self._device = CpuDevice(threads)
-        self.threads = self._device.threads
-        with self._device.running():
-            model = Dlrm(self._device, config, max_samples=batch_size, seed=seed)
+        self.device_memory_plan: DeviceMemoryPlan | None = None
+        if isinstance(self.device, GpuDevice):
+            self.device_memory_plan = plan_device_memory(config, optimizer, batch_size, system_config)
+            self.device_memory_plan.check(self.device.runtime.memory_bytes()[0])
+        self.threads = self.device.threads
+        with self.device.running():
+            model = Dlrm(self.device, config, max_samples=batch_size, seed=seed)
             table = HostTable(
-                self._device,
+                self.device.host,
                 config.table_rows,
                 config.dimension,
                 state_width=optimizer.row_state_width(config.dimension),
                 seed=seed,
             )
-            stage = TrainStage(self._device, model, optimizer, schedule, max_samples=batch_size)
+            stage = TrainStage(self.device, model, optimizer, schedule, max_samples=batch_size)
             self.system: System = make_system(system_config, stage, table, seed=seed, clock=StageClock(trace))
 
     def fit(
@@ -128,8 +145,8 @@ class Trainer:
     ) -> TrainingResult:
         """Train on `source`, `epochs` times over, and evaluate on `valid` every `eval_every` steps and at the end.
 
-        on_step is told each step's result and the share, 0 to 1, of the work done; on_evaluation each evaluation; say
-        what the system chose for these data.
+        on_step is told each step's result, as soon as its loss is known, and the share, 0 to 1, of the work done when
+        it was trained; on_evaluation each evaluation; say what the system chose for these data.
         stop_requested is asked when a batch has been read, perhaps in another thread, and after each step; the step is
         then whole, and there is no evaluation at the end.
 
@@ -163,29 +180,46 @@ class Trainer:
                 if on_evaluation is not None:
                     on_evaluation(evaluations[-1])
 
+        untold: deque[tuple[StepResult, float]] = deque()
+
+        def tell_of_steps(*, wait: bool) -> None:
+            """Look at the losses that are known by now; of all steps but the last few, or, with wait, of all."""
+            while untold and (wait or len(untold) > MOST_UNTOLD or is_known(untold[0][0].loss)):
+                result, fraction_done = untold.popleft()
+                loss = float(result.loss)
+                if not math.isfinite(loss):
+                    rate = f"learning rate {result.learning_rate:g}"
+                    raise _diverged(f"the loss is {loss} at step {result.step:,} ({rate})")
+                if on_step is not None:
+                    on_step(result, fraction_done)
+
         with (
-            self._device.running(),
+            self.device.running(),
             closing(run.batches()) as batches,
             overflow_is_seen_later(),
         ):
             self.system.prepare(run.once_through, say)
             # Closed before the batches are: it may read them in a thread of its own.
             with closing(self.system.train(batches, say=say)) as results:
-                for result in results:
-                    steps, samples = steps + 1, samples + result.samples
-                    fraction_done = run.fraction_done(steps)
-                    wait_seconds += result.waited_s
-                    traffic = result.traffic if traffic is None else traffic + (result.traffic or Traffic())
-                    if not math.isfinite(result.loss):
-                        rate = f"learning rate {result.learning_rate:g}"
-                        raise _diverged(f"the loss is {result.loss} at step {result.step:,} ({rate})")
-                    if on_step is not None:
-                        on_step(result, fraction_done)
-                    if eval_every and steps % eval_every == 0 and not stop_requested():
-                        evaluate_now()
-                    if stop_requested():
-                        interrupted = True
-                        break
+                try:
+                    for result in results:
+                        steps, samples = steps + 1, samples + result.samples
+                        wait_seconds += result.waited_s
+                        traffic = result.traffic if traffic is None else traffic + (result.traffic or Traffic())
+                        untold.append((result, run.fraction_done(steps)))
+                        tell_of_steps(wait=False)
+                        if eval_every and steps % eval_every == 0 and not stop_requested():
+                            tell_of_steps(wait=True)
+                            evaluate_now()
+                        if stop_requested():
+                            interrupted = True
+                            break
+                except DivergenceError:
+                    raise
+                except Exception:
+                    tell_of_steps(wait=True)  # these have trained
+                    raise
+                tell_of_steps(wait=True)
             self.system.finish()
             evaluated = bool(evaluations) and evaluations[-1].step == self.system.steps_done
             if steps and not interrupted and not stop_requested() and not evaluated:
@@ -206,7 +240,7 @@ class Trainer:
     def evaluate(self, source: Source) -> MetricsResult:
         """Metrics of the present weights on a source."""
         check_source_fits(source, self.config)
-        with self._device.running():
+        with self.device.running():
             metrics = evaluate(self.system, source, self.batch_size)
         assert metrics is not None  # nothing asked it to stop
         return metrics
@@ -225,9 +259,8 @@ class Trainer:
         records = self.system.table.records
         # Block by block: no second table is made, not even of booleans.
         blocks = (records[row : row + CHECKED_ROWS] for row in range(0, records.shape[0], CHECKED_ROWS))
-        return bool(np.isfinite(self.system.model.parameters).all()) and all(
-            np.isfinite(block).all() for block in blocks
-        )
+        parameters = self.device.download(self.system.model.parameters)
+        return bool(np.isfinite(parameters).all()) and all(np.isfinite(block).all() for block in blocks)
 
 
 def _check_at_least(least: int, **numbers: int) -> None:

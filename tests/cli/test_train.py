@@ -190,7 +190,10 @@ def test_the_file_takes_every_option(data, tmp_path, capsys):
         "replacement": "lfu",
         "row-counts": str(tmp_path / "counts.npy"),
         "trace": str(tmp_path / "trace.json"),
+        "exchange": "staged",
         "device": "cpu",
+        "precision": "fp32",
+        "no-cuda-graphs": True,
         "threads": 1,
         "seed": 77,
     }

@@ -33,7 +33,7 @@ def backward(dY, batch, table_rows, *, mean, threads=1):
     with device.running():
         plan = Coalescer(device, table_rows).plan(batch)
         dW = np.full((plan.unique, dY.shape[2]), np.nan, dtype=dY.dtype)
-        embedding_bag_backward(device, dY, batch, plan, dW, mean=mean)
+        embedding_bag_backward(device, dY, batch.offsets, plan, dW, mean=mean)
         return plan.unique_rows.copy(), dW
 
 

@@ -54,8 +54,8 @@ class SmallModel:
         mean = self.config.pooling == "mean"
         embedding_bag_forward(self.device, self.table.records, self.batch.rows, self.batch.offsets, self.Y, mean=mean)
         logits = self.model.forward(self.batch.dense, self.Y)
-        loss, self.dY = self.model.backward(logits, self.batch.labels)
-        return loss
+        self.dY = self.model.backward(logits, self.batch.labels)
+        return float(self.model.loss_sum[0]) / self.batch.samples
 
     def row_gradient(self):
         """What one SGD step at rate 1 takes away from every row."""

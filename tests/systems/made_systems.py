@@ -17,17 +17,18 @@ MAX_SAMPLES = 8
 DENSE_FEATURES = 2
 
 
-def small_config(table_rows, pooling="sum"):
+def small_config(table_rows, pooling="sum", dimension=3):
     """Three tables: the compiled kernels are the same for all."""
     assert len(table_rows) == 3
-    return DlrmConfig(tuple(table_rows), DENSE_FEATURES, 3, (4, 3), (5, 1), pooling=pooling)
+    return DlrmConfig(tuple(table_rows), DENSE_FEATURES, dimension, (4, dimension), (5, 1), pooling=pooling)
 
 
-def stage_and_table(config, *, optimizer="sgd", threads=1, max_samples=MAX_SAMPLES, seed=1):
-    device, made = CpuDevice(threads), make_optimizer(optimizer, eps=1e-8)
+def stage_and_table(config, *, optimizer="sgd", threads=1, max_samples=MAX_SAMPLES, seed=1, device=None):
+    """device: a CpuDevice with so many threads when None."""
+    device, made = device or CpuDevice(threads), make_optimizer(optimizer, eps=1e-8)
     model = Dlrm(device, config, max_samples=max_samples, seed=seed)
     state_width = made.row_state_width(config.dimension)
-    table = HostTable(device, config.table_rows, config.dimension, state_width=state_width, seed=seed)
+    table = HostTable(device.host, config.table_rows, config.dimension, state_width=state_width, seed=seed)
     schedule = WarmupPolynomialDecay(0.05, warmup_steps=3)
     return TrainStage(device, model, made, schedule, max_samples=max_samples), table
 
@@ -40,7 +41,8 @@ def made_system(system, config, **settings):
 
 def weights(system):
     """All of them, optimizer state of the rows included, as bytes."""
-    return system.table.records.tobytes() + system.model.parameters.tobytes()
+    model = system.model
+    return system.table.records.tobytes() + model.device.download(model.parameters).tobytes()
 
 
 def run(system, batches, *, probe=None, probe_steps=(), finish_steps=(), stop_after=None):
@@ -51,7 +53,7 @@ def run(system, batches, *, probe=None, probe_steps=(), finish_steps=(), stop_af
     seen: list = []
     results = system.train(iter(batches))
     for result in results:
-        seen.append((result.step, result.samples, result.loss, result.learning_rate))
+        seen.append((result.step, result.samples, float(result.loss), result.learning_rate))
         if result.step in probe_steps:
             seen.append(np.array(system.predict(probe)).tobytes())
         if result.step in finish_steps:

@@ -17,6 +17,7 @@ from cupyrec.config import SystemConfig
 from cupyrec.errors import ConfigError, StageError
 from cupyrec.pipeline.stage_clock import StageClock
 from cupyrec.pipeline.stages import COLLECT, EXCHANGE, INSERT, LOAD, PLAN, STAGES, TRAIN
+from cupyrec.systems.resident import ResidentSystem
 from cupyrec.systems.scratchpipe import ScratchpipeSystem
 from cupyrec.systems.serial import SerialSystem
 from cupyrec.systems.train_stage import TrainStage
@@ -381,9 +382,7 @@ def test_rows_beyond_32_bits(tmp_path):
         assert isinstance(stage, TrainStage)
         table = SparseTable(tmp_path / name)
         if name == "resident":
-            system = made_system("resident", CONFIG)
-            system.table, system._stage = table, stage
-            system._coalescer = type(system._coalescer)(stage.device, table_rows)
+            system = ResidentSystem(stage, table)
         else:
             system = ScratchpipeSystem(stage, table, slots=9, lookahead=3)
         losses = [each.loss for each in system.train(iter(batches))]

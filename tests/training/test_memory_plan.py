@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from made_batches import made_batch
 
-import cupyrec.systems.host_rows
 from cupyrec import Adagrad, BatchList, DlrmConfig, RowwiseAdagrad, Sgd, Trainer, load_model
 from cupyrec.batch import Batch
 from cupyrec.config import SystemConfig
@@ -124,12 +123,9 @@ def test_what_fits_passes_and_what_does_not_is_told_with_sizes():
 
 @pytest.mark.parametrize("name", ["hybrid", "static", "serial", "scratchpipe"])
 def test_the_plan_holds_what_a_system_allocates_beside_the_tables(allocated, name, monkeypatch):
-    on_host = []
-    host_array = cupyrec.systems.host_rows.host_array
+    on_host, page_locked = [], CpuDevice.page_locked
     monkeypatch.setattr(
-        cupyrec.systems.host_rows,
-        "host_array",
-        lambda shape, dtype: on_host.append(made := host_array(shape, dtype)) or made,
+        CpuDevice, "page_locked", lambda *arguments: on_host.append(made := page_locked(*arguments)) or made
     )
     system = SystemConfig(name, scratchpad="20")
     Trainer(CONFIG, optimizer=Adagrad(), batch_size=16, threads=1, system=system)
@@ -142,12 +138,16 @@ def test_the_plan_holds_what_a_system_allocates_beside_the_tables(allocated, nam
     assert plan.scratchpad_bytes >= pad_bytes
     beside = sum(allocated) + sum(each.nbytes for each in on_host) - resident.total_bytes + resident.batch_bytes
     if name in ("hybrid", "static"):
-        assert plan.staging_bytes == pooled_bytes * (2 if name == "hybrid" else 3)
+        copied_bytes = 0 if name == "hybrid" else pad_bytes
+        assert plan.staging_bytes == pooled_bytes * (2 if name == "hybrid" else 3) + copied_bytes
         assert beside - LOSS_SUM_BYTES == pad_bytes + plan.staging_bytes
     else:
-        assert beside - LOSS_SUM_BYTES == pad_bytes
+        assert beside - LOSS_SUM_BYTES == pad_bytes + pooled_bytes
         sets = 3 if name == "scratchpipe" else 1
-        assert plan.staging_bytes == min(20, 16 * 3) * record_bytes * 4 * sets
+        assert plan.staging_bytes == min(20, 16 * 3) * record_bytes * 4 * sets + pooled_bytes
+        apart = plan_memory(CONFIG, Adagrad(), 16, system, device_apart=True)
+        assert apart.staging_bytes == min(20, 16 * 3) * record_bytes * 2 * sets + pooled_bytes
+        assert apart.scratchpad_bytes == apart.dense_bytes == apart.activation_bytes == 0
     lines = "\n".join(plan.lines())
     assert ("scratchpad, with " in lines) == (name != "hybrid")
     assert "on the way to the device and back" in lines

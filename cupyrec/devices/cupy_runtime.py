@@ -1,0 +1,341 @@
+"""CUDA through CuPy. CuPy is loaded when the first runtime is made, or when it is asked whether there is a GPU."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import importlib.util
+import re
+import threading
+import weakref
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from cupyrec.byte_sizes import format_bytes
+from cupyrec.devices.cublas import WORKSPACE_BYTES, Cublas, load_cublas
+from cupyrec.devices.cuda_kernel import CudaKernel
+from cupyrec.devices.host_memory import host_array
+from cupyrec.errors import CupyrecError, DeviceError, DeviceMemoryError
+
+LEAST_CAPABILITY = (7, 0)
+# A kernel that wants more shared memory than this has to say so before it is launched.
+SHARED_BYTES_WITHOUT_ASKING = 48 * 1024
+# What cudaEventQuery answers for an event that is not done.
+NOT_READY = 600
+OUT_OF_MEMORY = re.compile("cudaErrorMemoryAllocation|CUDA_ERROR_OUT_OF_MEMORY|CUBLAS_STATUS_ALLOC_FAILED")
+
+
+def gpu_is_available() -> bool:
+    """Whether CupyRuntime would work here."""
+    return not why_no_gpu()
+
+
+def why_no_gpu() -> str:
+    """In one line why no GPU can be used, and what to do; empty where one can be."""
+    if importlib.util.find_spec("cupy") is None:
+        return "CuPy is not installed; pip install 'cupyrec[cuda12]', or 'cupyrec[cuda13]', as the driver allows"
+    try:
+        import cupy
+
+        if not cupy.cuda.runtime.driverGetVersion():
+            return "no NVIDIA driver is installed"
+        if not cupy.cuda.runtime.getDeviceCount():
+            return "there is no NVIDIA GPU"
+        properties = cupy.cuda.runtime.getDeviceProperties(0)
+    except ImportError as error:
+        return f"CuPy cannot be loaded: {_first_line(error)}"
+    except RuntimeError as error:
+        return f"the NVIDIA driver cannot be used: {_first_line(error)}"
+    capability = properties["major"], properties["minor"]
+    if capability < LEAST_CAPABILITY:
+        return f"the GPU has compute capability {capability[0]}.{capability[1]}, but 7.0 is the least that will do"
+    try:
+        load_cublas(cupy.cuda.cublas.__file__)
+    except (ImportError, OSError) as error:
+        return f"cuBLAS, a part of the CUDA toolkit, cannot be loaded: {_first_line(error)}"
+    return ""
+
+
+def _in_our_errors(method: Callable[..., Any]) -> Callable[..., Any]:
+    """Errors of CUDA and CuPy as DeviceError, and DeviceMemoryError where memory is short."""
+
+    @functools.wraps(method)
+    def call(*arguments: Any) -> Any:
+        try:
+            return method(*arguments)
+        except CupyrecError:
+            raise
+        except MemoryError as error:  # CuPy's OutOfMemoryError
+            raise DeviceMemoryError(_first_line(error)) from error
+        except RuntimeError as error:
+            if not hasattr(error, "status"):
+                raise
+            kind = DeviceMemoryError if OUT_OF_MEMORY.search(str(error)) else DeviceError
+            raise kind(f"CUDA failed: {_first_line(error)}") from error
+
+    return call
+
+
+class CupyStream:
+    """A stream and, once it has multiplied, its handle of cuBLAS."""
+
+    def __init__(self, name: str, stream: Any) -> None:
+        self.name, self.stream, self.pointer = name, stream, stream.ptr
+        self.cublas: Cublas | None = None
+
+
+class CupyRuntime:
+    """A CudaRuntime: device 0 of those that CUDA_VISIBLE_DEVICES shows.
+
+    Device memory comes from CuPy's pool and goes back there at once when its arrays are gone, even while work that is
+    queued still uses it, and the pool may give it to whoever asks next. So an array is dropped only after the work on
+    it is done: that of one stream after its event, that of several after synchronize_all. The same holds for host
+    arrays that are page-locked, and for all that a graph uses, as long as it is replayed.
+    """
+
+    def __init__(self) -> None:
+        """Raises DeviceError where there is no GPU that can be used."""
+        if reason := why_no_gpu():
+            raise DeviceError(reason)
+        import cupy
+
+        self._cupy, self._cuda = cupy, cupy.cuda.runtime
+        self._cublas_library = load_cublas(cupy.cuda.cublas.__file__)
+        self._lock = threading.RLock()
+        self._modules: dict[tuple[Any, ...], Any] = {}
+        self._kernels: dict[CudaKernel, Any] = {}
+        self._functions: dict[CudaKernel, Callable[..., None]] = {}
+        self._shared_bytes: dict[CudaKernel, int] = {}
+        self._device = self._cuda.getDevice()
+
+    @_in_our_errors
+    def describe(self) -> dict[str, Any]:
+        properties = self._cuda.getDeviceProperties(self._device)
+        return {
+            "name": properties["name"].decode(),
+            "compute_capability": f"{properties['major']}.{properties['minor']}",
+            "multiprocessors": int(properties["multiProcessorCount"]),
+            "memory_bytes": int(properties["totalGlobalMem"]),
+            "driver_version": _version(self._cuda.driverGetVersion()),
+            "runtime_version": _version(self._cuda.runtimeGetVersion()),
+            "cupy_version": self._cupy.__version__,
+            "numpy_version": np.__version__,
+        }
+
+    @_in_our_errors
+    def memory_bytes(self) -> tuple[int, int]:
+        free, total = self._cuda.memGetInfo()
+        return free + self._cupy.get_default_memory_pool().free_bytes(), total
+
+    @_in_our_errors
+    def empty(self, shape: int | Sequence[int], dtype: Any) -> Any:
+        return self._cupy.empty(shape, dtype)
+
+    @_in_our_errors
+    def page_locked(self, shape: int | Sequence[int], dtype: Any) -> np.ndarray:
+        # Pages of its own, and huge ones where it is large: the host's threads read tables in random order.
+        array = host_array(shape, dtype)
+        self.lock_pages(array)
+        return array
+
+    @_in_our_errors
+    def lock_pages(self, array: np.ndarray) -> None:
+        if not array.nbytes:
+            return
+        pointer = _host_pointer(array)
+        # Portable: for all contexts; mapped: kernels reach it.
+        flags = self._cuda.hostAllocPortable | self._cuda.hostAllocMapped  # the same bits as cudaHostRegister's
+        try:
+            self._cuda.hostRegister(pointer, array.nbytes, flags)
+        except RuntimeError as error:
+            raise DeviceMemoryError(
+                f"the pages of {format_bytes(array.nbytes)} of host memory cannot be locked: {_first_line(error)}; "
+                "locked memory must fit in memory, in the control group (container) and in `ulimit -l`"
+            ) from error
+        weakref.finalize(_owner(array), _unlock_pages, self._cuda.hostUnregister, pointer).atexit = False
+
+    @_in_our_errors
+    def mapped(self, array: np.ndarray) -> Any:
+        if not array.nbytes:
+            return self._cupy.empty(array.shape, array.dtype)
+        begin = _host_pointer(array)
+        first, last = (self._cuda.pointerGetAttributes(at) for at in (begin, begin + array.nbytes - 1))
+        if {first.type, last.type} != {self._cuda.memoryTypeHost}:
+            raise DeviceError(f"a host array {array.shape} whose pages are not locked cannot be mapped")
+        memory = self._cupy.cuda.UnownedMemory(first.devicePointer, array.nbytes, array, self._device)
+        return self._cupy.ndarray(array.shape, array.dtype, self._cupy.cuda.MemoryPointer(memory, 0))
+
+    @_in_our_errors
+    def stream(self, name: str) -> CupyStream:
+        # Non-blocking: no order with CUDA's default stream.
+        return CupyStream(name, self._cupy.cuda.Stream(non_blocking=True))
+
+    @_in_our_errors
+    def event(self) -> Any:
+        # Blocking: a thread that waits sleeps, because there are as many of them as stages, and the host's cores have
+        # rows to gather; to wake up takes some 20 us. Each event can tell the time, which costs next to nothing.
+        return self._cupy.cuda.Event(block=True)
+
+    @_in_our_errors
+    def record(self, event: Any, stream: CupyStream) -> None:
+        self._cuda.eventRecord(event.ptr, stream.pointer)
+
+    @_in_our_errors
+    def wait(self, stream: CupyStream, event: Any) -> None:
+        self._cuda.streamWaitEvent(stream.pointer, event.ptr)
+
+    @_in_our_errors
+    def is_done(self, event: Any) -> bool:
+        # Not event.done, which takes an error for "not done", for ever.
+        status = self._cuda.eventQuery(event.ptr)
+        if status not in (0, NOT_READY):
+            raise self._cuda.CUDARuntimeError(status)
+        return status == 0
+
+    @_in_our_errors
+    def synchronize(self, event: Any) -> None:
+        self._cuda.eventSynchronize(event.ptr)
+
+    @_in_our_errors
+    def synchronize_all(self) -> None:
+        self._cuda.deviceSynchronize()
+
+    @_in_our_errors
+    def elapsed_ms(self, begun: Any, ended: Any) -> float:
+        return self._cuda.eventElapsedTime(begun.ptr, ended.ptr)
+
+    @_in_our_errors
+    def launch(
+        self,
+        stream: CupyStream,
+        kernel: CudaKernel,
+        grid: Sequence[int],
+        block: Sequence[int],
+        shared_bytes: int,
+        arguments: Sequence[Any],
+    ) -> None:
+        for argument in arguments:
+            # CuPy would pass a host array of one element by value.
+            if isinstance(argument, np.ndarray):
+                raise TypeError(f"{kernel} is given a host array {argument.shape}, which is not on the device")
+        function = self._functions.get(kernel) or self._compiled(kernel)
+        if shared_bytes > SHARED_BYTES_WITHOUT_ASKING:
+            self._allow_shared_bytes(kernel, shared_bytes)
+        try:
+            function(tuple(grid), tuple(block), arguments, shared_bytes, stream.stream)
+        except RuntimeError as error:
+            raise DeviceError(
+                f"CUDA failed at the launch of {kernel} on {grid} blocks of {block} threads: {_first_line(error)}"
+            ) from error
+
+    @_in_our_errors
+    def matmul(self, stream: CupyStream, A: Any, B: Any, out: Any, precision: str) -> None:
+        if A.shape[1]:
+            self._cublas(stream).matmul(A, B, out, precision)
+        else:  # a sum of nothing, for which cuBLAS would be given no factors
+            self.fill(stream, out, 0)
+
+    @_in_our_errors
+    def copy(self, stream: CupyStream, source: Any, target: Any) -> None:
+        # The kind of a copy follows from where the addresses lie.
+        self._cuda.memcpyAsync(
+            _pointer(target), _pointer(source), source.nbytes, self._cuda.memcpyDefault, stream.pointer
+        )
+
+    @_in_our_errors
+    def fill(self, stream: CupyStream, array: Any, byte: int) -> None:
+        self._cuda.memsetAsync(array.data.ptr, byte, array.nbytes, stream.pointer)
+
+    @_in_our_errors
+    def capture(self, stream: CupyStream, work: Callable[[], None]) -> Any:
+        # What is done once, such as the handle of cuBLAS, cannot be done while a stream is captured.
+        self._cublas(stream)
+        stream.stream.begin_capture(self._cuda.streamCaptureModeRelaxed)
+        try:
+            work()
+        except BaseException:
+            with contextlib.suppress(RuntimeError):
+                stream.stream.end_capture()
+            raise
+        return stream.stream.end_capture()
+
+    @_in_our_errors
+    def replay(self, stream: CupyStream, graph: Any) -> None:
+        graph.launch(stream.stream)
+
+    def _cublas(self, stream: CupyStream) -> Cublas:
+        if stream.cublas is None:
+            workspace = self._cupy.empty(WORKSPACE_BYTES, np.uint8)
+            stream.cublas = Cublas(self._cublas_library, stream.pointer, workspace)
+        return stream.cublas
+
+    def _compiled(self, kernel: CudaKernel) -> Callable[..., None]:
+        """The function of a kernel, compiled once for each set of constants. Raises DeviceError."""
+        with self._lock:
+            if kernel not in self._functions:
+                key = kernel.path, kernel.defines
+                if key not in self._modules:
+                    options = ("--std=c++17", "-lineinfo", *kernel.options)
+                    self._modules[key] = self._cupy.RawModule(code=source_of(kernel), options=options)
+                try:
+                    self._kernels[kernel] = self._modules[key].get_function(kernel.name)
+                except self._cupy.cuda.compiler.CompileException as error:
+                    raise DeviceError(f"{kernel} cannot be compiled: {first_compile_error(str(error))}") from error
+                self._functions[kernel] = self._kernels[kernel].kernel
+            return self._functions[kernel]
+
+    def _allow_shared_bytes(self, kernel: CudaKernel, shared_bytes: int) -> None:
+        with self._lock:
+            if shared_bytes > self._shared_bytes.get(kernel, 0):
+                self._kernels[kernel].max_dynamic_shared_size_bytes = shared_bytes
+                self._shared_bytes[kernel] = shared_bytes
+
+
+def source_of(kernel: CudaKernel) -> str:
+    """The source of a kernel for CuPy, which keeps compiled code on disk and asks by the source, not by its headers."""
+    headers = sorted(kernel.path.parent.glob("*.cuh"))
+    digest = hashlib.sha256(b"".join(header.read_bytes() for header in headers)).hexdigest()
+    return f'// headers {digest}\n#line 1 "{kernel.path.name}"\n{kernel.path.read_text(encoding="utf-8")}'
+
+
+def first_compile_error(log: str) -> str:
+    """The first error of a compiler's log, which names file and line."""
+    lines = [line.strip() for line in log.splitlines() if line.strip()]
+    return next((line for line in lines if "error" in line), lines[0] if lines else "the compiler does not say why")
+
+
+def _pointer(array: Any) -> int:
+    return _host_pointer(array) if isinstance(array, np.ndarray) else array.data.ptr
+
+
+def _host_pointer(array: np.ndarray) -> int:
+    return array.__array_interface__["data"][0]
+
+
+def _owner(array: np.ndarray) -> np.ndarray:
+    """The array that all its views keep alive.
+
+    Not the memory map below it, which tells of its end only when the memory is gone.
+    """
+    while isinstance(array.base, np.ndarray):
+        array = array.base
+    return array
+
+
+def _unlock_pages(unregister: Callable[[int], None], pointer: int) -> None:
+    # The memory is about to go: nobody is left whom an error would help.
+    with contextlib.suppress(RuntimeError):
+        unregister(pointer)
+
+
+def _version(number: int) -> str:
+    """12090 as 12.9."""
+    return f"{number // 1000}.{number % 1000 // 10}"
+
+
+def _first_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip(" =")]
+    return lines[0] if lines else type(error).__name__

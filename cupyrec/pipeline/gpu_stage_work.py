@@ -1,0 +1,239 @@
+"""What each stage does to a batch on a GPU: the same as stage_work does on the CPU, queued on a stream for each stage.
+
+The board says when a stage may queue its work for a batch; events, when the device may do it. What is not here needs no
+event because the host has waited already: for the count of unique rows before planning, for a plan before the host
+gathers its rows, for victims before they are written to the host table.
+
+    stream   waits for                            because
+    load     Train of the batch that had the      it overwrites what training reads
+             ring entry before
+    collect  Plan                                 it reads the plan, and Train the slots of the lookups
+    collect  Train of the last batch not held     its victims are final
+    collect  Insert of the batch that had the     it, and what follows it, overwrites what Insert reads
+             staging before
+    in, out  Collect                              victims are gathered; and all that Collect waits for
+    insert   in                                   it reads what came
+    insert   out, with direct exchange            slots are overwritten after their rows have gone
+    train    Insert                               it reads and writes the slots
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from cupyrec.batch import Batch
+from cupyrec.devices.gpu import GpuDevice, GpuStream
+from cupyrec.embedding.gpu_coalesce import GpuCoalescer
+from cupyrec.embedding.host_table import HostTable
+from cupyrec.embedding.move_rows import gather_records, mark_rows, scatter_records
+from cupyrec.embedding.place_lookups import place_lookups
+from cupyrec.pipeline.exchange import Exchange
+from cupyrec.pipeline.gpu_planner import GpuPlanner
+from cupyrec.pipeline.gpu_ring import GpuRingEntry, GpuStaging, GrowingArray
+from cupyrec.pipeline.plan import Plan
+from cupyrec.pipeline.stages import Board
+
+# Rows that are copied to the host table at a time: some 30 MB at D 128.
+FLUSHED_ROWS = 65_536
+
+
+class GpuStageWork:
+    """The state of one run through the pipeline on a GPU. The host table is given, and outlives it.
+
+    pad: (S, record width) float32, device: the scratchpad.
+    """
+
+    def __init__(
+        self,
+        device: GpuDevice,
+        table: HostTable,
+        pad: Any,
+        make_planner: Callable[[GpuStream], GpuPlanner],
+        board: Board,
+        exchange: Exchange,
+        *,
+        dense_features: int,
+        in_turn: bool,
+    ) -> None:
+        """make_planner: makes the planner on its stream; in_turn: whether each stage's work is waited for at once."""
+        self.table, self.pad, self.board = table, pad, board
+        self._device, self._exchange, self._in_turn, self._dense_features = device, exchange, in_turn, dense_features
+        (
+            self._load_stream,
+            self._plan_stream,
+            self._collect_stream,
+            self._in_stream,
+            self._out_stream,
+            self._insert_stream,
+        ) = (device.stream(name) for name in ("load", "plan", "collect", "in", "out", "insert"))
+        self.planner = make_planner(self._plan_stream)
+        self._coalescer = GpuCoalescer(self._load_stream, table.table_rows)
+        self._ring: list[GpuRingEntry | None] = [None] * board.depth.ring_size(board.lookahead)
+        width = table.records.shape[1]
+        self._staging = [
+            GpuStaging(device, width, on_host=exchange.moved_by_host) for _ in range(board.depth.staging_sets)
+        ]
+        # (S,) int64, device: the row whose value is in each slot when all that is queued is done, -1 for none.
+        self._slot_rows = device.zeros(pad.shape[0], np.int64)
+        device.fill(self._slot_rows, 0xFF)
+        device.record().synchronize()
+        self._flushed = GrowingArray(device, np.float32, row=(width,), on_host=True, on_device=True)
+        self._shown = 0
+
+    def entry(self, batch: int) -> GpuRingEntry:
+        """The ring entry of a batch that is on its way."""
+        entry = self._ring[batch % len(self._ring)]
+        if entry is None:
+            entry = self._ring[batch % len(self._ring)] = GpuRingEntry(self._device, self._dense_features)
+        return entry
+
+    def load(self, number: int, batch: Batch) -> None:
+        """Bring a batch to the device; sort and deduplicate its rows there."""
+        entry = self.entry(number)
+        entry.plan = entry.slots = None
+        entry.unique_count.reserve(1)
+        entry.loading.loaded.synchronize()
+        entry.loading.load(self._load_stream, self._coalescer, batch)
+        assert entry.coalesced is not None
+        self._load_stream.copy(entry.coalesced.unique_count, entry.unique_count.host(1))
+        self._load_stream.record(entry.loading.loaded)
+        self._end(self._load_stream)
+
+    def plan(self, number: int) -> None:
+        """Show the planner the batches that it may see by now, and plan one; then find the slot of every lookup."""
+        planner, board, stream = self.planner, self.board, self._plan_stream
+        while planner.may_look and self._shown <= number + board.lookahead:
+            if self._shown == board.total:
+                planner.end()
+                break
+            self._show(self.entry(self._shown))
+            self._shown += 1
+        entry = self.entry(number)
+        coalesced = entry.coalesced
+        assert coalesced is not None
+        plan = entry.plan = planner.plan(entry.plan_memory)
+        entry.slots_memory.reserve(coalesced.lookups)
+        entry.slots = entry.slots_memory.device(coalesced.lookups)
+        place_lookups(stream, coalesced, plan.unique_slots, entry.slots)
+        if self._exchange.moved_by_host:
+            entry.miss_rows, entry.evict_rows = (
+                _to_host(stream, memory, rows)
+                for memory, rows in zip(entry.rows_memory, (plan.miss_rows, plan.evict_rows), strict=True)
+            )
+        stream.record(entry.planned)
+        board.planned(plan)
+        self._end(stream)
+
+    def collect(self, number: int) -> None:
+        """Gather the victims from the scratchpad; where the host moves rows, the missed records from its table."""
+        entry, plan, staging = self._planned(number)
+        staging.reserve(plan.miss_rows.shape[0], plan.evict_rows.shape[0])
+        stream = self._collect_stream
+        for event in self._events_before_collect(number):
+            stream.wait(event)
+        gather_records(stream, self.pad, plan.evict_slots, staging.device_out(plan.evict_slots.shape[0]))
+        stream.record(entry.collected)
+        if self._exchange.moved_by_host:
+            entry.planned.synchronize()
+            before = number - len(self._staging)
+            if before >= 0:
+                self.entry(before).came.synchronize()  # the copies from this staging are done
+            self._exchange.gather(entry.miss_rows, staging)
+        self._end(stream)
+
+    def exchange(self, number: int) -> None:
+        """Bring missed records to the device and victims to the host, both at once."""
+        entry, plan, staging = self._planned(number)
+        self._in_stream.wait(entry.collected)
+        self._exchange.bring(self._in_stream, plan, staging)
+        self._in_stream.record(entry.came)
+        self._out_stream.wait(entry.collected)
+        self._exchange.take(self._out_stream, plan, staging)
+        self._out_stream.record(entry.went)
+        self._end(self._in_stream, self._out_stream)
+
+    def insert(self, number: int) -> None:
+        """Write the victims to the host table, then fill their slots.
+
+        Wherever it fails, every row has a place: a victim its slot until it is in the host table, a missed row the host
+        table until it is in its slot.
+        """
+        entry, plan, staging = self._planned(number)
+        if self._exchange.moved_by_host:
+            entry.went.synchronize()
+            self._exchange.scatter(entry.evict_rows, staging)
+        stream = self._insert_stream
+        stream.wait(entry.came)
+        if not self._exchange.moved_by_host:
+            stream.wait(entry.went)
+        mark_rows(stream, self._slot_rows, plan.evict_slots, None)
+        scatter_records(stream, staging.device_in(plan.miss_slots.shape[0]), plan.miss_slots, self.pad)
+        mark_rows(stream, self._slot_rows, plan.miss_slots, plan.miss_rows)
+        stream.record(entry.inserted)
+        self._end(stream)
+
+    def before_train(self, number: int) -> None:
+        """Let training wait, on the device, for the rows of a batch."""
+        self._device.wait(self.entry(number).inserted)
+
+    def after_train(self, number: int) -> None:
+        """All of a batch's training is queued."""
+        self._device.record(self.entry(number).trained)
+        self._end(self._device)
+
+    def flush(self) -> None:
+        """Copy every row whose value is in the scratchpad to the host table. No stage but Load may be at work.
+
+        Nothing else changes: training may go on. Waits for all that is queued. What it copies is what has been carried
+        out, so that it may follow a failure or an interrupt anywhere.
+        """
+        device = self._device
+        device.synchronize()
+        slot_rows = device.download(self._slot_rows)
+        slots = np.flatnonzero(slot_rows >= 0).astype(np.int32)
+        for at in range(0, slots.shape[0], FLUSHED_ROWS):
+            part = slots[at : at + FLUSHED_ROWS]
+            self._flushed.reserve(part.shape[0])
+            gathered, on_host = self._flushed.device(part.shape[0]), self._flushed.host(part.shape[0])
+            on_device = device.upload(part)
+            gather_records(device, self.pad, on_device, gathered)
+            device.copy(gathered, on_host)
+            device.record().synchronize()
+            scatter_records(device.host, on_host, slot_rows[part], self.table.records)
+
+    def _show(self, entry: GpuRingEntry) -> None:
+        """Show the planner a batch."""
+        entry.loading.loaded.synchronize()
+        entry.unique = int(entry.unique_count.host(1)[0])
+        coalesced = entry.coalesced
+        assert coalesced is not None
+        self.planner.look(coalesced.unique_rows[: entry.unique])
+
+    def _events_before_collect(self, number: int) -> list[Any]:
+        """The events of the table above. A batch before the first has none."""
+        trained, inserted = self.board.collect_follows(number)
+        events = [self.entry(number).planned]
+        events += [self.entry(trained).trained] if trained >= 0 else []
+        return events + ([self.entry(inserted).inserted] if inserted >= 0 else [])
+
+    def _planned(self, number: int) -> tuple[GpuRingEntry, Plan, GpuStaging]:
+        entry = self.entry(number)
+        assert entry.plan is not None
+        return entry, entry.plan, self._staging[number % len(self._staging)]
+
+    def _end(self, *streams: GpuStream) -> None:
+        """The work of a stage is queued."""
+        if self._in_turn:
+            for stream in streams:
+                stream.record().synchronize()
+
+
+def _to_host(stream: GpuStream, memory: GrowingArray, rows: Any) -> Any:
+    """Queue the copy of (n,) rows; where they will stand."""
+    memory.reserve(rows.shape[0])
+    on_host = memory.host(rows.shape[0])
+    stream.copy(rows, on_host)
+    return on_host

@@ -1,0 +1,100 @@
+"""For `static`: the lookups of pinned rows, brought with their coalescing to where the pinned rows are."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from cupyrec.batch import Batch, CoalescePlan, GpuCoalescePlan
+from cupyrec.devices.cpu import CpuDevice
+from cupyrec.devices.device import Device
+from cupyrec.devices.gpu import GpuDevice
+from cupyrec.embedding.coalesce import Coalescer
+from cupyrec.embedding.gpu_coalesce import GpuCoalescer
+from cupyrec.pipeline.gpu_ring import GrowingArray, LoadedBatch
+
+# One that trains, one on its way.
+LOADED_BATCHES = 2
+
+
+@dataclass(frozen=True, eq=False)
+class HotBatch:
+    """batch: with slots for rows; its arrays, plan and offsets on the device. offsets: (F*B + 1,): of the bags with all
+    their lookups, pinned or not.
+    """
+
+    batch: Batch
+    plan: CoalescePlan | GpuCoalescePlan
+    offsets: Any
+
+
+class HotOnCpu:
+    """They are there already."""
+
+    def __init__(self, device: CpuDevice, table_slots: Sequence[int]) -> None:
+        self._coalescer = Coalescer(device, table_slots)
+
+    def load(self, hot: Batch, batch: Batch) -> HotBatch:
+        """hot: the lookups of pinned rows of a batch, as slots. Valid until the next call."""
+        return HotBatch(hot, self._coalescer.plan(hot), batch.offsets)
+
+    def done(self) -> None:
+        """Training with the batch loaded last is queued."""
+
+    def unique(self, hot: HotBatch) -> int:
+        """U of the batch loaded last; waits for it."""
+        assert isinstance(hot.plan, CoalescePlan)
+        return hot.plan.unique
+
+
+class HotOnGpu:
+    """Copies and coalesces on a stream of its own."""
+
+    def __init__(self, device: GpuDevice, table_slots: Sequence[int], dense_features: int) -> None:
+        self._device, self._stream = device, device.stream("load")
+        self._coalescer = GpuCoalescer(self._stream, table_slots)
+        self._loaded = [LoadedBatch(device, dense_features) for _ in range(LOADED_BATCHES)]
+        self._offsets = [GrowingArray(device, np.int64, on_host=True, on_device=True) for _ in range(LOADED_BATCHES)]
+        self._unique = device.page_locked(1, np.int32)
+        self._loads = 0
+
+    def load(self, hot: Batch, batch: Batch) -> HotBatch:
+        """As HotOnCpu.load. Training waits for it on the device."""
+        at = self._loads % LOADED_BATCHES
+        self._loads += 1
+        loading, memory, bags = self._loaded[at], self._offsets[at], batch.offsets.shape[0]
+        loading.loaded.synchronize()
+        memory.reserve(bags)
+        np.copyto(memory.host(bags), batch.offsets)
+        loading.load(self._stream, self._coalescer, hot)
+        there, plan = loading.batch, loading.coalesced
+        assert there is not None
+        assert plan is not None
+        self._stream.copy(memory.host(bags), memory.device(bags))
+        self._stream.copy(plan.unique_count, self._unique)
+        self._stream.record(loading.loaded)
+        self._device.wait(loading.loaded)
+        return HotBatch(there, plan, memory.device(bags))
+
+    def done(self) -> None:
+        """Training with the batch loaded last is queued."""
+        self._device.record(self._current.used)
+
+    def unique(self, hot: HotBatch) -> int:
+        """U of the batch loaded last; waits for it."""
+        self._current.loaded.synchronize()
+        return int(self._unique[0])
+
+    @property
+    def _current(self) -> LoadedBatch:
+        return self._loaded[(self._loads - 1) % LOADED_BATCHES]
+
+
+def make_hot_batches(device: Device, table_slots: Sequence[int], dense_features: int) -> HotOnCpu | HotOnGpu:
+    """The one for a device. table_slots: (F,), how many pinned rows each table has."""
+    if isinstance(device, GpuDevice):
+        return HotOnGpu(device, table_slots, dense_features)
+    return HotOnCpu(device, table_slots)

@@ -1,0 +1,102 @@
+"""Times of a GPU: by events on its own clock."""
+
+from __future__ import annotations
+
+import functools
+import statistics
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from cupyrec.devices.gpu import GpuDevice, GpuEvent, GpuStream
+
+TRIALS = 5
+
+
+def between_ms(device: GpuDevice, begun: GpuEvent, ended: GpuEvent) -> float:
+    """Milliseconds between two events that are done."""
+    return device.runtime.elapsed_ms(begun.handle, ended.handle)
+
+
+def per_ms(amount: float, ms: float) -> float:
+    """A rate: amount / ms; 0 where no time passed, which is so in an emulation alone."""
+    return amount / ms if ms > 0 else 0.0
+
+
+def gb_s(size_bytes: float, ms: float) -> float:
+    """Gigabytes a second."""
+    return round(per_ms(size_bytes, ms) / 1e6, 2)
+
+
+def streams_ms(device: GpuDevice, works: list[tuple[GpuStream, Callable[[], None]]]) -> list[float]:
+    """What each work takes on its stream when all begin at once; medians of a few trials."""
+    trials: list[list[float]] = []
+    for _ in range(1 + TRIALS):
+        begun = device.record()
+        for stream, _ in works:
+            stream.wait(begun)
+        starts = [stream.record() for stream, _ in works]
+        for _, work in works:
+            work()
+        ends = [stream.record() for stream, _ in works]
+        for end in ends:
+            end.synchronize()
+        trials.append([between_ms(device, start, end) for start, end in zip(starts, ends, strict=True)])
+    return [statistics.median(times) for times in zip(*trials[1:], strict=True)]
+
+
+def graph_ms(device: GpuDevice, work: Callable[[], object], repeats: int) -> float:
+    """What work queues on the training's stream takes without the host: the median of replays of a graph of repeats."""
+    work()  # compiles kernels and takes memory, which a capture would not allow
+    device.synchronize()
+
+    def repeated() -> None:
+        for _ in range(repeats):
+            work()
+
+    graph = device.capture(repeated)
+    times = []
+    for _ in range(1 + TRIALS):
+        begun = device.record()
+        device.replay(graph)
+        ended = device.record()
+        ended.synchronize()
+        times.append(between_ms(device, begun, ended) / repeats)
+    return statistics.median(times[1:])
+
+
+@contextmanager
+def noted_launches(device: GpuDevice) -> Iterator[list[tuple[str, Callable[[], None]]]]:
+    """Within it, each kernel and matrix product that is queued on the device's stream is done, and noted by its name."""
+    noted: list[tuple[str, Callable[[], None]]] = []
+
+    def launch(kernel: Any, grid: Any, block: Any, *arguments: Any, shared_bytes: int = 0) -> None:
+        again = functools.partial(
+            GpuDevice.launch, device, kernel, grid, block, *arguments, shared_bytes=shared_bytes
+        )
+        shape = "x".join(map(str, arguments[0].shape)) if hasattr(arguments[0], "shape") else ""
+        noted.append((f"{kernel.name} {shape}", again))
+        again()
+
+    def matmul(A: Any, B: Any, out: Any) -> None:
+        again = functools.partial(GpuDevice.matmul, device, A, B, out)
+        noted.append((f"matmul {A.shape[0]}x{A.shape[1]}x{B.shape[1]}", again))
+        again()
+
+    shadowed: Any = device
+    shadowed.launch, shadowed.matmul = launch, matmul
+    try:
+        yield noted
+    finally:
+        del shadowed.launch, shadowed.matmul
+
+
+def kernel_times(device: GpuDevice, work: Callable[[], object], repeats: int) -> list[dict[str, Any]]:
+    """Each kernel and matrix product that work queues, alone and again and again; in their order.
+
+    For work that may be done again in parts: what it reads must not be what it has changed before.
+    """
+    with noted_launches(device) as noted:
+        work()
+    device.synchronize()
+    return [{"name": name, "ms": round(graph_ms(device, again, repeats), 5)} for name, again in noted]

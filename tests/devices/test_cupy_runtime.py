@@ -1,0 +1,545 @@
+"""What can be said of the CuPy runtime without a GPU. With one, test_gpu.py runs on it."""
+
+import ctypes
+import gc
+import subprocess
+import sys
+import threading
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from cupyrec.devices import cupy_runtime
+from cupyrec.devices.cublas import COMPUTE_TYPES, OP_N, PROTOTYPES, WORKSPACE_BYTES, Cublas, gemm_arguments
+from cupyrec.devices.cuda_kernel import CudaKernel
+from cupyrec.devices.cupy_runtime import CupyRuntime, first_compile_error, gpu_is_available, source_of, why_no_gpu
+from cupyrec.errors import DeviceError, DeviceMemoryError
+from cupyrec.kernels import kernel
+
+INIT_ROWS = kernel("init_rows", "init_rows")
+
+
+class FakeArray:
+    """A device array, as CuPy's are, over NumPy memory."""
+
+    def __init__(self, array):
+        self.array = array
+        self.shape, self.dtype, self.flags, self.nbytes = array.shape, array.dtype, array.flags, array.nbytes
+        self.data = SimpleNamespace(ptr=array.ctypes.data)
+
+    T = property(lambda self: FakeArray(self.array.T))
+
+
+class CudaError(RuntimeError):
+    def __init__(self, status):
+        super().__init__({2: "cudaErrorMemoryAllocation: out of memory"}.get(status, f"cudaError {status}"))
+        self.status = status
+
+
+class CompileException(Exception):
+    pass
+
+
+class FakeLibrary:
+    """cuBLAS: matrices are stored by columns, `lda` apart."""
+
+    def __init__(self):
+        self.calls, self.status = [], 0
+
+    def __getattr__(self, name):
+        assert name in PROTOTYPES
+
+        def call(*arguments):
+            assert len(arguments) == len(PROTOTYPES[name])
+            self.calls.append((name, *arguments[1:]))
+            return self.status
+
+        return call
+
+    def cublasGemmEx(
+        self,
+        handle,
+        transa,
+        transb,
+        m,
+        n,
+        k,
+        alpha,
+        A,
+        A_type,
+        lda,
+        B,
+        B_type,
+        ldb,
+        beta,
+        C,
+        C_type,
+        ldc,
+        compute,
+        algorithm,
+    ):
+        assert (A_type, B_type, C_type, algorithm) == (0, 0, 0, -1)
+        assert (number_at(alpha), number_at(beta)) == (1, 0)
+        self.calls.append(("cublasGemmEx", compute))
+        left = matrix_at(A, m, k, lda) if transa == OP_N else matrix_at(A, k, m, lda).T
+        right = matrix_at(B, k, n, ldb) if transb == OP_N else matrix_at(B, n, k, ldb).T
+        matrix_at(C, m, n, ldc)[:] = left @ right
+        return self.status
+
+
+def number_at(pointer):
+    return ctypes.c_float.from_address(pointer).value
+
+
+def matrix_at(pointer, rows, columns, leading):
+    assert leading >= max(1, rows)
+    memory = (ctypes.c_float * (leading * columns)).from_address(pointer)
+    return np.frombuffer(memory, np.float32).reshape(columns, leading).T[:rows] if columns else np.zeros((rows, 0))
+
+
+class FakeCuda:
+    """cupy.cuda.runtime. log: the calls in order."""
+
+    hostAllocPortable, hostAllocMapped, memcpyDefault, memoryTypeHost, streamCaptureModeRelaxed = 1, 2, 4, 1, 2
+    CUDARuntimeError = CudaError
+
+    def __init__(self, log):
+        self.log, self.devices, self.driver, self.capability = log, 1, 13000, (9, 0)
+        self.fails, self.locked, self.event_status = {}, {}, 0
+
+    def __getattr__(self, name):
+        def call(*arguments):
+            if name in self.fails:
+                raise self.fails[name]
+            self.log.append((name, *arguments))
+
+        return call
+
+    def getDevice(self):
+        return 0
+
+    def getDeviceCount(self):
+        if "getDeviceCount" in self.fails:
+            raise self.fails["getDeviceCount"]
+        return self.devices
+
+    def getDeviceProperties(self, device):
+        major, minor = self.capability
+        return {
+            "name": b"NVIDIA H100",
+            "major": major,
+            "minor": minor,
+            "multiProcessorCount": 132,
+            "totalGlobalMem": 80 * 2**30,
+        }
+
+    def driverGetVersion(self):
+        return self.driver
+
+    def runtimeGetVersion(self):
+        return 12090
+
+    def memGetInfo(self):
+        return 100, 1000
+
+    def eventQuery(self, pointer):
+        return self.event_status
+
+    def hostRegister(self, pointer, size_bytes, flags):
+        if "hostRegister" in self.fails:
+            raise self.fails["hostRegister"]
+        self.locked[pointer] = size_bytes
+
+    def hostUnregister(self, pointer):
+        del self.locked[pointer]
+
+    def pointerGetAttributes(self, pointer):
+        inside = any(begin <= pointer < begin + size_bytes for begin, size_bytes in self.locked.items())
+        return SimpleNamespace(type=int(inside), devicePointer=pointer)
+
+
+class FakeCupy:
+    """The module cupy."""
+
+    __version__ = "14.2.0"
+
+    def __init__(self):
+        self.log = []
+        self.compile_error = None
+        self.cuda = SimpleNamespace(
+            runtime=FakeCuda(self.log),
+            cublas=SimpleNamespace(__file__="cublas.so"),
+            compiler=SimpleNamespace(CompileException=CompileException),
+            Stream=lambda non_blocking: FakeStream(self.log, non_blocking),
+            Event=lambda block: SimpleNamespace(ptr=77, block=block),
+            UnownedMemory=lambda pointer, size, owner, device: SimpleNamespace(ptr=pointer, owner=owner, device=device),
+            MemoryPointer=lambda memory, offset: memory,
+        )
+
+    def empty(self, shape, dtype):
+        return FakeArray(np.empty(shape, dtype))
+
+    def ndarray(self, shape, dtype, memory):
+        return SimpleNamespace(shape=shape, dtype=dtype, data=memory)
+
+    def get_default_memory_pool(self):
+        return SimpleNamespace(free_bytes=lambda: 20)
+
+    def RawModule(self, code, options):
+        self.log.append(("RawModule", code, options))
+        return SimpleNamespace(get_function=self._function)
+
+    def _function(self, name):
+        if self.compile_error:
+            raise CompileException(self.compile_error)
+        return SimpleNamespace(
+            kernel=lambda *arguments: self.log.append((name, *arguments)), max_dynamic_shared_size_bytes=0
+        )
+
+
+class FakeStream:
+    def __init__(self, log, non_blocking):
+        assert non_blocking
+        self.log, self.ptr = log, 55
+
+    def begin_capture(self, mode):
+        self.log.append(("begin_capture", mode))
+
+    def end_capture(self):
+        self.log.append(("end_capture",))
+        return SimpleNamespace(launch=lambda stream: self.log.append(("replay", stream)))
+
+
+@pytest.fixture
+def cupy(monkeypatch):
+    fake = FakeCupy()
+    monkeypatch.setattr(cupy_runtime.importlib.util, "find_spec", lambda name: object())
+    monkeypatch.setattr(cupy_runtime, "load_cublas", lambda path: FakeLibrary())
+    monkeypatch.setitem(sys.modules, "cupy", fake)
+    return fake
+
+
+@pytest.fixture
+def runtime(cupy):
+    return CupyRuntime()
+
+
+def test_the_module_does_not_load_cupy():
+    code = "import sys, cupyrec.devices.cupy_runtime; assert 'cupy' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_gpu_that_can_be_used(cupy):
+    assert gpu_is_available()
+    assert why_no_gpu() == ""
+
+
+def test_why_there_is_no_gpu(cupy, monkeypatch):
+    cuda = cupy.cuda.runtime
+
+    def no_cublas(path):
+        raise OSError("libcublas.so.12: cannot open shared object file")
+
+    monkeypatch.setattr(cupy_runtime, "load_cublas", no_cublas)
+    assert why_no_gpu() == (
+        "cuBLAS, a part of the CUDA toolkit, cannot be loaded: libcublas.so.12: cannot open shared object file"
+    )
+    cuda.capability = (6, 1)
+    assert why_no_gpu() == "the GPU has compute capability 6.1, but 7.0 is the least that will do"
+    cuda.devices = 0
+    assert why_no_gpu() == "there is no NVIDIA GPU"
+    cuda.fails["getDeviceCount"] = CudaError(35)
+    assert why_no_gpu() == "the NVIDIA driver cannot be used: cudaError 35"
+    cuda.driver = 0
+    assert why_no_gpu() == "no NVIDIA driver is installed"
+    monkeypatch.setattr(cupy_runtime.importlib.util, "find_spec", lambda name: None)
+    assert "pip install 'cupyrec[cuda12]', or 'cupyrec[cuda13]'" in why_no_gpu()
+    assert not gpu_is_available()
+    with pytest.raises(DeviceError, match="CuPy is not installed"):
+        CupyRuntime()
+
+
+def test_a_cupy_that_cannot_be_loaded(monkeypatch):
+    monkeypatch.setattr(cupy_runtime.importlib.util, "find_spec", lambda name: object())
+    monkeypatch.setitem(sys.modules, "cupy", None)
+    assert why_no_gpu().startswith("CuPy cannot be loaded: ")
+
+
+def test_cupy_has_all_that_is_called():
+    cupy = pytest.importorskip("cupy", reason="CuPy is not installed")
+    functions = "memcpyAsync memsetAsync eventRecord eventQuery eventSynchronize eventElapsedTime streamWaitEvent"
+    functions += " hostRegister hostUnregister pointerGetAttributes deviceSynchronize memGetInfo getDeviceProperties"
+    for name in (*functions.split(), "CUDARuntimeError"):
+        assert callable(getattr(cupy.cuda.runtime, name))
+    for name in ("hostAllocPortable", "hostAllocMapped", "memcpyDefault", "memoryTypeHost", "streamCaptureModeRelaxed"):
+        assert getattr(cupy.cuda.runtime, name) == getattr(FakeCuda, name)
+    for name in ("Stream", "Event", "UnownedMemory", "MemoryPointer"):
+        assert callable(getattr(cupy.cuda, name))
+    assert issubclass(cupy.cuda.compiler.CompileException, Exception)
+    # An array over given memory needs no GPU.
+    host = np.zeros((3, 4), np.float32)
+    memory = cupy.cuda.UnownedMemory(host.ctypes.data, host.nbytes, host, 0)
+    array = cupy.ndarray(host.shape, host.dtype, cupy.cuda.MemoryPointer(memory, 0))
+    assert array.data.ptr == host.ctypes.data
+    assert (array.shape, array.nbytes, array.T.flags.c_contiguous) == ((3, 4), 48, False)
+    assert gemm_arguments(array, array.T, cupy.ndarray((3, 3), np.float32, array.data))[0] == (1, 0, 3, 3, 4)
+
+
+@pytest.mark.parametrize("transposed_B", [False, True], ids=["B", "B.T"])
+@pytest.mark.parametrize("transposed_A", [False, True], ids=["A", "A.T"])
+@pytest.mark.parametrize("sizes", [(1, 1, 1), (3, 5, 7), (1, 4, 9), (8, 1, 2), (6, 3, 1), (2, 0, 3), (1, 5, 1)])
+def test_products_are_asked_for_as_cublas_counts(sizes, transposed_A, transposed_B):
+    m, k, n = sizes
+    rng = np.random.default_rng(3)
+    A, B = rng.integers(-9, 9, (m, k)).astype(np.float32), rng.integers(-9, 9, (k, n)).astype(np.float32)
+    out = np.full((m, n), np.nan, np.float32)
+    given_A = FakeArray(np.ascontiguousarray(A.T).T if transposed_A else A)
+    given_B = FakeArray(np.ascontiguousarray(B.T).T if transposed_B else B)
+    library = FakeLibrary()
+    workspace = FakeArray(np.empty(64, np.uint8))
+    Cublas(library, 55, workspace).matmul(given_A, given_B, FakeArray(out), "tf32")
+    assert np.array_equal(out, A @ B)
+    assert library.calls == [
+        ("cublasCreate_v2",),
+        ("cublasSetStream_v2", 55),
+        ("cublasSetWorkspace_v2", workspace.data.ptr, 64),
+        ("cublasGemmEx", COMPUTE_TYPES["tf32"]),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("A", "B", "out"),
+    [
+        (np.zeros((2, 3)), np.zeros((3, 4)), np.zeros((2, 4))),
+        (np.zeros((2, 3), "f"), np.zeros((4, 3), "f"), np.zeros((2, 3), "f")),
+        (np.zeros((2, 3), "f"), np.zeros((3, 4), "f"), np.zeros((4, 2), "f").T),
+        (np.zeros((2, 3), "f"), np.zeros((3, 8), "f")[:, :4], np.zeros((2, 4), "f")),
+    ],
+    ids=["float64", "shapes", "out in columns", "a part of B"],
+)
+def test_products_that_are_refused(A, B, out):
+    with pytest.raises(ValueError, match=r"a product of|a factor"):
+        gemm_arguments(FakeArray(A), FakeArray(B), FakeArray(out))
+
+
+def test_an_error_of_cublas_is_named():
+    library = FakeLibrary()
+    library.status = 14
+    with pytest.raises(DeviceError, match="CUBLAS_STATUS_INTERNAL_ERROR"):
+        Cublas(library, 55, FakeArray(np.empty(1, np.uint8)))
+
+
+def test_cublas_is_made_once_for_a_stream(runtime, cupy):
+    streams = runtime.stream("train"), runtime.stream("side")
+    A = FakeArray(np.ones((2, 2), np.float32))
+    for stream in (streams[0], streams[1], streams[0]):
+        runtime.matmul(stream, A, A, FakeArray(np.zeros((2, 2), np.float32)), "bf16")
+    calls = runtime._cublas_library.calls
+    assert [call[0] for call in calls].count("cublasCreate_v2") == 2
+    assert {call[2] for call in calls if call[0] == "cublasSetWorkspace_v2"} == {WORKSPACE_BYTES}
+    assert calls[-1] == ("cublasGemmEx", COMPUTE_TYPES["bf16"])
+
+
+def launch(runtime, arguments=(), shared_bytes=0, of=INIT_ROWS):
+    stream = runtime.stream("train")
+    runtime.launch(stream, of, (3, 1, 1), (64, 1, 1), shared_bytes, arguments)
+    return stream.stream
+
+
+def test_a_kernel_is_compiled_once_for_its_constants(runtime, cupy):
+    threads = [threading.Thread(target=launch, args=(runtime,)) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    launch(runtime, of=CudaKernel(INIT_ROWS.path, "init_rows", (("D", 3),)))
+    modules = [call for call in cupy.log if call[0] == "RawModule"]
+    folder = f"-I{INIT_ROWS.path.parent}"
+    assert [options for _, _, options in modules] == [
+        ("--std=c++17", "-lineinfo", folder),
+        ("--std=c++17", "-lineinfo", folder, "-DD=3"),
+    ]
+    assert INIT_ROWS.path.read_text() in modules[0][1]
+    assert len([call for call in cupy.log if call[0] == "init_rows"]) == 5
+
+
+def test_a_launch_names_its_stream_and_passes_its_arguments_on(runtime, cupy):
+    arguments = (FakeArray(np.zeros(3, np.float32)), np.int32(3))
+    stream = launch(runtime, arguments, shared_bytes=1024)
+    assert cupy.log[-1] == ("init_rows", (3, 1, 1), (64, 1, 1), arguments, 1024, stream)
+
+
+def test_a_launch_that_fails_names_its_kernel(runtime):
+    def fail(*arguments):
+        raise CudaError(701)
+
+    runtime._functions[INIT_ROWS] = fail
+    message = r"launch of init_rows in init_rows.cu on \(3, 1, 1\) blocks of \(64, 1, 1\) threads: cudaError 701"
+    with pytest.raises(DeviceError, match=message):
+        launch(runtime)
+
+
+def test_a_product_over_nothing_is_zero(runtime, cupy):
+    out = FakeArray(np.ones((2, 3), np.float32))
+    empty = FakeArray(np.zeros((2, 0), np.float32)), FakeArray(np.zeros((0, 3), np.float32))
+    runtime.matmul(runtime.stream("train"), *empty, out, "fp32")
+    assert cupy.log == [("memsetAsync", out.data.ptr, 0, 24, 55)]
+
+
+def test_much_shared_memory_is_asked_for_once(runtime):
+    asked = []
+
+    class Kernel:
+        kernel = staticmethod(lambda *arguments: None)
+        max_dynamic_shared_size_bytes = property(None, lambda self, size_bytes: asked.append(size_bytes))
+
+    runtime._compiled(INIT_ROWS)
+    runtime._kernels[INIT_ROWS] = Kernel()
+    for kilobytes in (48, 60, 50, 64):
+        launch(runtime, shared_bytes=kilobytes * 1024)
+    assert asked == [60 * 1024, 64 * 1024]
+
+
+def test_a_kernel_is_given_no_host_array(runtime):
+    with pytest.raises(TypeError, match=r"init_rows in init_rows.cu is given a host array \(1,\)"):
+        launch(runtime, (np.zeros(1, np.float32),))
+
+
+def test_a_kernel_that_does_not_compile(runtime, cupy):
+    cupy.compile_error = (
+        'init_rows.cu(9): warning #1: odd\ninit_rows.cu(12): error: "b" is undefined\n  1 error detected'
+    )
+    with pytest.raises(DeviceError) as raised:
+        launch(runtime, of=CudaKernel(INIT_ROWS.path, "init_rows", (("D", 3),)))
+    assert str(raised.value) == (
+        'init_rows in init_rows.cu (D=3) cannot be compiled: init_rows.cu(12): error: "b" is undefined'
+    )
+    assert first_compile_error("") == "the compiler does not say why"
+
+
+def test_the_compiler_names_file_and_line(tmp_path):
+    compiler = pytest.importorskip("cupy.cuda.compiler", reason="CuPy is not installed")
+    path = tmp_path / "broken.cu"
+    path.write_text('extern "C" __global__ void broken(float* a) {\n    a[0] = b;\n}\n')
+    program = compiler._NVRTCProgram(source_of(CudaKernel(path, "broken")))
+    with pytest.raises(compiler.CompileException) as raised:
+        program.compile(("--std=c++17", "-lineinfo"))
+    assert first_compile_error(str(raised.value)) == 'broken.cu(2): error: identifier "b" is undefined'
+
+
+def test_code_is_compiled_again_when_a_header_changes(tmp_path):
+    (tmp_path / "k.cu").write_text('extern "C" __global__ void k() {}\n')
+    each = []
+    for text in ("int a;", "int b;"):
+        (tmp_path / "k.cuh").write_text(text)
+        each.append(source_of(CudaKernel(tmp_path / "k.cu", "k")))
+    assert each[0] != each[1]
+    assert each[0].endswith('#line 1 "k.cu"\nextern "C" __global__ void k() {}\n')
+
+
+def test_copies_and_fills(runtime, cupy):
+    stream, host, array = runtime.stream("train"), np.zeros(3, np.float32), FakeArray(np.zeros(3, np.float32))
+    runtime.copy(stream, host, array)
+    runtime.copy(stream, array, host)
+    runtime.fill(stream, array, 255)
+    assert cupy.log[-3:] == [
+        ("memcpyAsync", array.data.ptr, host.ctypes.data, 12, 4, 55),
+        ("memcpyAsync", host.ctypes.data, array.data.ptr, 12, 4, 55),
+        ("memsetAsync", array.data.ptr, 255, 12, 55),
+    ]
+
+
+def test_events(runtime, cupy):
+    stream, event, cuda = runtime.stream("train"), runtime.event(), cupy.cuda.runtime
+    assert event.block
+    runtime.record(event, stream)
+    runtime.wait(stream, event)
+    runtime.synchronize(event)
+    runtime.synchronize_all()
+    assert cupy.log[-4:] == [
+        ("eventRecord", 77, 55),
+        ("streamWaitEvent", 55, 77),
+        ("eventSynchronize", 77),
+        ("deviceSynchronize",),
+    ]
+    assert runtime.is_done(event)
+    cuda.event_status = 600
+    assert not runtime.is_done(event)
+    cuda.event_status = 700
+    with pytest.raises(DeviceError, match="CUDA failed: cudaError 700"):
+        runtime.is_done(event)
+
+
+def test_errors_of_cuda_are_errors_of_the_device(runtime, cupy):
+    fails = cupy.cuda.runtime.fails
+    fails["deviceSynchronize"] = CudaError(700)
+    with pytest.raises(DeviceError, match="CUDA failed: cudaError 700"):
+        runtime.synchronize_all()
+    fails["deviceSynchronize"] = CudaError(2)
+    with pytest.raises(DeviceMemoryError):
+        runtime.synchronize_all()
+    fails["deviceSynchronize"] = MemoryError("Out of memory allocating 5 bytes")
+    with pytest.raises(DeviceMemoryError, match="Out of memory allocating 5 bytes"):
+        runtime.synchronize_all()
+    fails["deviceSynchronize"] = RuntimeError("of somebody else")
+    with pytest.raises(RuntimeError, match="of somebody else") as raised:
+        runtime.synchronize_all()
+    assert not isinstance(raised.value, DeviceError)
+
+
+def test_pages_are_locked_for_the_life_of_an_array_and_its_views(runtime, cupy):
+    locked = cupy.cuda.runtime.locked
+    array = runtime.page_locked((4, 3), np.float32)
+    assert not array.any()
+    assert locked == {array.ctypes.data: 48}
+    view = array[1:].reshape(9)[2:]
+    mapped = runtime.mapped(view)
+    assert mapped.data.ptr == view.ctypes.data
+    assert mapped.shape == (7,)
+    del array, view
+    gc.collect()
+    assert len(locked) == 1
+    del mapped
+    gc.collect()
+    assert locked == {}
+    assert runtime.page_locked((0, 3), np.float32).shape == (0, 3)
+    assert runtime.mapped(np.zeros((0, 3), np.float32)).shape == (0, 3)
+
+
+def test_pages_that_cannot_be_locked_or_are_not(runtime, cupy):
+    with pytest.raises(DeviceError, match="not locked"):
+        runtime.mapped(np.zeros(3, np.float32))
+    array = np.zeros(10, np.float32)
+    runtime.lock_pages(array[:5])
+    with pytest.raises(DeviceError, match="not locked"):
+        runtime.mapped(array)
+    cupy.cuda.runtime.fails["hostRegister"] = CudaError(2)
+    with pytest.raises(
+        DeviceMemoryError, match=r"the pages of 4.2 MB of .* cannot be locked: cudaErrorMemory.*ulimit -l"
+    ):
+        runtime.page_locked(2**20, np.float32)
+
+
+def test_a_graph(runtime, cupy):
+    stream = runtime.stream("train")
+    graph = runtime.capture(stream, lambda: cupy.log.append("work"))
+    runtime.replay(stream, graph)
+    assert cupy.log[-4:] == [("begin_capture", 2), "work", ("end_capture",), ("replay", stream.stream)]
+    with pytest.raises(ZeroDivisionError):
+        runtime.capture(stream, lambda: 1 // 0)
+    assert cupy.log[-1] == ("end_capture",)
+
+
+def test_a_runtime_tells_what_it_runs_on(runtime):
+    assert runtime.memory_bytes() == (120, 1000)
+    assert runtime.describe() == {
+        "name": "NVIDIA H100",
+        "compute_capability": "9.0",
+        "multiprocessors": 132,
+        "memory_bytes": 80 * 2**30,
+        "driver_version": "13.0",
+        "runtime_version": "12.9",
+        "cupy_version": "14.2.0",
+        "numpy_version": np.__version__,
+    }

@@ -1,0 +1,170 @@
+"""bias_activation.cu, executed on the CPU: the bits of the CPU's own form, at odd sizes and alignments."""
+
+import numpy as np
+import pytest
+from cuda_on_cpu import ORDERS, run_kernel
+from emulated_gpu import on_emulated_gpu, same_in_all_orders
+
+from cupyrec.devices.cpu import CpuDevice
+from cupyrec.functions.bias_activation import (
+    COLUMNS,
+    ROW_THREADS,
+    ROWS_A_THREAD,
+    SUM_BLOCK,
+    bias_activation_backward,
+    bias_activation_forward,
+    sum_blocks,
+)
+from cupyrec.kernels import kernel
+
+# (B, out): around the sizes of warps, tiles and sum blocks, with out a multiple of 4 and not.
+SHAPES = [(1, 1), (31, 3), (32, 64), (33, 127), (64, 32), (65, 128), (130, 33), (200, 1), (129, 200), (3, 1028)]
+RELU = [False, True]
+DEFINES = {
+    "ROWS_A_THREAD": ROWS_A_THREAD,
+    "SUM_BLOCK": SUM_BLOCK,
+    "COLUMNS": COLUMNS,
+    "ROW_THREADS": ROW_THREADS,
+}
+
+
+def normal(shape, seed):
+    return np.random.default_rng(seed).standard_normal(shape, dtype=np.float32)
+
+
+def poison(*shape):
+    return np.full(shape, np.nan, dtype=np.float32)
+
+
+def cpu_forward(X, b, relu):
+    Y = X.copy()
+    bias_activation_forward(CpuDevice(1), Y, b, relu=relu)
+    return Y
+
+
+def bits(array):
+    return array.view(np.uint32)
+
+
+@pytest.mark.parametrize("relu", RELU)
+@pytest.mark.parametrize(("at", "shape"), list(enumerate(SHAPES)))
+def test_forward(at, shape, relu):
+    X, b = normal(shape, 1), normal(shape[1], 2)
+    X[-1, 0] = -b[0]
+
+    def operation(device, Y, b):
+        bias_activation_forward(device, Y, b, relu=relu)
+
+    Y, same_b = same_in_all_orders([ORDERS[0], ORDERS[1 + at % 3]], operation, X, b)
+    np.testing.assert_array_equal(bits(Y), bits(cpu_forward(X, b, relu)))
+    np.testing.assert_array_equal(same_b, b)
+
+
+@pytest.mark.parametrize("relu", RELU)
+@pytest.mark.parametrize(("at", "shape"), list(enumerate(SHAPES)))
+def test_backward(at, shape, relu):
+    Y, dY = cpu_forward(normal(shape, 3), normal(shape[1], 4), relu), normal(shape, 5)
+    # More room than is needed: the rest stays as it is.
+    blocks = sum_blocks(shape[0])
+    db, partial_sums = poison(shape[1]), poison(blocks + 2, shape[1])
+
+    def operation(device, dY, Y, db, partial_sums):
+        bias_activation_backward(device, dY, Y, db, relu=relu, partial_sums=partial_sums)
+
+    orders = [ORDERS[0], ORDERS[1 + at % 3]]
+    results = same_in_all_orders(orders, operation, dY, Y, db, partial_sums)
+    expected_dY, expected_db = dY.copy(), poison(shape[1])
+    bias_activation_backward(CpuDevice(1), expected_dY, Y, expected_db, relu=relu)
+    np.testing.assert_array_equal(bits(results[0]), bits(expected_dY))
+    np.testing.assert_array_equal(bits(results[1]), bits(Y))
+    np.testing.assert_array_equal(bits(results[2]), bits(expected_db))
+    assert np.isnan(results[3][blocks:]).all()
+    # And both against float64.
+    exact = np.where(relu & (Y <= 0), 0.0, dY.astype(np.float64))
+    np.testing.assert_array_equal(results[0], exact)
+    np.testing.assert_allclose(results[2], exact.sum(axis=0), rtol=0, atol=1e-6 * np.abs(exact).sum(axis=0).max())
+
+
+def test_more_sum_blocks_than_a_tile_has_rows():
+    partial_sums, db = normal((2 * SUM_BLOCK + 3, 37), 6), poison(37)
+    arguments = partial_sums, np.int64(len(partial_sums)), np.int32(37), db
+    add = kernel("bias_activation", "add_partial_sums", RELU=1, **DEFINES)
+    for order in ORDERS:
+        db[:] = np.nan
+        run_kernel(add, -(-37 // COLUMNS), (COLUMNS, ROW_THREADS), arguments, order=order)
+        # NumPy adds whole rows one after another.
+        np.testing.assert_array_equal(bits(db), bits(partial_sums.sum(axis=0)))
+
+
+@pytest.mark.parametrize(("grid", "block"), [(1, 1), ((2, 3), (3, 5)), ((1, 2), (64, 1))])
+@pytest.mark.parametrize("width", [12, 7])
+def test_forward_on_any_grid(grid, block, width):
+    X, b = normal((50, width), 7), normal(width, 8)
+    Y = X.copy()
+    forward = kernel("bias_activation", "bias_activation_forward", RELU=1, **DEFINES)
+    run_kernel(forward, grid, block, (Y, b, np.int64(50), np.int32(width)), order="shuffled-1")
+    np.testing.assert_array_equal(bits(Y), bits(cpu_forward(X, b, True)))
+
+
+@pytest.mark.parametrize("offsets", [(1, 0), (0, 3), (2, 2)])
+def test_views_that_are_not_aligned(offsets):
+    """As the biases are, which lie among all parameters; what lies around them stays as it is."""
+    X, b = normal(5 * 8 + 4, 9), normal(8 + 4, 10)
+    at, b_at = offsets
+
+    def operation(device, Y, b):
+        bias_activation_forward(device, Y[at : at + 40].reshape(5, 8), b[b_at : b_at + 8], relu=True)
+
+    Y, _ = on_emulated_gpu(operation, X, b)
+    X[at : at + 40] = cpu_forward(X[at : at + 40].reshape(5, 8), b[b_at : b_at + 8], True).reshape(-1)
+    np.testing.assert_array_equal(bits(Y), bits(X))
+
+
+@pytest.mark.parametrize("width", [3, 4])
+def test_nan_and_kink(width):
+    """NaN is not swallowed, neither in a pass; where the output is 0 or -0 the gradient is 0."""
+    X = np.zeros((3, width), dtype=np.float32)
+    X[:, :3] = [[np.nan, -1, 2], [-0.0, 0, np.inf], [1, -np.inf, np.nan]]
+
+    def operation(device, Y, b, dY, db, partial_sums):
+        bias_activation_forward(device, Y, b, relu=True)
+        bias_activation_backward(device, dY, Y, db, relu=True, partial_sums=partial_sums)
+
+    # -0 is kept by adding -0 alone.
+    arrays = X, np.full(width, -0.0, dtype=np.float32), np.ones((3, width), np.float32), poison(width), poison(1, width)
+    Y, _, dY, db, _ = on_emulated_gpu(operation, *arrays)
+    np.testing.assert_array_equal(Y[:, :3], [[np.nan, 0, 2], [0, 0, np.inf], [1, 0, np.nan]])
+    np.testing.assert_array_equal(dY[:, :3], [[1, 0, 1], [0, 0, 1], [1, 0, 1]])
+    np.testing.assert_array_equal(db[:3], [2, 0, 3])
+
+
+def test_no_samples():
+    Y, b, db = np.empty((0, 3), np.float32), np.ones(3, np.float32), poison(3)
+
+    def operation(device, Y, b, dY, db, partial_sums):
+        bias_activation_forward(device, Y, b, relu=True)
+        bias_activation_backward(device, dY, Y, db, relu=True, partial_sums=partial_sums)
+
+    assert not on_emulated_gpu(operation, Y, b, Y, db, np.empty((0, 3), np.float32))[3].any()
+
+
+def test_refused():
+    Y, b = np.zeros((3, 4), np.float32), np.zeros(4, np.float32)
+
+    def forward(device, Y, b):
+        bias_activation_forward(device, Y, b, relu=True)
+
+    with pytest.raises(ValueError, match=r"\(3, 4\) and \(3,\)"):
+        on_emulated_gpu(forward, Y, b[:3])
+    with pytest.raises(TypeError, match=r"Y of bias_activation_forward .* must be float32, but is float64"):
+        on_emulated_gpu(forward, Y.astype(np.float64), b.astype(np.float64))
+
+    def backward(device, dY, Y, db, partial_sums=None):
+        bias_activation_backward(device, dY, Y, db, relu=True, partial_sums=partial_sums)
+
+    with pytest.raises(ValueError, match=r"\(3, 4\), \(2, 4\) and \(4,\)"):
+        on_emulated_gpu(backward, Y, Y[:2], b, Y)
+    with pytest.raises(ValueError, match=r"partial_sums must be \(1 or more, 4\), but is \(0, 4\)"):
+        on_emulated_gpu(backward, Y, Y, b, Y[:0])
+    with pytest.raises(ValueError, match="a GPU needs partial_sums"):
+        on_emulated_gpu(backward, Y, Y, b)

@@ -1,0 +1,135 @@
+"""All systems on a GPU: the same bits in whatever order streams run, and what the CPU gives but for rounding.
+
+The emulated GPU runs what is queued as late, or as early, as its events allow. Each event wait is taken out once: some
+order must then give other weights, or the wait would be there for nothing.
+"""
+
+import numpy as np
+import pytest
+from batch_strategies import random_batch
+from emulated_cuda import adversarial_orders
+from gpu_devices import emulated_device, gpu_device_of
+from made_systems import DENSE_FEATURES, made_system, run, small_config
+
+from cupyrec.config import SYSTEMS, SystemConfig
+from cupyrec.errors import CupyrecError
+
+STREAMS = ("train", "load", "plan", "collect", "in", "out", "insert", "link")
+TABLE_ROWS = (30, 9, 200)
+SCRATCHPAD = ("serial", "scratchpipe")
+ALL_SYSTEMS = tuple(name for name in SYSTEMS if name != "auto")
+# A few batches more than the pipeline is deep, so that ring entries and staging are used again.
+BATCHES = 14
+
+
+def batches_of(table_rows=TABLE_ROWS, *, count=BATCHES, seed=1, samples=4, most_lookups=3):
+    numbers = np.random.default_rng(seed)
+    return [
+        random_batch(numbers, table_rows, samples, dense_features=DENSE_FEATURES, most_lookups=most_lookups)
+        for _ in range(count)
+    ]
+
+
+def system_config(name, *, slots=60, lookahead=2, exchange="staged"):
+    if name in SCRATCHPAD:
+        return SystemConfig(name, str(slots), lookahead, exchange=exchange)
+    return SystemConfig(name, str(slots)) if name == "static" else SystemConfig(name)
+
+
+def trained(system, device, batches, *, config=None, **same):
+    """All that can be seen of a run; see made_systems.run."""
+    config = config or small_config(TABLE_ROWS)
+    settings = {each: same.pop(each) for each in ("optimizer",) if each in same}
+    with device.running():
+        made = made_system(system, config, device=device, **settings)
+        made.prepare(lambda: batches, lambda line: None)
+        return run(made, batches, **same)
+
+
+def weights_of(seen):
+    return np.frombuffer(seen[-1], np.float32)
+
+
+@pytest.mark.parametrize("name", ALL_SYSTEMS)
+@pytest.mark.parametrize("order", adversarial_orders(STREAMS))
+def test_the_same_bits_in_every_order_of_the_streams(name, order):
+    batches = batches_of()
+    expected = trained(system_config(name), emulated_device(graphs=False), batches)
+    exchanges = ("staged", "direct") if name in SCRATCHPAD else ("staged",)
+    for exchange in exchanges:
+        assert trained(system_config(name, exchange=exchange), emulated_device(order), batches) == expected, exchange
+
+
+@pytest.mark.parametrize("device", ["emulated", pytest.param("cupy", marks=pytest.mark.gpu)])
+@pytest.mark.parametrize("name", ALL_SYSTEMS)
+@pytest.mark.parametrize("optimizer", ["sgd", "adagrad", "rowwise-adagrad"])
+@pytest.mark.parametrize(("dimension", "pooling"), [(3, "sum"), (4, "mean")])
+def test_what_the_cpu_gives_but_for_rounding(device, name, optimizer, dimension, pooling):
+    batches, config = batches_of(), small_config(TABLE_ROWS, pooling, dimension)
+    same = {"optimizer": optimizer, "config": config, "probe": batches[3], "probe_steps": {4}, "finish_steps": {6}}
+    on_cpu = run(made_system("resident", config, optimizer=optimizer), batches, probe=batches[3], probe_steps={4})
+    on_gpu = trained(system_config(name), gpu_device_of(device), batches, **same)
+    np.testing.assert_allclose(
+        np.frombuffer(on_gpu[-2], np.float32), np.frombuffer(on_cpu[-2], np.float32), rtol=1e-4, atol=1e-6
+    )
+    np.testing.assert_allclose(
+        [step[2] for step in on_gpu if isinstance(step, tuple)],
+        [step[2] for step in on_cpu if isinstance(step, tuple)],
+        rtol=1e-5,
+    )
+
+
+@pytest.mark.parametrize("device", ["emulated", pytest.param("cupy", marks=pytest.mark.gpu)])
+@pytest.mark.parametrize("exchange", ["staged", "direct"])
+@pytest.mark.parametrize("slots", [40, 60, 100, 239])
+def test_scratchpads_of_any_size_give_the_bits_of_resident(device, exchange, slots):
+    batches, gpu = batches_of(count=20, seed=4), gpu_device_of(device)
+    same = {"probe": batches[0], "probe_steps": {3, 9}, "finish_steps": {7}, "optimizer": "adagrad"}
+    expected = trained("resident", gpu, batches, **same)
+    for name in SCRATCHPAD:
+        system = system_config(name, slots=slots, lookahead=5, exchange=exchange)
+        assert trained(system, gpu, batches, **same) == expected, name
+
+
+def waits_taken(name, exchange):
+    """The (waiting stream, stream of the event) pairs of a run."""
+    device = emulated_device()
+    trained(system_config(name, exchange=exchange), device, batches_of())
+    return sorted(device.runtime.waits)
+
+
+WAITS = {
+    ("resident", "staged"): [("load", "train"), ("train", "load")],
+    ("hybrid", "staged"): [("link", "train"), ("train", "link")],
+    ("static", "staged"): [("link", "train"), ("load", "train"), ("train", "link"), ("train", "load")],
+    ("scratchpipe", "staged"): [
+        ("collect", "insert"), ("collect", "plan"), ("collect", "train"), ("in", "collect"), ("insert", "in"),
+        ("load", "train"), ("out", "collect"), ("train", "insert"),
+    ],
+    ("scratchpipe", "direct"): [
+        ("collect", "insert"), ("collect", "plan"), ("collect", "train"), ("in", "collect"), ("insert", "in"),
+        ("insert", "out"), ("load", "train"), ("out", "collect"), ("train", "insert"),
+    ],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("system", "expected"), WAITS.items())
+def test_the_waits_between_streams_are_these(system, expected):
+    assert waits_taken(*system) == sorted(expected)
+
+
+@pytest.mark.parametrize(
+    ("name", "exchange", "wait"), [(*system, wait) for system, waits in WAITS.items() for wait in waits]
+)
+def test_without_any_one_wait_some_order_gives_other_weights(name, exchange, wait):
+    system, batches = system_config(name, exchange=exchange), batches_of(count=20)
+    expected = trained(system, emulated_device(), batches)
+
+    def goes_wrong(order):
+        device = emulated_device(order, ignore_wait=lambda *pair: pair == wait)
+        try:
+            return trained(system, device, batches) != expected
+        except (AssertionError, CupyrecError):
+            return True
+
+    assert any(goes_wrong(order) for order in adversarial_orders(STREAMS))
