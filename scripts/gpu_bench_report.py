@@ -15,9 +15,13 @@ from typing import Any
 
 from machine import processor_name, versions
 
+from cupyrec.errors import DeviceError, DeviceMemoryError
+
+MEMORY_FACTS = ("MemTotal", "MemAvailable", "AnonHugePages", "HugePages_Total")
 # What a measurement may take, as a multiple of what it is thought to take, before it counts as hung.
 PATIENCE, LEAST_PATIENCE_S = 5, 60
-LAST_LINES = 6
+# How a process ends that can use its device no more.
+BROKEN_DEVICE = 3
 
 
 def commit() -> str | None:
@@ -34,6 +38,15 @@ def commit() -> str | None:
         return None
 
 
+def memory() -> dict[str, str]:
+    """What the system says of the host's memory."""
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return {}
+    return {key: value.strip() for key, _, value in (line.partition(":") for line in lines) if key in MEMORY_FACTS}
+
+
 def slug(name: str) -> str:
     """The name of a device as a part of a file's name."""
     return re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_")
@@ -46,7 +59,7 @@ class Report:
         self.path = path
         self.data: dict[str, Any] = {
             "device": device,
-            "host": {"cpu": processor_name(), "threads": host_threads},
+            "host": {"cpu": processor_name(), "threads": host_threads, "memory": memory()},
             "versions": versions("cupyrec", "numpy", "numba"),
             "commit": commit(),
             "scale": scale,
@@ -99,6 +112,10 @@ class Section:
             values = function()
         except Exception as error:
             values = {"error": f"{type(error).__name__}: {error}", "lines": traceback.format_exc().splitlines()[-20:]}
+            if self._impatient and _is_of_the_device(error):
+                # The process can use the device no more: another one goes on.
+                self._put(item, values)
+                os._exit(BROKEN_DEVICE)
         finally:
             if self._impatient:
                 faulthandler.cancel_dump_traceback_later()
@@ -119,3 +136,12 @@ class Section:
     @staticmethod
     def _is_result(values: dict[str, Any]) -> bool:
         return not {"error", "skipped", "begun", "mismatch"} & values.keys()
+
+
+def _is_of_the_device(error: BaseException | None) -> bool:
+    """Whether an error is one of CUDA, or was caused by one; to be out of memory breaks nothing."""
+    while error is not None:
+        if isinstance(error, DeviceError):
+            return not isinstance(error, DeviceMemoryError)
+        error = error.__cause__ or error.__context__
+    return False

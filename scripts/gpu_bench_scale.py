@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -77,12 +78,12 @@ PAPER = Scale(
         Locality("uniform", 0.0, 60),
         Locality("Zipf 0.6", 0.6, 70),
         Locality("Zipf 0.9", 0.9, 160),
-        Locality("Zipf 1.1", 1.1, 700),
+        Locality("Zipf 1.1", 1.1, 400),
     ),
     shares=("10%", "5%", "2%"),
     most_lookahead=128,
     warm_steps=10,
-    timed_steps=40,
+    timed_steps=80,
     window_steps=10,
     copy_bytes=256_000_000,
     matrix_size=8192,
@@ -101,7 +102,7 @@ TINY = Scale(
     config=DlrmConfig((120, 120, 120), 2, 8, (8,), (4, 1)),
     batch_size=4,
     bag_lookups=2,
-    localities=(Locality("uniform", 0.0, 5), Locality("Zipf 1.1", 1.1, 5)),
+    localities=(Locality("Zipf 0.6", 0.6, 5),),
     shares=("50%", "30%"),
     most_lookahead=2,
     warm_steps=2,
@@ -207,7 +208,7 @@ def dense_flops(config: DlrmConfig, samples: int) -> int:
     """Operations of the matrix products of a step: forward, weights' gradients, inputs' gradients but the first."""
     top = (interaction_width(config.features, config.dimension), *config.top)
     bottom = (config.dense_features, *config.bottom)
-    products = [a * b for widths in (bottom, top) for a, b in zip(widths[:-1], widths[1:], strict=True)]
+    products = [a * b for widths in (bottom, top) for a, b in itertools.pairwise(widths)]
     return 2 * samples * (3 * sum(products) - bottom[0] * bottom[1])
 
 

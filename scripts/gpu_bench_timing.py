@@ -23,9 +23,19 @@ def per_ms(amount: float, ms: float) -> float:
     return amount / ms if ms > 0 else 0.0
 
 
+def rounded(value: float) -> float:
+    """To four digits."""
+    return float(f"{value:.4g}")
+
+
+def tflop_s(operations: float, ms: float) -> float:
+    """10**12 operations a second."""
+    return rounded(per_ms(operations, ms) / 1e9)
+
+
 def gb_s(size_bytes: float, ms: float) -> float:
     """Gigabytes a second."""
-    return round(per_ms(size_bytes, ms) / 1e6, 2)
+    return rounded(per_ms(size_bytes, ms) / 1e6)
 
 
 def streams_ms(device: GpuDevice, works: list[tuple[GpuStream, Callable[[], None]]]) -> list[float]:
@@ -67,13 +77,11 @@ def graph_ms(device: GpuDevice, work: Callable[[], object], repeats: int) -> flo
 
 @contextmanager
 def noted_launches(device: GpuDevice) -> Iterator[list[tuple[str, Callable[[], None]]]]:
-    """Within it, each kernel and matrix product that is queued on the device's stream is done, and noted by its name."""
+    """Within it, each kernel and matrix product that is queued on the device's stream is done and noted by name."""
     noted: list[tuple[str, Callable[[], None]]] = []
 
     def launch(kernel: Any, grid: Any, block: Any, *arguments: Any, shared_bytes: int = 0) -> None:
-        again = functools.partial(
-            GpuDevice.launch, device, kernel, grid, block, *arguments, shared_bytes=shared_bytes
-        )
+        again = functools.partial(GpuDevice.launch, device, kernel, grid, block, *arguments, shared_bytes=shared_bytes)
         shape = "x".join(map(str, arguments[0].shape)) if hasattr(arguments[0], "shape") else ""
         noted.append((f"{kernel.name} {shape}", again))
         again()

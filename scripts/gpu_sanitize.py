@@ -33,7 +33,9 @@ SUMMARIES = (
     re.compile(r"RACECHECK SUMMARY: (\d+) hazards? displayed"),
 )
 # What a tool that was stopped has said up to then.
-FINDINGS = re.compile(r"^=+ (Invalid|Misaligned|Error: Race|Warning: Race|Race reported|Program hit|Out-of-range)", re.M)
+FINDINGS = re.compile(
+    r"^=+ (Invalid|Misaligned|Error: Race|Warning: Race|Race reported|Program hit|Out-of-range)", re.M
+)
 SHOWN_LINES = 60
 
 
@@ -61,7 +63,9 @@ def run_tool(tool: str, sanitizer: str, folder: Path, seconds: float, options: l
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
     text = log.read_text(encoding="utf-8", errors="replace") if log.exists() else ""
-    entries = [json.loads(line) for line in results.read_text(encoding="utf-8").splitlines()] if results.exists() else []
+    entries = (
+        [json.loads(line) for line in results.read_text(encoding="utf-8").splitlines()] if results.exists() else []
+    )
     outcomes = Counter(entry["outcome"] for entry in entries if "outcome" in entry)
     return {
         "status": status,

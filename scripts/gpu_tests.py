@@ -102,7 +102,9 @@ def main() -> int:
     if arguments.workers > 1 and importlib.util.find_spec("xdist") is not None:
         options += ["-n", str(arguments.workers)]
     named = any((ROOT / other.partition("::")[0]).exists() and not other.startswith("-") for other in others)
-    return int(pytest.main([*options, *others, *([] if named else test_files())], plugins=[ResultWriter(arguments.output)]))
+    return int(
+        pytest.main([*options, *others, *([] if named else test_files())], plugins=[ResultWriter(arguments.output)])
+    )
 
 
 if __name__ == "__main__":

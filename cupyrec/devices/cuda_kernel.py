@@ -97,19 +97,24 @@ def parameters_of(path: Path, name: str) -> tuple[Parameter, ...]:
 
 @cache
 def kernels_of(path: Path) -> dict[str, tuple[Parameter, ...]]:
-    """The kernels of a source file and their parameters. Raises ValueError on a type that DTYPE_OF does not have."""
+    """The kernels of a source file and their parameters. Raises ValueError on what it cannot read.
+
+    That is a type that DTYPE_OF does not have, and a kernel that is declared in another way.
+    """
     source = re.sub(r"//[^\n]*|/\*.*?\*/", " ", path.read_text(encoding="utf-8"), flags=re.DOTALL)
-    found = re.finditer(
+    found = re.findall(
         r'extern\s+"C"\s+__global__\s+void\s+(?:__launch_bounds__\s*\([^)]*\)\s*)?(\w+)\s*\(([^)]*)\)', source
     )
-    return {match[1]: tuple(_parameter(path, text) for text in match[2].split(",") if text.strip()) for match in found}
+    if len(found) != source.count("__global__"):
+        raise ValueError(f'{path.name}: a kernel is declared as extern "C" __global__ void name(...), not otherwise')
+    return {name: tuple(_parameter(path, text) for text in given.split(",") if text.strip()) for name, given in found}
 
 
 def _parameter(path: Path, text: str) -> Parameter:
     words = re.sub(r"\b(const|__restrict__)\b", " ", text.replace("*", " * ")).split()
     *kind, name = words
-    is_array = "*" in kind
-    kind_name = " ".join(word for word in kind if word != "*")
-    if kind_name not in DTYPE_OF:
+    is_array = kind[-1:] == ["*"]
+    kind_name = " ".join(kind[:-1] if is_array else kind)
+    if kind_name not in DTYPE_OF or not name.isidentifier():
         raise ValueError(f"{path.name}: parameter '{text.strip()}' has none of the types {', '.join(DTYPE_OF)}")
     return Parameter(name, DTYPE_OF[kind_name], is_array)

@@ -34,8 +34,9 @@ def dot_interaction_forward(device: Device, X: Any, Y: Any, R: Any, *, self_inte
     """R[s] = concat(X[s], (Z[i] . Z[j] for i in 0 .. F for j in 0 .. i-1)), with Z = (X[s], Y[s, 0], ..., Y[s, F-1]).
 
     The strict lower triangle is taken, row by row; with self_interaction the diagonal too (j in 0 .. i).
-    X: (B, D), Y: (B, F, D), R: (B, interaction_width), of one floating dtype, device; on a GPU float32. R is
-    overwritten. The order of each sum depends on F and D alone. Raises ValueError on shapes.
+    X: (B, D), Y: (B, F, D), R: (B, interaction_width), of one floating dtype, device; on a GPU float32, and X
+    and Y 16-byte aligned where D % 4 == 0. R is overwritten. The order of each sum depends on F and D alone. Raises
+    ValueError on shapes.
     Source: Naumov et al. 2019, arXiv 1906.00091; the order of the pairs is that of its reference code.
     """
     _check_shapes(X, Y, R, self_interaction)
@@ -54,7 +55,8 @@ def dot_interaction_backward(
     """dZ[i] = sum over j of S[i, j] Z[j], with S symmetric from the pairs' dR and twice theirs on the diagonal;
     dX = dR[:, :D] + dZ[0], dY[f] = dZ[f + 1].
 
-    Shapes as in the forward pass. dX and dY are overwritten. Raises ValueError on shapes.
+    Shapes as in the forward pass, and alignment, of dX and dY too. dX and dY are overwritten. Raises ValueError on
+    shapes.
     """
     _check_shapes(X, Y, dR, self_interaction)
     if dX.shape != X.shape or dY.shape != Y.shape:

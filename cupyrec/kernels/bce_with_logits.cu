@@ -11,7 +11,7 @@
 // loss_sum[0] = sum over s of max(z, 0) - z y + log(1 + exp(-|z|));  dlogits = (sigmoid(z) - y) / samples.
 //
 // logits, labels: (samples,) float32; dlogits: (samples,) float32, overwritten; loss_sum: (1,) float64, overwritten.
-// One block of THREADS. Thread t takes the samples t, t + THREADS, ... in ascending order, all in double precision; then
+// One block of THREADS. Thread t takes the samples t, t + THREADS, ... in ascending order, in double precision. Then
 // the threads' sums are added in a tree: 0 with THREADS/2, 1 with THREADS/2 + 1, ..., then 0 with THREADS/4, and so on.
 // Moves 12 bytes a sample: it is not memory that bounds it, but the double-precision units of one multiprocessor.
 extern "C" __global__ void __launch_bounds__(THREADS) bce_with_logits(

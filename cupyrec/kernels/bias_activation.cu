@@ -67,8 +67,8 @@ __device__ __forceinline__ float add_rows(const float (*tile)[COLUMNS], int rows
     return sum;
 }
 
-// dY[s, o] = 0 where RELU and Y[s, o] <= 0;  partial_sums[k, o] = sum of dY[s, o] over the samples s of block k, that is
-// k SUM_BLOCK .. (k + 1) SUM_BLOCK - 1, in ascending order.
+// dY[s, o] = 0 where RELU and Y[s, o] <= 0;  partial_sums[k, o] = sum of dY[s, o] over the samples s of block k, which
+// are k SUM_BLOCK .. (k + 1) SUM_BLOCK - 1, in ascending order.
 //
 // dY, Y: (samples, width) float32; dY is modified where RELU, and Y read only there; partial_sums:
 // (ceil(samples / SUM_BLOCK), width) float32, overwritten. Block: (COLUMNS, ROW_THREADS). Grid: ceil(width / COLUMNS) x

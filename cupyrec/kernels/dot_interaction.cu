@@ -79,10 +79,10 @@ __device__ __forceinline__ void keep_half(float* sums, int lane, int distance) {
 
 // R[s] = concat(X[s], the products Z[i] . Z[j]).
 //
-// X: (samples, D), Y: (samples, F, D), R: (samples, WIDTH), float32; R is overwritten. Eight lanes for each tile of 4 x 4
-// products of each sample, in a grid of one dimension with at least as many threads, and whole warps in a block. A lane
-// adds up every eighth float4 of the vectors; the lanes' sums are then added in a tree: 0 with 4, 1 with 5, ..., then
-// 0 with 2, and so on, in which each lane keeps half of its products, so that at the end each has two.
+// X: (samples, D), Y: (samples, F, D), R: (samples, WIDTH), float32; R is overwritten. Eight lanes for each tile of 4
+// by 4 products of each sample, in a grid of one dimension with at least as many threads, and whole warps in a block.
+// A lane adds up every eighth float4 of the vectors; the lanes' sums are then added in a tree: 0 with 4, 1 with 5,
+// ..., then 0 with 2, and so on, in which each lane keeps half of its products, so that at the end each has two.
 // Moves 4 (F D + D + WIDTH) bytes a sample; the L1 cache gives 8 vectors for each tile.
 extern "C" __global__ void __launch_bounds__(256, 3) dot_interaction_forward(
     const float* __restrict__ X, const float* __restrict__ Y, float* __restrict__ R, int64 samples) {
@@ -144,8 +144,8 @@ extern "C" __global__ void __launch_bounds__(256, 3) dot_interaction_forward(
 //
 // dR: (samples, WIDTH), X, dX: (samples, D), Y, dY: (samples, F, D), float32; dX and dY are overwritten.
 // Grid: (ceil(samples / SAMPLES), ceil(VECTORS / ROWS)); a block makes ROWS of the vectors dZ, a multiple of 4, of
-// SAMPLES samples. It first writes the S that it needs to shared memory. Then a thread makes one Part of four dZ: it reads
-// Z[j], the warp side by side, and S[i .. i+3, j], which are the same for many threads.
+// SAMPLES samples. It first writes the S that it needs to shared memory. Then a thread makes one Part of four dZ: it
+// reads Z[j], the warp side by side, and S[i .. i+3, j], which are the same for many threads.
 // Moves 4 (2 F D + 2 D + WIDTH) bytes a sample; the L1 cache gives all vectors once for each four of dZ.
 extern "C" __global__ void __launch_bounds__(256) dot_interaction_backward(
     const float* __restrict__ dR, const float* __restrict__ X, const float* __restrict__ Y, float* __restrict__ dX,
@@ -173,7 +173,7 @@ extern "C" __global__ void __launch_bounds__(256) dot_interaction_backward(
     for (int item = threadIdx.x; item < ITEMS; item += blockDim.x) {
         const int p = item % PARTS, tile = item / PARTS % (ROWS / TILE), at = item / (PARTS * (ROWS / TILE));
         const int first = first_row + TILE * tile;
-        if (at >= block_samples) continue;
+        if (at >= block_samples || first >= VECTORS) continue;
         const int64 s = first_sample + at;
         const float* coefficients = S + at * VECTORS * STRIDE + TILE * tile;
         Part dz[TILE];

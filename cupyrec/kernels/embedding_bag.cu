@@ -1,6 +1,7 @@
 // Embedding bags: the rows of each bag pooled into one vector, for all tables in one launch, and the gradient.
 //
 // DIMENSION: D; MEAN: 1 where bags are averaged, else 0; LONG_SEGMENT: as in cupyrec.batch. D % 4 == 0 is fast.
+// compiled with: DIMENSION=128,3,200,1024 MEAN=0,1,0,1 LONG_SEGMENT=64
 
 #include "segments.cuh"
 
@@ -59,15 +60,20 @@ extern "C" __global__ void __launch_bounds__(BLOCK, RESIDENT) embedding_bag_of_s
 
 // Keeps the gradient of unique row u as dW[u].
 struct Keep {
+    typedef int64 Place;
     struct Loaded {};
     float* __restrict__ dW;
 
-    __device__ inline Loaded load(int64) const {
+    __device__ inline Place place(int64 u) const {
+        return u;
+    }
+
+    __device__ inline Loaded load(Place) const {
         return Loaded();
     }
 
-    __device__ inline void apply(int64 u, Loaded, const Vector& g) const {
-        store_vector(dW + u * DIMENSION, g);
+    __device__ inline void apply(Place place, Loaded, const Vector& g) const {
+        store_vector(dW + place * DIMENSION, g);
     }
 };
 

@@ -1,6 +1,7 @@
 // Pooled vectors of which a part was summed elsewhere.
 //
 // DIMENSION: D; MEAN: 1 where bags are averaged, else 0.
+// compiled with: DIMENSION=3,128 MEAN=0,1
 
 #include "row_parts.cuh"
 

@@ -1,6 +1,7 @@
 // Which row is in each slot.
 //
 // COUNTED: 1 where *count says how many slots are meant, at most `most`; 0 where `most` are, and count is not read.
+// compiled with: COUNTED=0,1
 
 #include "common.cuh"
 

@@ -2,9 +2,10 @@
 //
 // WIDTH: elements of a record; where it is a multiple of 4, records are 16-byte aligned and are moved as float4.
 // COUNTED: 1 where *count says how many rows are meant, at most `most`; 0 where `most` are, and count is not read.
+// compiled with: WIDTH=33,128,132 COUNTED=0,1
 //
-// One thread a part of a record, grid-stride: a warp reads and writes neighbouring parts, whole lines of 128 bytes where
-// records have them. Each thread has IN_FLIGHT parts under way, as a link with its long way needs many.
+// One thread a part of a record, grid-stride: a warp reads and writes neighbouring parts, whole lines of 128 bytes
+// where records have them. Each thread has IN_FLIGHT parts under way, as a link with its long way needs many.
 // All move 2 * 4 * WIDTH bytes a row and read its places.
 
 #include "common.cuh"

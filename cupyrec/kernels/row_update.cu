@@ -2,6 +2,9 @@
 //
 // One of SGD, ADAGRAD and ROWWISE_ADAGRAD is defined: the step, as in cupyrec/optim. DIMENSION: D; MEAN: 1 where bags
 // were averaged, else 0; LONG_SEGMENT: as in cupyrec.batch. D % 4 == 0 is fast.
+// compiled with: SGD=1 DIMENSION=128,3 MEAN=0,1 LONG_SEGMENT=64
+// compiled with: ADAGRAD=1 DIMENSION=128,1024 MEAN=0,1 LONG_SEGMENT=64
+// compiled with: ROWWISE_ADAGRAD=1 DIMENSION=128,200 MEAN=0,1 LONG_SEGMENT=64
 //
 // Products that are added to something are written as fmaf: every compiler, and both place types, give the same bits.
 
@@ -49,10 +52,10 @@ __device__ inline float sum_of_squares(const Vector& g) {
 }
 
 // The optimizer's step on the record of unique row u, which is read and written once.
-template <class Place>
+template <class AnyPlace>
 struct Descend {
+    typedef AnyPlace Place;
     struct Loaded {
-        float* record;
         Vector w;
 #if defined(ADAGRAD)
         Vector h;
@@ -65,37 +68,42 @@ struct Descend {
     const Place* __restrict__ places;
     float rate, eps;
 
-    __device__ inline Loaded load(int64 u) const {
+    __device__ inline Place place(int64 u) const {
+        return places[u];
+    }
+
+    __device__ inline Loaded load(Place place) const {
+        const float* record = records + (int64)place * width;
         Loaded loaded;
-        loaded.record = records + (int64)places[u] * width;
-        loaded.w = load_vector(loaded.record);
+        loaded.w = load_vector(record);
 #if defined(ADAGRAD)
-        loaded.h = load_vector(loaded.record + DIMENSION);
+        loaded.h = load_vector(record + DIMENSION);
 #elif defined(ROWWISE_ADAGRAD)
         // One lane reads it and writes it: the others must not see what is written.
-        loaded.h = lane_of_group() == 0 ? loaded.record[DIMENSION] : 0.0f;
+        loaded.h = lane_of_group() == 0 ? record[DIMENSION] : 0.0f;
 #endif
         return loaded;
     }
 
-    __device__ inline void apply(int64, Loaded loaded, const Vector& g) const {
+    __device__ inline void apply(Place place, Loaded loaded, const Vector& g) const {
+        float* record = records + (int64)place * width;
 #if defined(SGD)
 #pragma unroll
         for (int p = 0; p < LANE_PARTS; ++p) descend(loaded.w.part[p], g.part[p], rate);
 #elif defined(ADAGRAD)
 #pragma unroll
         for (int p = 0; p < LANE_PARTS; ++p) descend(loaded.w.part[p], loaded.h.part[p], g.part[p], rate, eps);
-        store_vector(loaded.record + DIMENSION, loaded.h);
+        store_vector(record + DIMENSION, loaded.h);
 #elif defined(ROWWISE_ADAGRAD)
         const float h = __shfl_sync(group_mask(), loaded.h, 0, LANES) + sum_of_squares(g) / (float)DIMENSION;
-        if (lane_of_group() == 0) loaded.record[DIMENSION] = h;
+        if (lane_of_group() == 0) record[DIMENSION] = h;
         const float row_rate = rate / (sqrtf(h) + eps);
 #pragma unroll
         for (int p = 0; p < LANE_PARTS; ++p) descend(loaded.w.part[p], g.part[p], row_rate);
 #else
 #error "define SGD, ADAGRAD or ROWWISE_ADAGRAD"
 #endif
-        store_vector(loaded.record, loaded.w);
+        store_vector(record, loaded.w);
     }
 };
 

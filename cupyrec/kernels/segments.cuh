@@ -5,9 +5,10 @@
 // contiguous run of them, in order, and the groups' sums in order. So a hot row keeps many groups busy, not one, no
 // sum depends on timing, and no atomics are used.
 //
-// What is done with a gradient is a Step:
-//     Loaded load(int64 u)                               read what will be needed, while the gradient is summed
-//     void apply(int64 u, Loaded loaded, Vector g)       called by all lanes of one group
+// What is done with a gradient is a Step; all lanes of one group call it:
+//     Place place(int64 u)                               where unique row u is; read ahead
+//     Loaded load(Place place)                           what the step needs; read while the gradient is summed
+//     void apply(Place place, Loaded loaded, Vector g)
 //
 // DIMENSION, MEAN, LONG_SEGMENT. Shapes as in cupyrec.batch.GpuCoalescePlan.
 
@@ -83,25 +84,36 @@ struct PartialSums {
     }
 };
 
+// A segment: its lookups, and where its row is.
+template <class Step>
+struct Segment {
+    unsigned first, last;
+    typename Step::Place place;
+
+    __device__ inline void read(const int64* __restrict__ segment_offsets, const Step& step, int64 u) {
+        first = segment_offsets[u];
+        last = segment_offsets[u + 1];
+        place = step.place(u);
+    }
+};
+
 // Every segment that is not long, one group each; groups stride over them.
 template <class Step>
 __device__ inline void each_short_segment(
     const LookupGradients& gradients, const int64* __restrict__ segment_offsets, const int* __restrict__ unique_count,
     const Step& step) {
     const int64 unique = *unique_count, stride = groups_of_grid();
+    Segment<Step> segment = {}, next = {};
     int64 u = group_of_grid();
-    unsigned first = 0, last = 0;
-    if (u < unique) first = segment_offsets[u], last = segment_offsets[u + 1];
+    if (u < unique) next.read(segment_offsets, step, u);
     while (u < unique) {
-        // Where the next one is, is read ahead.
-        const int64 next = u + stride;
-        unsigned next_first = 0, next_last = 0;
-        if (next < unique) next_first = segment_offsets[next], next_last = segment_offsets[next + 1];
-        if (last - first <= LONG_SEGMENT) {
-            const typename Step::Loaded loaded = step.load(u);
-            step.apply(u, loaded, sum_in_order(gradients, first, last));
+        segment = next;
+        u += stride;
+        if (u < unique) next.read(segment_offsets, step, u);
+        if (segment.last - segment.first <= LONG_SEGMENT) {
+            const typename Step::Loaded loaded = step.load(segment.place);
+            step.apply(segment.place, loaded, sum_in_order(gradients, segment.first, segment.last));
         }
-        u = next, first = next_first, last = next_last;
     }
 }
 
@@ -157,8 +169,8 @@ __device__ inline void each_long_segment(
         const int begin = long_offsets[i], chunks = long_offsets[i + 1] - begin;
         const Vector g = sum_of_chunks(partial_sums, begin, chunks);
         if (threadIdx.x < LANES) {
-            const int64 u = long_segments[i];
-            step.apply(u, step.load(u), g);
+            const typename Step::Place place = step.place(long_segments[i]);
+            step.apply(place, step.load(place), g);
         }
     }
 }

@@ -50,13 +50,12 @@ class StagedExchange:
 
     name, moved_by_host = STAGED, True
 
-    def __init__(self, table: HostTable) -> None:
-        self._table = table
-        # One thread each for Collect and Insert, which are threads already.
-        self._collect, self._insert = CpuDevice(1), CpuDevice(1)
+    def __init__(self, device: CpuDevice, table: HostTable) -> None:
+        """device: whose threads move the rows; Collect and Insert share them."""
+        self._device, self._table = device, table
 
     def gather(self, miss_rows: Any, staging: GpuStaging) -> None:
-        gather_records(self._collect, self._table.records, miss_rows, staging.host_in(miss_rows.shape[0]))
+        gather_records(self._device, self._table.records, miss_rows, staging.host_in(miss_rows.shape[0]))
 
     def bring(self, stream: GpuStream, plan: Plan, staging: GpuStaging) -> None:
         missed = plan.miss_rows.shape[0]
@@ -67,7 +66,7 @@ class StagedExchange:
         stream.copy(staging.device_out(evicted), staging.host_out(evicted))
 
     def scatter(self, evict_rows: Any, staging: GpuStaging) -> None:
-        scatter_records(self._insert, staging.host_out(evict_rows.shape[0]), evict_rows, self._table.records)
+        scatter_records(self._device, staging.host_out(evict_rows.shape[0]), evict_rows, self._table.records)
 
 
 class DirectExchange:
@@ -76,9 +75,12 @@ class DirectExchange:
     name, moved_by_host = DIRECT, False
 
     def __init__(self, device: GpuDevice, table: HostTable) -> None:
-        """Locks the pages of the host table for good. Raises DeviceError where that cannot be."""
-        device.runtime.lock_pages(table.records)
-        self._records = device.runtime.mapped(table.records)
+        """Locks the pages of the host table for good, unless they are. Raises DeviceError where that cannot be."""
+        try:
+            self._records = device.runtime.mapped(table.records)
+        except DeviceError:
+            device.runtime.lock_pages(table.records)
+            self._records = device.runtime.mapped(table.records)
 
     def gather(self, miss_rows: Any, staging: GpuStaging) -> None:
         """Nothing: `bring` reads the table."""
@@ -100,7 +102,7 @@ def make_exchange(name: str, device: GpuDevice, table: HostTable, say: Callable[
     """
     if name not in EXCHANGES:
         raise ConfigError(f"unknown exchange {name!r}; choose {', '.join(EXCHANGES)}")
-    staged = StagedExchange(table)
+    staged = StagedExchange(device.host, table)
     if name == STAGED or table.records.shape[0] == 0:
         return staged
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,8 +14,8 @@ from cupyrec.embedding.gpu_coalesce import GpuCoalesceMemory, GpuCoalescer
 from cupyrec.pipeline.gpu_planner import GpuPlanMemory
 from cupyrec.pipeline.plan import Plan
 
-# What is too small grows to this many times what is asked for: growing waits for the whole device.
-GROWTH = 1.25
+# Room is made for this many times what is asked for: growing waits for the whole device, and batches differ a little.
+GROWTH = 1.125
 
 
 class GrowingArray:
@@ -36,12 +37,12 @@ class GrowingArray:
             return
         if self._capacity >= 0:
             self._device.synchronize()  # what is given back may still be in use
-            items = int(GROWTH * items)
-        self._capacity, shape = items, (items, *self._row)
+        self._capacity = math.ceil(GROWTH * items)
+        shape = (self._capacity, *self._row)
         if self._on_host:
             self._host = self._device.page_locked(shape, self._dtype)
         if self._on_device:
-            self._array = self._device.zeros(shape, self._dtype)
+            self._array = self._device.empty(shape, self._dtype)
 
     def host(self, items: int) -> Any:
         """(items, ...), page-locked."""

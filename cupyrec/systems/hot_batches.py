@@ -16,9 +16,6 @@ from cupyrec.embedding.coalesce import Coalescer
 from cupyrec.embedding.gpu_coalesce import GpuCoalescer
 from cupyrec.pipeline.gpu_ring import GrowingArray, LoadedBatch
 
-# One that trains, one on its way.
-LOADED_BATCHES = 2
-
 
 @dataclass(frozen=True, eq=False)
 class HotBatch:
@@ -56,41 +53,35 @@ class HotOnGpu:
     def __init__(self, device: GpuDevice, table_slots: Sequence[int], dense_features: int) -> None:
         self._device, self._stream = device, device.stream("load")
         self._coalescer = GpuCoalescer(self._stream, table_slots)
-        self._loaded = [LoadedBatch(device, dense_features) for _ in range(LOADED_BATCHES)]
-        self._offsets = [GrowingArray(device, np.int64, on_host=True, on_device=True) for _ in range(LOADED_BATCHES)]
+        # One is enough: the host waits for each batch's gradient before it comes to the next.
+        self._loading = LoadedBatch(device, dense_features)
+        self._offsets = GrowingArray(device, np.int64, on_host=True, on_device=True)
         self._unique = device.page_locked(1, np.int32)
-        self._loads = 0
 
     def load(self, hot: Batch, batch: Batch) -> HotBatch:
         """As HotOnCpu.load. Training waits for it on the device."""
-        at = self._loads % LOADED_BATCHES
-        self._loads += 1
-        loading, memory, bags = self._loaded[at], self._offsets[at], batch.offsets.shape[0]
+        stream, loading, memory, bags = self._stream, self._loading, self._offsets, batch.offsets.shape[0]
         loading.loaded.synchronize()
         memory.reserve(bags)
         np.copyto(memory.host(bags), batch.offsets)
-        loading.load(self._stream, self._coalescer, hot)
+        loading.load(stream, self._coalescer, hot)
         there, plan = loading.batch, loading.coalesced
         assert there is not None
         assert plan is not None
-        self._stream.copy(memory.host(bags), memory.device(bags))
-        self._stream.copy(plan.unique_count, self._unique)
-        self._stream.record(loading.loaded)
+        stream.copy(memory.host(bags), memory.device(bags))
+        stream.copy(plan.unique_count, self._unique)
+        stream.record(loading.loaded)
         self._device.wait(loading.loaded)
         return HotBatch(there, plan, memory.device(bags))
 
     def done(self) -> None:
         """Training with the batch loaded last is queued."""
-        self._device.record(self._current.used)
+        self._device.record(self._loading.used)
 
     def unique(self, hot: HotBatch) -> int:
         """U of the batch loaded last; waits for it."""
-        self._current.loaded.synchronize()
+        self._loading.loaded.synchronize()
         return int(self._unique[0])
-
-    @property
-    def _current(self) -> LoadedBatch:
-        return self._loaded[(self._loads - 1) % LOADED_BATCHES]
 
 
 def make_hot_batches(device: Device, table_slots: Sequence[int], dense_features: int) -> HotOnCpu | HotOnGpu:

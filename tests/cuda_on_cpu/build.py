@@ -56,10 +56,10 @@ INCLUDED = re.compile(r'^\s*#\s*include\s*"([^"]+)"', flags=re.MULTILINE)
 
 SOURCE = """#include "cuda_on_cpu.h"
 namespace {{
-#line 1 "{path}"
+#line 1 "{name}"
 {source}
 }}
-#line 1 "the end of {path}"
+#line 1 "the end of {name}"
 #define EXPORTED extern "C" __attribute__((visibility("default")))
 {launchers}
 """
@@ -119,7 +119,7 @@ def _whole(path: Path) -> str:
     bounds = {name: most for most, name in LAUNCH_BOUNDS.findall(source)}
     launchers = (_launcher(name, parameters, bounds.get(name, "1024")) for name, parameters in kernels_of(path).items())
     source = DYNAMIC_SHARED.sub(r"unsigned char* const \1 = cuda_on_cpu::dynamic_shared();", source)
-    return SOURCE.format(path=path, source=source, launchers="".join(launchers))
+    return SOURCE.format(name=path.name, source=source, launchers="".join(launchers))
 
 
 def _launcher(name: str, parameters: tuple[Parameter, ...], most_threads: str) -> str:
@@ -131,9 +131,11 @@ def _launcher(name: str, parameters: tuple[Parameter, ...], most_threads: str) -
 def _built(name: str, options: tuple[str, ...], source: str | None, depends_on: tuple[str, ...]) -> Path:
     """What g++ makes, from the cache where it was made before.
 
-    source: what it is given; None: the options name its files. depends_on: the texts of all that the source includes.
+    source: what it is given; None: the options name its files. depends_on: the texts of all that the source includes,
+    wherever their folders are.
     """
-    key = hashlib.sha256("\0".join((*options, source or "", *depends_on)).encode()).hexdigest()[:32]
+    meant = (option for option in options if not option.startswith("-I"))
+    key = hashlib.sha256("\0".join((*meant, source or "", *depends_on)).encode()).hexdigest()[:32]
     target = _cache_folder() / f"{key}-{name}"
     if target.is_file():
         return target

@@ -13,8 +13,8 @@
 #define __noinline__ __attribute__((noinline))
 #define __launch_bounds__(...)
 #define __align__(bytes) __attribute__((aligned(bytes)))
-// The scheduler exchanges it where several blocks are in flight. `extern __shared__ unsigned char name[];` in a function
-// of a .cu file is rewritten before it comes here.
+// The scheduler exchanges it where several blocks are in flight. `extern __shared__ unsigned char name[];` in a
+// function of a .cu file is rewritten before it comes here.
 #define __shared__ static
 
 namespace {

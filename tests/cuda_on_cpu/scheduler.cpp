@@ -2,26 +2,22 @@
 //
 // A fiber runs until it ends, waits for others (barrier, warp collective), or comes to a place where the order of the
 // launch lets another one go on. Ordered launches run block after block and switch only where a fiber must wait.
-// Shuffled ones have several blocks in flight, pick the next fiber by a seeded generator, and also switch at atomics and
-// at accesses to memory, so that threads which should have waited for each other are seen in bad orders.
+// Shuffled ones have several blocks in flight, pick the next fiber by a seeded generator, and also switch at atomics
+// and accesses to memory, so that threads which should have waited for each other are seen in bad orders.
 //
 // The compiler reports every access of a kernel to memory (-fsanitize=thread) and what C++ leaves undefined
-// (-fsanitize=alignment,bounds,...); the functions that it calls are at the end of this file, and need no library.
+// (-fsanitize=alignment,bounds,...); accesses.h has the functions that it calls, so that no library is needed.
 // A fault ends the launch at once: the fibers are left where they are, and the launch returns a message.
 //
 // All state is global: each library has its own, and one launch of a library runs at a time (build.py has the lock).
 
 #define CUDA_ON_CPU_SCHEDULER
+#include "contexts.h"
 #include "scheduler.h"
 
-#if !defined(__x86_64__) || defined(CUDA_ON_CPU_UCONTEXT)
-#define CUDA_ON_CPU_UCONTEXT
-#include <ucontext.h>
-#endif
-
 // Symbols that the linker makes, of this library: all of it, and its part for static variables without a first value.
-// The kernels have no others than their shared memory there, and the variables of this file are compiled to be elsewhere
-// (-fno-zero-initialized-in-bss).
+// The kernels have no others than their shared memory there. The variables of this file have first values, which puts
+// them elsewhere (-fno-zero-initialized-in-bss).
 extern "C" CUDA_ON_CPU_HIDDEN unsigned char __ehdr_start[], __bss_start[], _end[];
 
 namespace cuda_on_cpu {
@@ -41,68 +37,11 @@ const unsigned MOST_BLOCKS_IN_FLIGHT = 4;
 const unsigned BLOCK_SWITCH = 4, MOST_ACCESSES = 8;
 // Ordered: a fiber lets another go on after so many atomics, as it may be waiting for it.
 const unsigned PATIENCE = 1000;
-// So many switches without any fiber that ends or passes a barrier: the launch is taken to hang.
-const unsigned MOST_SWITCHES = 20000000;
+// So many switches and atomics without any fiber that ends or passes a barrier: the launch is taken to hang.
+const unsigned MOST_IDLE = 20000000;
 
 // A fiber whose stack has less left has very likely been beyond it.
 const Word LEAST_STACK = 2048;
-
-// ---- Contexts: where a fiber goes on ----
-
-#if !defined(CUDA_ON_CPU_UCONTEXT)
-
-typedef void* Context;  // its stack pointer; the registers that a function must keep lie there
-
-extern "C" CUDA_ON_CPU_HIDDEN void cuda_on_cpu_switch(Context* from, Context to);
-asm(R"(
-    .text
-    .globl cuda_on_cpu_switch
-    .hidden cuda_on_cpu_switch
-    .type cuda_on_cpu_switch, @function
-cuda_on_cpu_switch:
-    pushq %rbp
-    pushq %rbx
-    pushq %r12
-    pushq %r13
-    pushq %r14
-    pushq %r15
-    movq %rsp, (%rdi)
-    movq %rsi, %rsp
-    popq %r15
-    popq %r14
-    popq %r13
-    popq %r12
-    popq %rbx
-    popq %rbp
-    ret
-    .size cuda_on_cpu_switch, . - cuda_on_cpu_switch
-)");
-
-void switch_context(Context& from, Context& to) { cuda_on_cpu_switch(&from, to); }
-
-void make_context(Context& context, unsigned char* stack, Word bytes, void (*entry)()) {
-    void** top = (void**)(stack + bytes);
-    *--top = nullptr;  // a function expects the stack 8 bytes beside a multiple of 16
-    *--top = (void*)entry;
-    for (int i = 0; i < 6; ++i) *--top = nullptr;
-    context = top;
-}
-
-#else
-
-typedef ucontext_t Context;
-
-void switch_context(Context& from, Context& to) { swapcontext(&from, &to); }
-
-void make_context(Context& context, unsigned char* stack, Word bytes, void (*entry)()) {
-    getcontext(&context);
-    context.uc_stack.ss_sp = stack;
-    context.uc_stack.ss_size = bytes;
-    context.uc_link = nullptr;
-    makecontext(&context, entry, 0);
-}
-
-#endif
 
 // ---- State ----
 
@@ -153,7 +92,7 @@ unsigned char** free_stacks = nullptr;
 unsigned free_stack_count = 0;
 bool is_shuffled = false;
 unsigned recent_of_8 = 0;  // shuffled: how often, of 8 times, the fiber that became ready last goes on
-unsigned accesses_left = 0, atomics = 0, switches = 0;
+unsigned accesses_left = 0, atomics = 0, idle = 0;
 Word random_state = 0;
 
 unsigned random_below(unsigned bound) {
@@ -243,7 +182,8 @@ void begin(Block* block) {
     char* text = launch->message;
     Word bytes = launch->message_bytes;
     Word used = (Word)__builtin_snprintf(
-        text, bytes, "block (%u, %u, %u) waits for threads that never come", block_index.x, block_index.y, block_index.z);
+        text, bytes, "block (%u, %u, %u) waits for threads that never come", block_index.x, block_index.y,
+        block_index.z);
     for (unsigned first = 0, end; first < threads && used < bytes; first = end) {
         const Fiber& fiber = block->fibers[first];
         bool is_collective = fiber.state == AT_COLLECTIVE;
@@ -254,7 +194,8 @@ void begin(Block* block) {
         }
         const char* place = is_collective ? COLLECTIVE_NAMES[fiber.what] : "__syncthreads";
         if (fiber.state == ENDED) place = "the end";
-        used += (Word)__builtin_snprintf(text + used, bytes - used, "; threads %u to %u are at %s", first, end - 1, place);
+        used += (Word)__builtin_snprintf(
+            text + used, bytes - used, "; threads %u to %u are at %s", first, end - 1, place);
         if (is_collective && used < bytes)
             used += (Word)__builtin_snprintf(text + used, bytes - used, " of lanes %08x", fiber.mask);
     }
@@ -263,7 +204,7 @@ void begin(Block* block) {
 
 // The fiber that goes on; nullptr: all have ended. The current fiber is counted where it belongs already.
 Fiber* next() {
-    if (++switches > MOST_SWITCHES) fail("waits for something that does not come");
+    if (++idle > MOST_IDLE) fail("waits for something that does not come");
     if (in_flight > 1 && (!entered->ready || random_below(BLOCK_SWITCH) == 0)) enter(blocks[random_below(in_flight)]);
     while (!entered->ready) {
         if (entered->live) fail_waiting(entered);
@@ -302,7 +243,8 @@ void switch_to(Fiber* to) {
 // Lets others run until the current fiber is ready.
 void suspend() {
     Word left = (Word)((unsigned char*)__builtin_frame_address(0) - current->stack);
-    if (left < LEAST_STACK || left > launch->stack_bytes) fail("has variables of more than %llu bytes", launch->stack_bytes);
+    if (left < LEAST_STACK || left > launch->stack_bytes)
+        fail("needs more than %llu bytes of stack", launch->stack_bytes);
     switch_to(next());
 }
 
@@ -326,7 +268,7 @@ void release(Fiber& fiber) {
 void release_barrier(Block* block) {
     if (!block->at_barrier || block->at_barrier < block->live) return;
     block->at_barrier = 0;
-    switches = 0;
+    idle = 0;
     for (unsigned i = 0; i < threads; ++i) {
         Fiber& fiber = block->fibers[nth_thread(i)];
         if (fiber.state == AT_BARRIER) release(fiber);
@@ -391,7 +333,7 @@ void end_current() {
     unsigned w = current->thread / WARP_LANES;
     Warp& warp = block->warps[w];
     current->state = ENDED;
-    switches = 0;
+    idle = 0;
     --block->live;
     warp.live &= ~(1u << current->thread % WARP_LANES);
     for (unsigned i = 0; i < WARP_LANES; ++i)
@@ -419,53 +361,12 @@ void fiber_main() {
     }
 }
 
-// ---- Accesses to memory ----
-
-[[noreturn]] void fail_access(const unsigned char* address, Word bytes, bool is_write) {
-    const char* does = is_write ? "writes" : "reads";
-    const Array* nearest = nullptr;
-    Word distance = ~0ull;
-    for (unsigned i = 0; i < launch->array_count; ++i) {
-        const Array& array = launch->arrays[i];
-        if (array.begin <= address && address + bytes <= array.end)
-            fail("writes into %s, which is read-only", array.name);
-        Word away = address < array.begin ? (Word)(array.begin - address) : (Word)(address - array.begin);
-        if (address >= array.end) away = (Word)(address - array.end);
-        if (away < distance) distance = away, nearest = &array;
-    }
-    const unsigned char* shared = current->block->dynamic;
-    Word from_shared = address < shared ? (Word)(shared - address) : (Word)(address - shared);
-    if (from_shared < 65536 && from_shared < distance + launch->shared_bytes)
-        fail("%s %llu bytes at byte %lld of the dynamic shared memory, which has %u bytes", does, bytes,
-             (long long)(address - shared), launch->shared_bytes);
-    if (!nearest) fail("%s %llu bytes at %p, where it was given no array", does, bytes, (const void*)address);
-    fail("%s %llu bytes at element %lld of %s, which has %llu elements", does, bytes,
-         (long long)(address - nearest->begin) / (long long)nearest->element_bytes, nearest->name,
-         (Word)(nearest->end - nearest->begin) / nearest->element_bytes);
-}
-
-inline void check_access(void* pointer, Word bytes, bool is_write) {
-    const unsigned char* address = (const unsigned char*)pointer;
-    if ((Word)(address - current->stack) >= launch->stack_bytes) {
-        bool is_known = false;
-        for (unsigned i = 0; i < launch->array_count && !is_known; ++i) {
-            const Array& array = launch->arrays[i];
-            is_known = array.begin <= address && address + bytes <= array.end && (array.is_writable || !is_write);
-        }
-        if (!is_known) {
-            const unsigned char* shared = current->block->dynamic;
-            is_known = (shared <= address && address + bytes <= shared + launch->shared_bytes) ||
-                       (__ehdr_start <= address && address + bytes <= _end);
-        }
-        if (!is_known) fail_access(address, bytes, is_write);
-        if (is_shuffled && --accesses_left == 0) {
-            accesses_left = 1 + random_below(MOST_ACCESSES);
-            let_others_on();
-        }
-    }
-}
-
 }  // namespace
+}  // namespace cuda_on_cpu
+
+#include "accesses.h"
+
+namespace cuda_on_cpu {
 
 void barrier() {
     current->state = AT_BARRIER;
@@ -491,6 +392,7 @@ Word collective(Collective what, unsigned mask, Word value, int lane, int width)
 }
 
 void switch_point() {
+    if (++idle > MOST_IDLE) fail("waits for something that does not come");
     if (is_shuffled) {
         if (random_below(4) == 0) let_others_on();
     } else if (++atomics >= PATIENCE) {
@@ -526,7 +428,7 @@ void run(const Launch& the_launch, unsigned most_threads, void (*the_invoke)(voi
     random_state = (launch->seed + 1) * 0x9E3779B97F4A7C15ull;
     recent_of_8 = launch->seed % 2 ? 0 : 7;
     accesses_left = 1 + random_below(MOST_ACCESSES);
-    atomics = switches = 0;
+    atomics = idle = 0;
     next_block = 0;
     entered = nullptr;
 
@@ -590,55 +492,3 @@ void run(const Launch& the_launch, unsigned most_threads, void (*the_invoke)(voi
 }
 
 }  // namespace cuda_on_cpu
-
-// ---- What the compiler calls ----
-
-using cuda_on_cpu::check_access;
-using cuda_on_cpu::fail;
-using cuda_on_cpu::Word;
-
-#define HOOK extern "C" CUDA_ON_CPU_HIDDEN
-
-HOOK void __tsan_init() {}
-#define ACCESS(bytes)                                                                             \
-    HOOK void __tsan_read##bytes(void* p) { check_access(p, bytes, false); }                      \
-    HOOK void __tsan_write##bytes(void* p) { check_access(p, bytes, true); }                      \
-    HOOK void __tsan_unaligned_read##bytes(void* p) { check_access(p, bytes, false); }            \
-    HOOK void __tsan_unaligned_write##bytes(void* p) { check_access(p, bytes, true); }            \
-    HOOK void __tsan_volatile_read##bytes(void* p) { check_access(p, bytes, false); }             \
-    HOOK void __tsan_volatile_write##bytes(void* p) { check_access(p, bytes, true); }             \
-    HOOK void __tsan_unaligned_volatile_read##bytes(void* p) { check_access(p, bytes, false); }   \
-    HOOK void __tsan_unaligned_volatile_write##bytes(void* p) { check_access(p, bytes, true); }
-ACCESS(1)
-ACCESS(2)
-ACCESS(4)
-ACCESS(8)
-ACCESS(16)
-HOOK void __tsan_read_range(void* p, Word bytes) { check_access(p, bytes, false); }
-HOOK void __tsan_write_range(void* p, Word bytes) { check_access(p, bytes, true); }
-
-struct Place {
-    const char* file;
-    unsigned line, column;
-};
-
-HOOK void __ubsan_handle_out_of_bounds(Place* at, Word index) {
-    fail("takes element %lld of an array that has fewer, at %s:%u", (long long)index, at->file, at->line);
-}
-HOOK void __ubsan_handle_type_mismatch_v1(Place* at, Word address) {
-    fail("uses address %#llx, which is not aligned for its type, at %s:%u", address, at->file, at->line);
-}
-HOOK void __ubsan_handle_shift_out_of_bounds(Place* at, Word, Word by) {
-    fail("shifts by %lld, more than the type has bits, at %s:%u", (long long)by, at->file, at->line);
-}
-#define OVERFLOW(what, text)                                                   \
-    HOOK void __ubsan_handle_##what##_overflow(Place* at, Word, Word) {        \
-        fail("overflows a signed integer (" text ") at %s:%u", at->file, at->line); \
-    }
-OVERFLOW(add, "+")
-OVERFLOW(sub, "-")
-OVERFLOW(mul, "*")
-OVERFLOW(negate, "negation")
-HOOK void __ubsan_handle_divrem_overflow(Place* at, Word, Word) {
-    fail("divides an integer by zero at %s:%u", at->file, at->line);
-}

@@ -116,6 +116,19 @@ def test_backward_does_not_depend_on_the_order_of_threads(dimension, mean, order
     np.testing.assert_array_equal(dW, gradient_as_on_a_gpu(dY, batch, lanes_of(dimension), mean=mean))
 
 
+@pytest.mark.parametrize("order", ORDERS)
+def test_one_block_for_many_bags_and_segments(monkeypatch, order):
+    monkeypatch.setattr("cupyrec.functions.embedding_bag.MOST_SEGMENT_BLOCKS", 1)
+    monkeypatch.setattr("cupyrec.devices.gpu.MOST_BLOCKS", 1)
+    random, device = np.random.default_rng(4), emulated_device(thread_order=order)
+    batch = batch_of_segments(random, [1] * 20 + [70] * 5 + [200, 2, 500], 20, 2)
+    dY = random.standard_normal((20, 2, 64)).astype(np.float32)
+    dW = backward(device, dY, batch, mean=False)
+    np.testing.assert_array_equal(dW, gradient_as_on_a_gpu(dY, batch, lanes_of(64), mean=False))
+    given = random.standard_normal((28, 64)).astype(np.float32), batch.rows, batch.offsets, 20, 2, 64
+    np.testing.assert_array_equal(forward(device, *given, mean=False), forward_on_cpu(*given, mean=False))
+
+
 def test_one_hot_row_has_more_chunks_than_a_block_has_groups(gpu_device):
     random, dimension = np.random.default_rng(3), 128
     groups = 256 // lanes_of(dimension)

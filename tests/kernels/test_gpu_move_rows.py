@@ -96,15 +96,17 @@ def test_rows_from_two_places(gpu_device, meant):
     np.testing.assert_array_equal(gpu_device.download(gathered), expected)
 
 
+@pytest.mark.parametrize("most_blocks", [1, 99])
 @pytest.mark.parametrize("order", ORDERS)
-def test_any_order_of_threads(order):
+def test_any_order_of_threads(monkeypatch, order, most_blocks):
+    monkeypatch.setattr("cupyrec.embedding.move_rows.MOST_MOVE_BLOCKS", most_blocks)
     device = emulated_device(thread_order=order)
-    records, rows, slots = numbers((60, 20)), some_places(60, 50, np.int64), some_places(70, 50, np.int32)
+    records, rows, slots = numbers((60, 260)), some_places(60, 50, np.int64), some_places(70, 50, np.int32)
     put = OnDevice(device)
-    pad = put(np.zeros((70, 20), np.float32))
+    pad = put(np.zeros((70, 260), np.float32))
     given = put(records), put(rows), pad, put(slots)
     copy_between(device, *given)
-    expected = np.zeros((70, 20), np.float32)
+    expected = np.zeros((70, 260), np.float32)
     expected[slots] = records[rows]
     np.testing.assert_array_equal(device.download(pad), expected)
 

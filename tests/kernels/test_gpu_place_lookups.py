@@ -36,7 +36,8 @@ def test_kernel(gpu_device, lengths):
 
 
 @pytest.mark.parametrize("order", ORDERS)
-def test_any_order_of_threads(order):
+def test_any_order_of_threads_and_few_blocks(monkeypatch, order):
+    monkeypatch.setattr("cupyrec.devices.gpu.MOST_BLOCKS", 1)
     batch, places, expected = case(LENGTHS[-1])
     np.testing.assert_array_equal(place_on_gpu(emulated_device(thread_order=order), batch, places), expected)
 
