@@ -105,6 +105,8 @@ class CupyRuntime:
         self._cupy, self._cuda = cupy, cupy.cuda.runtime
         self._cublas_library = load_cublas(cupy.cuda.cublas.__file__)
         self._lock = threading.RLock()
+        # Who waits for the whole device while another thread captures would spoil the graph.
+        self._capturing = threading.Lock()
         self._modules: dict[tuple[Any, ...], Any] = {}
         self._kernels: dict[CudaKernel, Any] = {}
         self._functions: dict[CudaKernel, Callable[..., None]] = {}
@@ -169,9 +171,9 @@ class CupyRuntime:
         return self._cupy.ndarray(array.shape, array.dtype, self._cupy.cuda.MemoryPointer(memory, 0))
 
     @_in_our_errors
-    def stream(self, name: str) -> CupyStream:
-        # Non-blocking: no order with CUDA's default stream.
-        return CupyStream(name, self._cupy.cuda.Stream(non_blocking=True))
+    def stream(self, name: str, urgent: bool = False) -> CupyStream:
+        # Non-blocking: no order with CUDA's default stream. A lower number goes first.
+        return CupyStream(name, self._cupy.cuda.Stream(non_blocking=True, priority=-1 if urgent else 0))
 
     @_in_our_errors
     def event(self) -> Any:
@@ -201,7 +203,8 @@ class CupyRuntime:
 
     @_in_our_errors
     def synchronize_all(self) -> None:
-        self._cuda.deviceSynchronize()
+        with self._capturing:
+            self._cuda.deviceSynchronize()
 
     @_in_our_errors
     def elapsed_ms(self, begun: Any, ended: Any) -> float:
@@ -253,14 +256,15 @@ class CupyRuntime:
     def capture(self, stream: CupyStream, work: Callable[[], None]) -> Any:
         # What is done once, such as the handle of cuBLAS, cannot be done while a stream is captured.
         self._cublas(stream)
-        stream.stream.begin_capture(self._cuda.streamCaptureModeRelaxed)
-        try:
-            work()
-        except BaseException:
-            with contextlib.suppress(RuntimeError):
-                stream.stream.end_capture()
-            raise
-        return stream.stream.end_capture()
+        with self._capturing:
+            stream.stream.begin_capture(self._cuda.streamCaptureModeRelaxed)
+            try:
+                work()
+            except BaseException:
+                with contextlib.suppress(RuntimeError):
+                    stream.stream.end_capture()
+                raise
+            return stream.stream.end_capture()
 
     @_in_our_errors
     def replay(self, stream: CupyStream, graph: Any) -> None:

@@ -37,9 +37,10 @@ class GpuEvent:
 class GpuStream:
     """Runs what is queued on it in order, beside all other streams. One thread at a time may queue."""
 
-    def __init__(self, runtime: CudaRuntime, name: str) -> None:
+    def __init__(self, runtime: CudaRuntime, name: str, *, urgent: bool = False) -> None:
         self.runtime = runtime
-        self._handle = runtime.stream(name)
+        self._handle = runtime.stream(name, urgent)
+        self._nothing: dict[Any, Any] = {}
 
     def empty(self, shape: int | Sequence[int], dtype: Any = np.float32) -> Any:
         """A device array of whatever values. Raises DeviceMemoryError."""
@@ -51,6 +52,12 @@ class GpuStream:
         self.fill(array, 0)
         self.record().synchronize()
         return array
+
+    def nothing(self, dtype: Any) -> Any:
+        """(0,): for a parameter of a kernel that is not read."""
+        if dtype not in self._nothing:
+            self._nothing[dtype] = self.runtime.empty(0, dtype)
+        return self._nothing[dtype]
 
     def launch(
         self,
@@ -121,7 +128,7 @@ class GpuDevice(GpuStream):
         """
         if precision not in PRECISIONS:
             raise ConfigError(f"unknown precision {precision!r}; choose {', '.join(PRECISIONS)}")
-        super().__init__(runtime, "train")
+        super().__init__(runtime, "train", urgent=True)
         self.host, self.precision, self.graphs = CpuDevice(threads), precision, graphs
         self.threads = self.host.threads
 

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from functools import cache
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import numpy as np
 
+from cupyrec.devices.cpu import CpuDevice, CpuStream
 from cupyrec.devices.device import Stream
 from cupyrec.devices.gpu import BLOCK_THREADS, GpuStream
 from cupyrec.devices.numba_kernel import CACHE_LINE_BYTES, PREFETCH_ROWS, cpu_kernel, prefetch
@@ -20,63 +20,45 @@ from cupyrec.kernels import kernel
 
 # Parts of a record that a GPU's thread has under way at once: IN_FLIGHT in move_rows.cu.
 IN_FLIGHT = 4
-# Blocks of a launch that moves records: 4 MB under way, enough for the memory's bandwidth and for many times what a
-# link can take; more would keep training off the GPU while they wait for the link.
-MOST_MOVE_BLOCKS = 256
-
-# An array of nothing for each stream that has needed one: it must outlive what is queued there.
-_no_counts: WeakKeyDictionary[GpuStream, Any] = WeakKeyDictionary()
+# Blocks of a launch that moves records: 4 MB under way, enough for the bandwidth of device memory. Over a link as few
+# as keep it busy, 512 KB under way: blocks that wait for the link keep training off the GPU.
+MOST_MOVE_BLOCKS, MOST_LINK_BLOCKS = 256, 32
 
 
-def gather_records(stream: Stream, records: Any, places: Any, gathered: Any, *, count: Any = None) -> None:
+def gather_records(
+    stream: Stream, records: Any, places: Any, gathered: Any, *, count: Any = None, over_link: bool = False
+) -> None:
     """gathered[i] = records[places[i]].
 
     records: (rows or slots, record width) of one floating dtype; places: (n,) int32 or int64; gathered: (n, record
-    width) of the same dtype, overwritten. count: see above. All are on the stream's device.
+    width) of the same dtype, overwritten. count: see above. All are on the stream's device; over_link: records are
+    host memory that a GPU reaches.
     """
     if isinstance(stream, GpuStream):
         arrays = records, places, gathered
-        _move_on_gpu(stream, f"gather_{kind_of(places)}", records.shape[1], places.shape[0], count, *arrays)
+        name, most = f"gather_{kind_of(places)}", places.shape[0]
+        _move_on_gpu(stream, name, records.shape[1], most, count, *arrays, over_link=over_link)
         return
     _move(stream, records, gathered, from_places=_meant(places, count))
 
 
-def scatter_records(stream: Stream, gathered: Any, places: Any, records: Any, *, count: Any = None) -> None:
+def scatter_records(
+    stream: Stream, gathered: Any, places: Any, records: Any, *, count: Any = None, over_link: bool = False
+) -> None:
     """records[places[i]] = gathered[i]. Arguments as above; the places differ from each other. records is modified."""
     if isinstance(stream, GpuStream):
         arrays = gathered, records, places
-        _move_on_gpu(stream, f"scatter_{kind_of(places)}", records.shape[1], places.shape[0], count, *arrays)
+        name, most = f"scatter_{kind_of(places)}", places.shape[0]
+        _move_on_gpu(stream, name, records.shape[1], most, count, *arrays, over_link=over_link)
         return
     _move(stream, gathered, records, to_places=_meant(places, count))
 
 
-def copy_between(
-    stream: Stream, source: Any, from_places: Any, target: Any, to_places: Any, *, count: Any = None
-) -> None:
-    """target[to_places[i]] = source[from_places[i]]. Arguments as above; source and target are two arrays, the
-    places in target differ from each other. target is modified.
+def copy_between(stream: CpuDevice | CpuStream, source: Any, from_places: Any, target: Any, to_places: Any) -> None:
+    """target[to_places[i]] = source[from_places[i]], on the CPU. Arguments as above; source and target are two arrays,
+    the places in target differ from each other. target is modified.
     """
-    if isinstance(stream, GpuStream):
-        name = f"copy_{kind_of(from_places)}_to_{kind_of(to_places)}"
-        arrays = source, from_places, target, to_places
-        _move_on_gpu(stream, name, source.shape[1], from_places.shape[0], count, *arrays)
-        return
-    _move(stream, source, target, from_places=_meant(from_places, count), to_places=_meant(to_places, count))
-
-
-def gather_from_two(
-    stream: Stream, pad: Any, slots: Any, records: Any, rows: Any, gathered: Any, *, count: Any = None
-) -> None:
-    """gathered[i] = pad[slots[i]], or records[rows[i]] where slots[i] is -1.
-
-    slots: (n,) int32; rows: (n,) int64. The others as above.
-    """
-    if isinstance(stream, GpuStream):
-        arrays = pad, slots, records, rows, gathered
-        _move_on_gpu(stream, "gather_from_two", records.shape[1], rows.shape[0], count, *arrays)
-        return
-    kernel_of_width, rows = _two_places_kernel(records.shape[1]), _meant(rows, count)
-    stream.launch(kernel_of_width, rows.shape[0], pad, slots, records, rows, gathered)
+    _move(stream, source, target, from_places=from_places, to_places=to_places)
 
 
 def mark_rows(stream: Stream, slot_rows: Any, slots: Any, rows: Any, *, count: Any = None) -> None:
@@ -89,27 +71,22 @@ def mark_rows(stream: Stream, slot_rows: Any, slots: Any, rows: Any, *, count: A
         name, given = ("mark_empty", (slots,)) if rows is None else ("mark_rows", (slots, rows))
         mark = kernel("mark_rows", name, COUNTED=int(count is not None))
         most = slots.shape[0]
-        stream.launch_over(mark, most, slot_rows, *given, _count_for_kernel(stream, count), np.int32(most))
+        count = stream.nothing(np.int32) if count is None else count
+        stream.launch_over(mark, most, slot_rows, *given, count, np.int32(most))
         return
     slots = _meant(slots, count)
     slot_rows[slots] = -1 if rows is None else rows[: slots.shape[0]]
 
 
-def _move_on_gpu(stream: GpuStream, name: str, width: int, most: int, count: Any, *arrays: Any) -> None:
+def _move_on_gpu(
+    stream: GpuStream, name: str, width: int, most: int, count: Any, *arrays: Any, over_link: bool = False
+) -> None:
     """Launch a kernel of move_rows.cu. most: the number of places."""
     move = kernel("move_rows", name, WIDTH=width, COUNTED=int(count is not None))
     threads = most * (width // part_floats(width))
-    blocks = min(-(-threads // (BLOCK_THREADS * IN_FLIGHT)), MOST_MOVE_BLOCKS)
-    stream.launch(move, blocks, BLOCK_THREADS, *arrays, _count_for_kernel(stream, count), np.int32(most))
-
-
-def _count_for_kernel(stream: GpuStream, count: Any) -> Any:
-    """The count, or where there is none an array of nothing, which a kernel that is not COUNTED does not read."""
-    if count is not None:
-        return count
-    if stream not in _no_counts:
-        _no_counts[stream] = stream.empty(0, np.int32)
-    return _no_counts[stream]
+    blocks = min(-(-threads // (BLOCK_THREADS * IN_FLIGHT)), MOST_LINK_BLOCKS if over_link else MOST_MOVE_BLOCKS)
+    count = stream.nothing(np.int32) if count is None else count
+    stream.launch(move, blocks, BLOCK_THREADS, *arrays, count, np.int32(most))
 
 
 def _meant(places: Any, count: Any) -> Any:
@@ -146,17 +123,3 @@ def _move_kernel(width: int, item_bytes: int, gathers: bool, scatters: bool) -> 
                 target[to, d] = source[place, d]
 
     return move
-
-
-@cache
-def _two_places_kernel(width: int) -> Any:
-    W = width
-
-    @cpu_kernel
-    def gather(start, stop, pad, slots, records, rows, gathered):
-        for i in range(start, stop):
-            slot, row = slots[i], rows[i]
-            for d in range(W):
-                gathered[i, d] = records[row, d] if slot < 0 else pad[slot, d]
-
-    return gather

@@ -1,4 +1,4 @@
-// Row records moved between arrays, each on the device or page-locked on the host: gathered, scattered, or both.
+// Row records moved between arrays, each on the device or page-locked on the host: gathered or scattered.
 //
 // WIDTH: elements of a record; where it is a multiple of 4, records are 16-byte aligned and are moved as float4.
 // COUNTED: 1 where *count says how many rows are meant, at most `most`; 0 where `most` are, and count is not read.
@@ -34,19 +34,6 @@ struct OneArray {
 
     __device__ inline const Part* row(int64 i) const {
         return (const Part*)(records + (int64)from[i] * WIDTH);
-    }
-};
-
-// Row i is pad[slots[i]], or records[rows[i]] where that slot is -1.
-struct TwoArrays {
-    const float* __restrict__ pad;
-    const int* __restrict__ slots;
-    const float* __restrict__ records;
-    const int64* __restrict__ rows;
-
-    __device__ inline const Part* row(int64 i) const {
-        const int slot = slots[i];
-        return (const Part*)(slot < 0 ? records + rows[i] * WIDTH : pad + (int64)slot * WIDTH);
     }
 };
 
@@ -98,38 +85,4 @@ extern "C" __global__ void scatter_slots(
     const float* __restrict__ gathered, float* __restrict__ records, const int* __restrict__ places,
     const int* __restrict__ count, int most) {
     move(OneArray<InOrder>{gathered, InOrder()}, records, places, count, most);
-}
-
-// target[to_places[i]] = source[from_places[i]]; the places in target differ from each other. source, target: (rows or
-// slots, WIDTH), two arrays; target is modified there.
-extern "C" __global__ void copy_rows_to_rows(
-    const float* __restrict__ source, const int64* __restrict__ from_places, float* __restrict__ target,
-    const int64* __restrict__ to_places, const int* __restrict__ count, int most) {
-    move(OneArray<const int64*>{source, from_places}, target, to_places, count, most);
-}
-
-extern "C" __global__ void copy_rows_to_slots(
-    const float* __restrict__ source, const int64* __restrict__ from_places, float* __restrict__ target,
-    const int* __restrict__ to_places, const int* __restrict__ count, int most) {
-    move(OneArray<const int64*>{source, from_places}, target, to_places, count, most);
-}
-
-extern "C" __global__ void copy_slots_to_rows(
-    const float* __restrict__ source, const int* __restrict__ from_places, float* __restrict__ target,
-    const int64* __restrict__ to_places, const int* __restrict__ count, int most) {
-    move(OneArray<const int*>{source, from_places}, target, to_places, count, most);
-}
-
-extern "C" __global__ void copy_slots_to_slots(
-    const float* __restrict__ source, const int* __restrict__ from_places, float* __restrict__ target,
-    const int* __restrict__ to_places, const int* __restrict__ count, int most) {
-    move(OneArray<const int*>{source, from_places}, target, to_places, count, most);
-}
-
-// gathered[i] = pad[slots[i]], or records[rows[i]] where slots[i] is -1. pad: (S, WIDTH); slots: (n,); records:
-// (R, WIDTH); rows: (n,); gathered: (n, WIDTH), overwritten.
-extern "C" __global__ void gather_from_two(
-    const float* __restrict__ pad, const int* __restrict__ slots, const float* __restrict__ records,
-    const int64* __restrict__ rows, float* __restrict__ gathered, const int* __restrict__ count, int most) {
-    move(TwoArrays{pad, slots, records, rows}, gathered, InOrder(), count, most);
 }

@@ -86,10 +86,12 @@ class DirectExchange:
         """Nothing: `bring` reads the table."""
 
     def bring(self, stream: GpuStream, plan: Plan, staging: GpuStaging) -> None:
-        gather_records(stream, self._records, plan.miss_rows, staging.device_in(plan.miss_rows.shape[0]))
+        device_in = staging.device_in(plan.miss_rows.shape[0])
+        gather_records(stream, self._records, plan.miss_rows, device_in, over_link=True)
 
     def take(self, stream: GpuStream, plan: Plan, staging: GpuStaging) -> None:
-        scatter_records(stream, staging.device_out(plan.evict_rows.shape[0]), plan.evict_rows, self._records)
+        device_out = staging.device_out(plan.evict_rows.shape[0])
+        scatter_records(stream, device_out, plan.evict_rows, self._records, over_link=True)
 
     def scatter(self, evict_rows: Any, staging: GpuStaging) -> None:
         """Nothing: `take` writes the table."""

@@ -6,6 +6,7 @@ too small does it ask again.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -35,7 +36,7 @@ class GpuPlanMemory:
             return
         if self.capacity >= 0:
             stream.runtime.synchronize_all()
-            unique = int(GROWTH * unique)
+        unique = math.ceil(GROWTH * unique)
         self.capacity = unique
         self.unique_slots = stream.empty(unique, np.int32)
         self.miss_rows, self.miss_slots = stream.empty(unique, np.int64), stream.empty(unique, np.int32)

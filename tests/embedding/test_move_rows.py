@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from cupyrec.devices.cpu import CpuDevice
-from cupyrec.embedding.move_rows import copy_between, gather_from_two, gather_records, scatter_records
+from cupyrec.embedding.move_rows import copy_between, gather_records, scatter_records
 
 LAUNCHERS = [CpuDevice(1).stream(), CpuDevice(1), CpuDevice(3)]
 SHAPES = [(1, 4, 0), (1, 4, 1), (50, 4, 17), (50, 20, 50), (300, 36, 100), (40, 1, 33)]
@@ -34,12 +34,3 @@ def test_equals_indexing(launcher, places_dtype, dtype, rows, width, count):
     expected_target = np.full_like(target, np.nan)
     expected_target[to] = records[places]
     np.testing.assert_array_equal(target, expected_target)
-
-
-def test_rows_from_two_places():
-    numbers = np.random.default_rng(1)
-    pad, records = numbers.standard_normal((5, 3)), numbers.standard_normal((90, 3))
-    rows, slots = np.array([4, 80, 7, 89]), np.array([-1, 4, 0, -1], np.int32)
-    gathered = np.empty((4, 3))
-    gather_from_two(CpuDevice(1), pad, slots, records, rows, gathered)
-    np.testing.assert_array_equal(gathered, [records[4], pad[4], pad[0], records[89]])

@@ -6,7 +6,7 @@ from cuda_on_cpu import ORDERS
 from gpu_devices import emulated_device
 
 from cupyrec.devices.cpu import CpuDevice
-from cupyrec.embedding.move_rows import copy_between, gather_from_two, gather_records, mark_rows, scatter_records
+from cupyrec.embedding.move_rows import gather_records, mark_rows, scatter_records
 
 # (rows, width, places, how many of them are meant; None: all)
 SHAPES = [
@@ -66,36 +66,6 @@ def test_gather_and_scatter(gpu_device, rows, width, n, meant, dtype):
     np.testing.assert_array_equal(gpu_device.download(scattered), before)
 
 
-@pytest.mark.parametrize("to_dtype", [np.int32, np.int64])
-@pytest.mark.parametrize("from_dtype", [np.int32, np.int64])
-@pytest.mark.parametrize(("rows", "width", "n", "meant"), SHAPES[2:6])
-def test_copy_between(gpu_device, rows, width, n, meant, from_dtype, to_dtype):
-    source, target = numbers((rows, width)), numbers((rows + 3, width), seed=3)
-    from_places, to_places = some_places(rows, n, from_dtype), some_places(rows + 3, n, to_dtype, seed=4)
-    m = n if meant is None else meant
-    put = OnDevice(gpu_device)
-    copied = put(target)
-    given = put(source), put(from_places), copied, put(to_places)
-    copy_between(gpu_device, *given, count=put(count_array(meant)))
-    expected = target.copy()
-    expected[to_places[:m]] = source[from_places[:m]]
-    np.testing.assert_array_equal(gpu_device.download(copied), expected)
-    np.testing.assert_array_equal(gpu_device.download(given[0]), source)
-
-
-@pytest.mark.parametrize("meant", [None, 3, 0])
-def test_rows_from_two_places(gpu_device, meant):
-    pad, records = numbers((5, 8)), numbers((90, 8), seed=2)
-    rows, slots = np.array([4, 80, 7, 89]), np.array([-1, 4, 0, -1], np.int32)
-    put, m = OnDevice(gpu_device), 4 if meant is None else meant
-    gathered = put(np.zeros((4, 8), np.float32))
-    given = put(pad), put(slots), put(records), put(rows), gathered
-    gather_from_two(gpu_device, *given, count=put(count_array(meant)))
-    expected = np.array([records[4], pad[4], pad[0], records[89]])
-    expected[m:] = 0
-    np.testing.assert_array_equal(gpu_device.download(gathered), expected)
-
-
 @pytest.mark.parametrize("most_blocks", [1, 99])
 @pytest.mark.parametrize("order", ORDERS)
 def test_any_order_of_threads(monkeypatch, order, most_blocks):
@@ -103,9 +73,10 @@ def test_any_order_of_threads(monkeypatch, order, most_blocks):
     device = emulated_device(thread_order=order)
     records, rows, slots = numbers((60, 260)), some_places(60, 50, np.int64), some_places(70, 50, np.int32)
     put = OnDevice(device)
-    pad = put(np.zeros((70, 260), np.float32))
-    given = put(records), put(rows), pad, put(slots)
-    copy_between(device, *given)
+    pad, gathered = put(np.zeros((70, 260), np.float32)), put(np.zeros((50, 260), np.float32))
+    on_device, from_rows, to_slots = put(records), put(rows), put(slots)
+    gather_records(device, on_device, from_rows, gathered)
+    scatter_records(device, gathered, to_slots, pad)
     expected = np.zeros((70, 260), np.float32)
     expected[slots] = records[rows]
     np.testing.assert_array_equal(device.download(pad), expected)
@@ -155,7 +126,3 @@ def test_other_places_are_refused():
     records = device.zeros((3, 4))
     with pytest.raises(TypeError, match=r"places must be int64 \(rows\) or int32 \(slots\), but are uint32"):
         gather_records(device, records, device.zeros(2, np.uint32), records)
-    with pytest.raises(TypeError, match=r"target of copy_rows_to_slots .* must be float32, but is float64"):
-        copy_between(
-            device, records, device.zeros(2, np.int64), device.zeros((3, 4), np.float64), device.zeros(2, np.int32)
-        )

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from cuda_on_cpu import ORDERS
 from gpu_devices import emulated_device
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from plan_traces import run_planner, traces
 from reference_planner import reference_plans
@@ -53,6 +53,7 @@ def small_digits(spare_bits, digit_bits):
     return patch.multiple(gpu_victims, SPARE_BITS=spare_bits, MOST_DIGIT_BITS=digit_bits)
 
 
+@settings(max_examples=200)
 @given(
     batches=traces(),
     spare=st.integers(0, 12),
@@ -220,7 +221,7 @@ def test_a_plan_may_be_begun_and_ended_apart():
 
 
 def test_holds_of_batches_that_hold_nothing_are_no_bubbles():
-    """Row 0 comes back in the batch after next: its hold goes last, after that of the batch beyond, which has no rows."""
+    """Row 0 comes back in the batch after next: its hold goes last, after that of the batch beyond, without rows."""
     settings = {"lookahead": 2, "holds": HOLDS}
     plans = gpu_plans(emulated_device(), [[0], [1], [0]], 1, **settings)
     assert [(plan["evict_rows"], plan["given_up"], plan["bubbles"]) for plan in plans] == [
