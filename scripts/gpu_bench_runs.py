@@ -15,9 +15,8 @@ from gpu_bench_timing import between_ms
 
 from cupyrec.batch import Batch
 from cupyrec.devices.gpu import GpuDevice, GpuEvent, GpuStream
-from cupyrec.pipeline.exchange import Exchange
+from cupyrec.pipeline.exchange import Exchange, WayIn, WayOut
 from cupyrec.pipeline.gpu_ring import GpuStaging
-from cupyrec.pipeline.plan import Plan
 from cupyrec.systems.train_stage import TrainStage
 
 
@@ -85,27 +84,47 @@ class TimedTrainStage(TrainStage):
 class TimedExchange:
     """An exchange that notes what it takes."""
 
+    def __init__(self, exchange: Exchange) -> None:
+        self.name = exchange.name
+        self.into, self.out = TimedIn(exchange.into), TimedOut(exchange.out)
+
+    def note_in(self, spans: Spans) -> None:
+        """Where to note."""
+        self.into.spans = self.out.spans = spans
+
+
+class TimedIn:
+    """A way in that notes what it takes."""
+
     spans: Spans
 
-    def __init__(self, exchange: Exchange) -> None:
-        self._exchange = exchange
-        self.name, self.moved_by_host = exchange.name, exchange.moved_by_host
+    def __init__(self, way: WayIn) -> None:
+        self._way, self.name, self.by_host = way, way.name, way.by_host
 
     def gather(self, miss_rows: Any, staging: GpuStaging) -> None:
         with self.spans.on_host("host gather"):
-            self._exchange.gather(miss_rows, staging)
+            self._way.gather(miss_rows, staging)
 
-    def bring(self, stream: GpuStream, plan: Plan, staging: GpuStaging) -> None:
+    def bring(self, stream: GpuStream, miss_rows: Any, staging: GpuStaging) -> None:
         with self.spans.on_stream("in", stream):
-            self._exchange.bring(stream, plan, staging)
+            self._way.bring(stream, miss_rows, staging)
 
-    def take(self, stream: GpuStream, plan: Plan, staging: GpuStaging) -> None:
+
+class TimedOut:
+    """A way out that notes what it takes."""
+
+    spans: Spans
+
+    def __init__(self, way: WayOut) -> None:
+        self._way, self.name, self.by_host = way, way.name, way.by_host
+
+    def take(self, stream: GpuStream, evict_rows: Any, staging: GpuStaging) -> None:
         with self.spans.on_stream("out", stream):
-            self._exchange.take(stream, plan, staging)
+            self._way.take(stream, evict_rows, staging)
 
     def scatter(self, evict_rows: Any, staging: GpuStaging) -> None:
         with self.spans.on_host("host scatter"):
-            self._exchange.scatter(evict_rows, staging)
+            self._way.scatter(evict_rows, staging)
 
 
 def timed_steps(
@@ -120,7 +139,7 @@ def timed_steps(
     assert isinstance(device, GpuDevice)
     stage.spans = spans = Spans(device)
     if exchange is not None:
-        exchange.spans = spans
+        exchange.note_in(spans)
     lines: list[str] = []
     results = system.train(iter(batches), say=lines.append)
     slots, fill = (system.slots, fill) if exchange is not None else (0, 0)

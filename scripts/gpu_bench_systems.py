@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import statistics
 import time
 from typing import Any
@@ -23,7 +24,7 @@ from cupyrec.embedding.coalesce import Coalescer
 from cupyrec.embedding.host_table import HostTable
 from cupyrec.embedding.move_rows import gather_records, scatter_records
 from cupyrec.errors import DeviceError
-from cupyrec.pipeline.exchange import DirectExchange, Exchange, StagedExchange, _seconds
+from cupyrec.pipeline.exchange import Exchange, direct_exchange, staged_exchange, try_exchanges
 from cupyrec.scratchpad_size import scratchpad_slots
 from cupyrec.systems import scratchpad_system
 from cupyrec.systems.registry import make_system
@@ -75,7 +76,7 @@ class Systems:
             self._over_localities("scratchpipe", share)
         self._over_localities("static", scale.shares[0])
         self._over_localities("hybrid")
-        for other in self._exchanges.keys() - {self._fastest}:
+        for other in sorted(self._exchanges.keys() - {self._fastest}):
             self._over_localities("scratchpipe", scale.shares[0], other)
         self._over_localities("serial", scale.shares[0])
         for share in scale.shares[1:]:
@@ -87,14 +88,19 @@ class Systems:
         begun = time.perf_counter()
         self._table = HostTable(device.host, config.table_rows, config.dimension, seed=1)
         made = time.perf_counter()
-        self._exchanges, refused = {"staged": StagedExchange(device.host, self._table)}, {}
+        staged = staged_exchange(device, self._table)
+        self._exchanges, self._fastest, trials, refused = {staged.name: staged}, staged.name, {}, {}
+        locked = made
         try:
-            self._exchanges["direct"] = DirectExchange(device, self._table)
+            direct = direct_exchange(device, self._table)
         except DeviceError as error:
             refused = {"not_locked": str(error)}
-        locked = time.perf_counter()
-        trials = {name: _seconds(each, device, self._table) for name, each in self._exchanges.items()}
-        self._fastest = min(trials, key=lambda name: trials[name])
+        else:
+            locked = time.perf_counter()
+            ways = itertools.product((staged.into, direct.into), (staged.out, direct.out))
+            self._exchanges = {each.name: each for each in (Exchange(*way) for way in ways)}
+            trials = try_exchanges(device, self._table, staged, direct)
+            self._fastest = min(trials, key=lambda name: trials[name])
         return {
             "bytes": self._table.records.nbytes,
             "make_s": round(made - begun, 2),
@@ -171,7 +177,7 @@ class Systems:
         if exchange is None:
             return make_system(SystemConfig(name), stage, self._table), stage, None
         lookahead = min(max(TURNOVERS * slots // self._unique[locality.name], 2), scale.most_lookahead)
-        system: Any = make_system(SystemConfig(name, str(slots), lookahead, exchange=exchange), stage, self._table)
+        system: Any = make_system(SystemConfig(name, str(slots), lookahead), stage, self._table)
         # The table's pages are locked once, and what is moved is to be timed.
         system._exchange = timed = TimedExchange(self._exchanges[exchange])
         return system, stage, timed

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -11,7 +12,8 @@ import numpy as np
 from cupyrec.devices.cpu import CpuDevice
 from cupyrec.devices.cuda_kernel import CudaKernel
 from cupyrec.devices.cuda_runtime import PRECISIONS, CudaRuntime
-from cupyrec.errors import ConfigError
+from cupyrec.devices.host_memory import host_array
+from cupyrec.errors import ConfigError, DeviceMemoryError
 
 BLOCK_THREADS = 256
 # Kernels stride over their items: more blocks than fill any GPU many times over only cost.
@@ -37,8 +39,14 @@ class GpuEvent:
 class GpuStream:
     """Runs what is queued on it in order, beside all other streams. One thread at a time may queue."""
 
-    def __init__(self, runtime: CudaRuntime, name: str, *, urgent: bool = False) -> None:
-        self.runtime = runtime
+    def __init__(
+        self, runtime: CudaRuntime, name: str, *, urgent: bool = False, say: Callable[[str], None] | None = None
+    ) -> None:
+        """urgent: whether its work goes first; say: is told what is slower than it might be; None: Python's warnings.
+
+        Raises DeviceError.
+        """
+        self.runtime, self._say = runtime, say or _warn
         self._handle = runtime.stream(name, urgent)
         self._nothing: dict[Any, Any] = {}
 
@@ -52,6 +60,17 @@ class GpuStream:
         self.fill(array, 0)
         self.record().synchronize()
         return array
+
+    def page_locked(self, shape: int | Sequence[int], dtype: Any = np.float32) -> np.ndarray:
+        """A host array of zeros that copies asynchronously.
+
+        Where its pages cannot be locked it is ordinary memory, whose copies the caller waits for, and `say` is told.
+        """
+        try:
+            return self.runtime.page_locked(shape, dtype)
+        except DeviceMemoryError as error:
+            self._say(f"{error}; going on with ordinary memory, which is slower")
+            return host_array(shape, dtype)
 
     def nothing(self, dtype: Any) -> Any:
         """(0,): for a parameter of a kernel that is not read."""
@@ -120,15 +139,21 @@ class GpuDevice(GpuStream):
     name = "gpu"
 
     def __init__(
-        self, runtime: CudaRuntime, *, threads: int | None = None, precision: str = "fp32", graphs: bool = True
+        self,
+        runtime: CudaRuntime,
+        *,
+        threads: int | None = None,
+        precision: str = "fp32",
+        graphs: bool = True,
+        say: Callable[[str], None] | None = None,
     ) -> None:
         """threads: of the host's CPU; graphs: whether what is the same in each step is captured in CUDA graphs.
 
-        Raises ConfigError, DeviceError.
+        say: as of a GpuStream, but told only once. Raises ConfigError, DeviceError.
         """
         if precision not in PRECISIONS:
             raise ConfigError(f"unknown precision {precision!r}; choose {', '.join(PRECISIONS)}")
-        super().__init__(runtime, "train", urgent=True)
+        super().__init__(runtime, "train", urgent=True, say=_once(say or _warn))
         self.host, self.precision, self.graphs = CpuDevice(threads), precision, graphs
         self.threads = self.host.threads
 
@@ -145,11 +170,7 @@ class GpuDevice(GpuStream):
 
     def stream(self, name: str = "") -> GpuStream:
         """A stream for a stage of the pipeline."""
-        return GpuStream(self.runtime, name)
-
-    def page_locked(self, shape: int | Sequence[int], dtype: Any = np.float32) -> np.ndarray:
-        """A host array of zeros that copies asynchronously. Raises DeviceMemoryError."""
-        return self.runtime.page_locked(shape, dtype)
+        return GpuStream(self.runtime, name, say=self._say)
 
     def matmul(self, A: Any, B: Any, out: Any) -> None:
         """Queue out[:] = A @ B. A: (m, k), B: (k, n), out: (m, n), float32; transposed views cost nothing."""
@@ -182,6 +203,22 @@ class GpuDevice(GpuStream):
     def replay(self, graph: Any) -> None:
         """Queue all of a graph."""
         self.runtime.replay(self._handle, graph)
+
+
+def _warn(line: str) -> None:
+    warnings.warn(line, RuntimeWarning, stacklevel=3)
+
+
+def _once(say: Callable[[str], None]) -> Callable[[str], None]:
+    """Says the first line and no other."""
+    said: list[str] = []
+
+    def say_first(line: str) -> None:
+        if not said:
+            said.append(line)
+            say(line)
+
+    return say_first
 
 
 def _three(size: int | Sequence[int]) -> tuple[int, int, int]:

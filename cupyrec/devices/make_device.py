@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from cupyrec.config import DEVICES
 from cupyrec.devices.cpu import CpuDevice
 from cupyrec.devices.cupy_runtime import CupyRuntime, gpu_is_available, why_no_gpu
@@ -10,7 +12,14 @@ from cupyrec.devices.gpu import GpuDevice
 from cupyrec.errors import ConfigError, DeviceError
 
 
-def make_device(name: str, *, threads: int | None = None, precision: str = "fp32", graphs: bool = True) -> Device:
+def make_device(
+    name: str,
+    *,
+    threads: int | None = None,
+    precision: str = "fp32",
+    graphs: bool = True,
+    say: Callable[[str], None] | None = None,
+) -> Device:
     """name: cpu, gpu, or auto, which is the GPU where there is one. The others: see CpuDevice and GpuDevice.
 
     Raises ConfigError, and DeviceError where a GPU is asked for and there is none.
@@ -23,4 +32,4 @@ def make_device(name: str, *, threads: int | None = None, precision: str = "fp32
         return CpuDevice(threads)
     if not gpu_is_available():
         raise DeviceError(f"there is no GPU to use: {why_no_gpu()}; --device cpu trains without one")
-    return GpuDevice(CupyRuntime(), threads=threads, precision=precision, graphs=graphs)
+    return GpuDevice(CupyRuntime(), threads=threads, precision=precision, graphs=graphs, say=say)

@@ -1,9 +1,16 @@
-"""How rows cross the link between the host table and the device, in two ways behind one interface."""
+"""How rows cross the link between the host table and the device: each direction in one of two ways.
+
+staged   the host gathers into page-locked memory, which is copied at once; and back the same way (the paper's)
+direct   kernels read and write the page-locked host table over the link; the CPU touches no row
+"""
 
 from __future__ import annotations
 
+import itertools
+import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -15,137 +22,221 @@ from cupyrec.embedding.host_table import HostTable
 from cupyrec.embedding.move_rows import gather_records, scatter_records
 from cupyrec.errors import ConfigError, DeviceError
 from cupyrec.pipeline.gpu_ring import GpuStaging
-from cupyrec.pipeline.plan import Plan
 
 STAGED, DIRECT = "staged", "direct"
-# Rows that `auto` moves each way to see which of the two is faster, and how often.
-TRIED_ROWS = 32_768
+# Rows that `auto` moves each way, as many as a large batch, and how often, to see which way is fastest.
+TRIED_ROWS = 131_072
 TRIALS = 3
 
 
-class Exchange(Protocol):
-    """Moves missed records to the device, and victims to the host table.
-
-    moved_by_host: whether `gather` and `scatter` are to be called, in the stages Collect and Insert.
-    """
+class WayIn(Protocol):
+    """How missed records come to the device. by_host: whether `gather` is to be called, in Collect."""
 
     name: str
-    moved_by_host: bool
+    by_host: bool
 
     def gather(self, miss_rows: Any, staging: GpuStaging) -> None:
         """Gather the missed records, on the host. miss_rows: (M,) int64, host."""
 
-    def bring(self, stream: GpuStream, plan: Plan, staging: GpuStaging) -> None:
-        """Queue what brings the missed records to the staging's device side."""
+    def bring(self, stream: GpuStream, miss_rows: Any, staging: GpuStaging) -> None:
+        """Queue what brings them to the staging's device side. miss_rows: (M,) int64, device."""
 
-    def take(self, stream: GpuStream, plan: Plan, staging: GpuStaging) -> None:
-        """Queue what takes the victims from the staging's device side."""
+
+class WayOut(Protocol):
+    """How victims come to the host table. by_host: whether `scatter` is to be called, in Insert."""
+
+    name: str
+    by_host: bool
+
+    def take(self, stream: GpuStream, evict_rows: Any, staging: GpuStaging) -> None:
+        """Queue what takes the victims from the staging's device side. evict_rows: (E,) int64, device."""
 
     def scatter(self, evict_rows: Any, staging: GpuStaging) -> None:
         """Write the victims to the host table, on the host. evict_rows: (E,) int64, host."""
 
 
-class StagedExchange:
-    """The paper's way: the host gathers into page-locked staging, which is copied at once, and back the same way."""
+@dataclass(frozen=True)
+class Exchange:
+    """A way for each direction."""
 
-    name, moved_by_host = STAGED, True
+    into: WayIn
+    out: WayOut
+
+    @property
+    def name(self) -> str:
+        """staged, direct, or how each direction goes where they differ."""
+        same = self.into.name == self.out.name
+        return self.into.name if same else f"{self.into.name} in, {self.out.name} out"
+
+
+class StagedIn:
+    """The host gathers, a copy follows."""
+
+    name, by_host = STAGED, True
 
     def __init__(self, device: CpuDevice, table: HostTable) -> None:
-        """device: whose threads move the rows; Collect and Insert share them."""
+        """device: whose threads gather."""
         self._device, self._table = device, table
 
     def gather(self, miss_rows: Any, staging: GpuStaging) -> None:
         gather_records(self._device, self._table.records, miss_rows, staging.host_in(miss_rows.shape[0]))
 
-    def bring(self, stream: GpuStream, plan: Plan, staging: GpuStaging) -> None:
-        missed = plan.miss_rows.shape[0]
+    def bring(self, stream: GpuStream, miss_rows: Any, staging: GpuStaging) -> None:
+        missed = miss_rows.shape[0]
         stream.copy(staging.host_in(missed), staging.device_in(missed))
 
-    def take(self, stream: GpuStream, plan: Plan, staging: GpuStaging) -> None:
-        evicted = plan.evict_rows.shape[0]
+
+class StagedOut:
+    """A copy to the host, which scatters."""
+
+    name, by_host = STAGED, True
+
+    def __init__(self, device: CpuDevice, table: HostTable) -> None:
+        """device: whose threads scatter."""
+        self._device, self._table = device, table
+
+    def take(self, stream: GpuStream, evict_rows: Any, staging: GpuStaging) -> None:
+        evicted = evict_rows.shape[0]
         stream.copy(staging.device_out(evicted), staging.host_out(evicted))
 
     def scatter(self, evict_rows: Any, staging: GpuStaging) -> None:
         scatter_records(self._device, staging.host_out(evict_rows.shape[0]), evict_rows, self._table.records)
 
 
-class DirectExchange:
-    """Kernels read and write the page-locked host table over the link; the CPU touches no row."""
+class DirectIn:
+    """A kernel reads the host table."""
 
-    name, moved_by_host = DIRECT, False
+    name, by_host = DIRECT, False
 
-    def __init__(self, device: GpuDevice, table: HostTable) -> None:
-        """Locks the pages of the host table for good, unless they are. Raises DeviceError where that cannot be."""
-        try:
-            self._records = device.runtime.mapped(table.records)
-        except DeviceError:
-            device.runtime.lock_pages(table.records)
-            self._records = device.runtime.mapped(table.records)
+    def __init__(self, records: Any) -> None:
+        """records: the host table's, as the device reaches them."""
+        self._records = records
 
     def gather(self, miss_rows: Any, staging: GpuStaging) -> None:
         """Nothing: `bring` reads the table."""
 
-    def bring(self, stream: GpuStream, plan: Plan, staging: GpuStaging) -> None:
-        device_in = staging.device_in(plan.miss_rows.shape[0])
-        gather_records(stream, self._records, plan.miss_rows, device_in, over_link=True)
+    def bring(self, stream: GpuStream, miss_rows: Any, staging: GpuStaging) -> None:
+        gather_records(stream, self._records, miss_rows, staging.device_in(miss_rows.shape[0]), over_link=True)
 
-    def take(self, stream: GpuStream, plan: Plan, staging: GpuStaging) -> None:
-        device_out = staging.device_out(plan.evict_rows.shape[0])
-        scatter_records(stream, device_out, plan.evict_rows, self._records, over_link=True)
+
+class DirectOut:
+    """A kernel writes the host table."""
+
+    name, by_host = DIRECT, False
+
+    def __init__(self, records: Any) -> None:
+        """records: the host table's, as the device reaches them."""
+        self._records = records
+
+    def take(self, stream: GpuStream, evict_rows: Any, staging: GpuStaging) -> None:
+        scatter_records(stream, staging.device_out(evict_rows.shape[0]), evict_rows, self._records, over_link=True)
 
     def scatter(self, evict_rows: Any, staging: GpuStaging) -> None:
         """Nothing: `take` writes the table."""
 
 
+def staged_exchange(device: GpuDevice, table: HostTable) -> Exchange:
+    """Both directions staged."""
+    return Exchange(StagedIn(device.host, table), StagedOut(device.host, table))
+
+
+def direct_exchange(device: GpuDevice, table: HostTable) -> Exchange:
+    """Both directions direct. Locks the pages of the table for good. Raises DeviceError where that cannot be."""
+    try:
+        records = device.runtime.mapped(table.records)
+    except DeviceError:
+        device.runtime.lock_pages(table.records)
+        records = device.runtime.mapped(table.records)
+    return Exchange(DirectIn(records), DirectOut(records))
+
+
 def make_exchange(name: str, device: GpuDevice, table: HostTable, say: Callable[[str], None]) -> Exchange:
-    """The exchange that is asked for; `auto` measures both. say: is told what was chosen, and why.
+    """The exchange that is asked for; `auto` tries all and takes the fastest. say: is told what was chosen, and why.
 
     Where the table's pages cannot be locked it is the staged one. Raises ConfigError on an unknown name.
     """
     if name not in EXCHANGES:
         raise ConfigError(f"unknown exchange {name!r}; choose {', '.join(EXCHANGES)}")
-    staged = StagedExchange(device.host, table)
+    staged = staged_exchange(device, table)
     if name == STAGED or table.records.shape[0] == 0:
         return staged
     try:
-        direct = DirectExchange(device, table)
+        direct = direct_exchange(device, table)
     except DeviceError as error:
         say(f"exchange staged, because the host table cannot be reached from the GPU: {error}")
         return staged
     if name == DIRECT:
         return direct
-    seconds = {STAGED: _seconds(staged, device, table), DIRECT: _seconds(direct, device, table)}
-    chosen: Exchange = staged if seconds[STAGED] <= seconds[DIRECT] else direct
+    seconds = try_exchanges(device, table, staged, direct)
+    ways = itertools.product((staged.into, direct.into), (staged.out, direct.out))
+    chosen = min((Exchange(*each) for each in ways), key=lambda each: seconds[each.name])
     shown = ", ".join(f"{each} {seconds[each] * 1e3:.2f} ms" for each in seconds)
     say(f"exchange {chosen.name}: {min(TRIED_ROWS, table.records.shape[0]):,} rows each way took {shown}")
     return chosen
 
 
-def _seconds(exchange: Exchange, device: GpuDevice, table: HostTable) -> float:
-    """What moving rows in and out again takes; the shortest of a few trials. The rows keep their values."""
-    R, width = table.records.shape
-    rows = np.sort(np.random.default_rng(0).permutation(R)[:TRIED_ROWS] if R <= 2**22 else _spread(R))
-    on_device = device.upload(rows)
-    staging = GpuStaging(device, width, on_host=exchange.moved_by_host)
-    staging.reserve(rows.shape[0], rows.shape[0])
-    slots = device.zeros(rows.shape[0], np.int32)
-    plan = Plan(0, slots, on_device, slots, on_device, slots)
-    into, out = device.stream("in"), device.stream("out")
-    seconds = []
-    for _ in range(1 + TRIALS):
+def try_exchanges(device: GpuDevice, table: HostTable, staged: Exchange, direct: Exchange) -> dict[str, float]:
+    """What moving rows in and out takes in each of the four ways, by name: the least of a few trials, both directions
+    at once. The rows keep their values.
+    """
+    trial = _Trial(device, table)
+    with device.running():
+        ways = itertools.product((staged.into, direct.into), (staged.out, direct.out))
+        return {each.name: trial.seconds(each) for each in (Exchange(*way) for way in ways)}
+
+
+class _Trial:
+    """Moves the same rows in and out. Each direction's host work and its way over the link overlap, as in a pipeline,
+    where they are stages of different batches.
+    """
+
+    def __init__(self, device: GpuDevice, table: HostTable) -> None:
+        R, width = table.records.shape
+        count = min(TRIED_ROWS, R)
+        # Spread like the rows of a batch, in two halves, so that no row is read while it is written.
+        rows = np.sort(np.unique(np.random.default_rng(0).integers(0, R, 2 * count)))
+        self._rows = rows[0::2], rows[1::2] if rows.shape[0] > 1 else rows
+        self._on_device = [device.upload(each) for each in self._rows]
+        self._device, self._stagings = (
+            device,
+            [GpuStaging(device, width, in_on_host=True, out_on_host=True) for _ in range(2)],
+        )
+        most = max(each.shape[0] for each in self._rows)
+        for staging in self._stagings:
+            staging.reserve(most, most)
+        self._streams = device.stream("in"), device.stream("out")
+        # What goes out is what is there.
+        out = self._rows[1]
+        for staging in self._stagings:
+            gather_records(device.host, table.records, out, staging.host_out(out.shape[0]))
+            device.upload(staging.host_out(out.shape[0]), staging.device_out(out.shape[0]))
+
+    def seconds(self, exchange: Exchange) -> float:
+        """The least of a few trials, the first of which is not counted."""
+        return min([self._once(exchange) for _ in range(1 + TRIALS)][1:])
+
+    def _once(self, exchange: Exchange) -> float:
+        (in_stream, out_stream), (one, other) = self._streams, self._stagings
+        (in_rows, out_rows), (in_there, out_there) = self._rows, self._on_device
+
+        def bring() -> None:
+            exchange.into.bring(in_stream, in_there, one)
+            in_stream.record().synchronize()
+
+        def take() -> None:
+            exchange.out.take(out_stream, out_there, one)
+            out_stream.record().synchronize()
+
+        works = (
+            bring,
+            take,
+            lambda: exchange.into.gather(in_rows, other),
+            lambda: exchange.out.scatter(out_rows, other),
+        )
+        threads = [threading.Thread(target=work, daemon=True) for work in works]
         begun = time.perf_counter()
-        exchange.gather(rows, staging)
-        exchange.bring(into, plan, staging)
-        device.synchronize()
-        device.copy(staging.device_in(rows.shape[0]), staging.device_out(rows.shape[0]))
-        device.synchronize()
-        exchange.take(out, plan, staging)
-        device.synchronize()
-        exchange.scatter(rows, staging)
-        seconds.append(time.perf_counter() - begun)
-    return min(seconds[1:])
-
-
-def _spread(R: int) -> np.ndarray:
-    """TRIED_ROWS different rows of very many, without a list of them all."""
-    return np.arange(TRIED_ROWS, dtype=np.int64) * (R // TRIED_ROWS)
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        return time.perf_counter() - begun

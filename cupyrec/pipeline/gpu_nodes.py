@@ -38,7 +38,7 @@ class GpuNodes:
         """Raises DeviceMemoryError."""
         self._stream = stream
         self.state = stream.zeros(STATE_SIZE, np.int32)
-        self.counts, self._counted = stream.runtime.page_locked(STATE_SIZE, np.int32), GpuEvent(stream.runtime)
+        self.counts, self._counted = stream.page_locked(STATE_SIZE, np.int32), GpuEvent(stream.runtime)
         self._nodes_in_use = self._places_in_use = 0
         self.capacity = 0
         self.nodes: Any = None

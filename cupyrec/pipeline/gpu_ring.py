@@ -60,37 +60,31 @@ class BatchUpload:
         def both(dtype: Any, row: Sequence[int] = ()) -> GrowingArray:
             return GrowingArray(device, dtype, row=row, on_host=True, on_device=True)
 
-        self._dense, self._labels = both(np.float32, (dense_features,)), both(np.float32)
-        self._rows, self._offsets = both(np.int64), both(np.int64)
+        self._memory = both(np.float32, (dense_features,)), both(np.int64), both(np.int64), both(np.float32)
+        self._items: tuple[int, ...] = ()
 
-    def put(self, stream: GpuStream, batch: Batch) -> Batch:
-        """Queue the copies of a batch; it is as the batch given, in device memory. Its copies before must be done."""
-        return Batch(
-            *(
-                _put(stream, memory, array)
-                for memory, array in (
-                    (self._dense, batch.dense),
-                    (self._rows, batch.rows),
-                    (self._offsets, batch.offsets),
-                    (self._labels, batch.labels),
-                )
-            )
-        )
+    def fill(self, batch: Batch) -> None:
+        """Copy a batch to page-locked memory, from which all copies before must be done."""
+        arrays = (batch.dense, batch.rows, batch.offsets, batch.labels)
+        for memory, array in zip(self._memory, arrays, strict=True):
+            memory.reserve(array.shape[0])
+            np.copyto(memory.host(array.shape[0]), array)
+        self._items = tuple(array.shape[0] for array in arrays)
 
-
-def _put(stream: GpuStream, memory: GrowingArray, array: np.ndarray) -> Any:
-    items = array.shape[0]
-    memory.reserve(items)
-    host, device = memory.host(items), memory.device(items)
-    np.copyto(host, array)
-    stream.copy(host, device)
-    return device
+    def put(self, stream: GpuStream) -> Batch:
+        """Queue the copies of the batch filled in to the device; it with its arrays there."""
+        arrays = []
+        for memory, items in zip(self._memory, self._items, strict=True):
+            stream.copy(memory.host(items), memory.device(items))
+            arrays.append(memory.device(items))
+        return Batch(*arrays)
 
 
 class LoadedBatch:
     """A batch on the device with its coalescing, in memory that is used again.
 
-    loaded: the event that it is there; used: that nobody needs it any more.
+    First `fill`, which may be in a thread of its own, then `load`. loaded: the event that it is on the device; used:
+    that nobody needs it any more.
     """
 
     def __init__(self, device: GpuDevice, dense_features: int) -> None:
@@ -100,13 +94,18 @@ class LoadedBatch:
         self.coalesced: GpuCoalescePlan | None = None
         self.loaded, self.used = GpuEvent(device.runtime), GpuEvent(device.runtime)
 
-    def load(self, stream: GpuStream, coalescer: GpuCoalescer, batch: Batch) -> None:
-        """Queue the copies of a batch, and the sorting and deduplicating of its rows."""
+    def fill(self, batch: Batch) -> None:
+        """Take a batch in, on the host. What was loaded before must have been queued."""
         self.loaded.synchronize()
+        self._upload.fill(batch)
+
+    def load(self, stream: GpuStream, coalescer: GpuCoalescer) -> tuple[Batch, GpuCoalescePlan]:
+        """Queue the copies of the batch taken in, and the sorting and deduplicating of its rows; both on the device."""
         stream.wait(self.used)
-        self.batch = self._upload.put(stream, batch)
+        self.batch = self._upload.put(stream)
         self.coalesced = coalescer.plan(self.batch, self._coalesce_memory)
         stream.record(self.loaded)
+        return self.batch, self.coalesced
 
 
 class GpuRingEntry:
@@ -114,7 +113,7 @@ class GpuRingEntry:
 
     unique:      U, known to the host from Plan on; plan: likewise, with device arrays.
     slots:       (N,) int32, device: the slot of each lookup, from Plan on.
-    miss_rows, evict_rows: the plan's, on the host, where the host is to move rows; else None.
+    miss_rows, evict_rows: the plan's, on the host, where the host moves such rows; else None.
     """
 
     def __init__(self, device: GpuDevice, dense_features: int) -> None:
@@ -145,11 +144,18 @@ class GpuRingEntry:
 
 
 class GpuStaging:
-    """Records of one batch on their way: on the device, and, where the host moves them, page-locked beside it."""
+    """Records of one batch on their way: on the device, and, where the host moves them, page-locked beside it.
 
-    def __init__(self, device: GpuDevice, record_width: int, *, on_host: bool) -> None:
-        self._into, self._out = (
-            GrowingArray(device, np.float32, row=(record_width,), on_host=on_host, on_device=True) for _ in range(2)
+    evict_rows, evict_slots: the victims in the order in which their records stand.
+    """
+
+    def __init__(self, device: GpuDevice, record_width: int, *, in_on_host: bool, out_on_host: bool) -> None:
+        def records(on_host: bool) -> GrowingArray:
+            return GrowingArray(device, np.float32, row=(record_width,), on_host=on_host, on_device=True)
+
+        self._into, self._out = records(in_on_host), records(out_on_host)
+        self.evict_rows, self.evict_slots = (
+            GrowingArray(device, dtype, on_host=False, on_device=True) for dtype in (np.int64, np.int32)
         )
 
     def reserve(self, missed: int, evicted: int) -> None:

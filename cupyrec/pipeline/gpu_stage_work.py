@@ -2,7 +2,7 @@
 
 The board says when a stage may queue its work for a batch; events, when the device may do it. What is not here needs no
 event because the host has waited already: for the count of unique rows before planning, for a plan before the host
-gathers its rows, for victims before they are written to the host table.
+gathers its rows, for victims before the host writes them to its table.
 
     stream   waits for                            because
     load     Train of the batch that had the      it overwrites what training reads
@@ -13,12 +13,16 @@ gathers its rows, for victims before they are written to the host table.
              staging before
     in, out  Collect                              victims are gathered; and all that Collect waits for
     insert   in                                   it reads what came
-    insert   out, with direct exchange            slots are overwritten after their rows have gone
+    insert   out, where that is direct            slots are overwritten after their rows have gone
     train    Insert                               it reads and writes the slots
+
+All but what the host itself has to copy, gather or scatter is queued by the thread that trains: threads that queue at
+the same time hand Python's lock to and fro, which costs many times what a launch does.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -30,11 +34,12 @@ from cupyrec.embedding.gpu_coalesce import GpuCoalescer
 from cupyrec.embedding.host_table import HostTable
 from cupyrec.embedding.move_rows import gather_records, mark_rows, scatter_records
 from cupyrec.embedding.place_lookups import place_lookups
+from cupyrec.embedding.radix_sort import RadixSort
 from cupyrec.pipeline.exchange import Exchange
 from cupyrec.pipeline.gpu_planner import GpuPlanner
-from cupyrec.pipeline.gpu_ring import GpuRingEntry, GpuStaging, GrowingArray
+from cupyrec.pipeline.gpu_ring import GROWTH, GpuRingEntry, GpuStaging, GrowingArray
 from cupyrec.pipeline.plan import Plan
-from cupyrec.pipeline.stages import Board
+from cupyrec.pipeline.stages import COLLECT, INSERT, LOAD, STAGES, Board
 
 # Rows that are copied to the host table at a time: some 30 MB at D 128.
 FLUSHED_ROWS = 65_536
@@ -60,28 +65,37 @@ class GpuStageWork:
     ) -> None:
         """make_planner: makes the planner on its stream; in_turn: whether each stage's work is waited for at once."""
         self.table, self.pad, self.board = table, pad, board
-        self._device, self._exchange, self._in_turn, self._dense_features = device, exchange, in_turn, dense_features
-        (
-            self._load_stream,
-            self._plan_stream,
-            self._collect_stream,
-            self._in_stream,
-            self._out_stream,
-            self._insert_stream,
-        ) = (device.stream(name) for name in ("load", "plan", "collect", "in", "out", "insert"))
+        self._device, self._in_turn, self._dense_features = device, in_turn, dense_features
+        self._into, self._out = exchange.into, exchange.out
+        names = ("load", "plan", "collect", "in", "out", "insert")
+        streams = self._load_stream, self._plan_stream, self._collect_stream, *_ = [
+            device.stream(each) for each in names
+        ]
+        self._in_stream, self._out_stream, self._insert_stream = streams[3:]
         self.planner = make_planner(self._plan_stream)
         self._coalescer = GpuCoalescer(self._load_stream, table.table_rows)
         self._ring: list[GpuRingEntry | None] = [None] * board.depth.ring_size(board.lookahead)
         width = table.records.shape[1]
         self._staging = [
-            GpuStaging(device, width, on_host=exchange.moved_by_host) for _ in range(board.depth.staging_sets)
+            GpuStaging(device, width, in_on_host=self._into.by_host, out_on_host=self._out.by_host)
+            for _ in range(board.depth.staging_sets)
         ]
         # (S,) int64, device: the row whose value is in each slot when all that is queued is done, -1 for none.
         self._slot_rows = device.zeros(pad.shape[0], np.int64)
         device.fill(self._slot_rows, 0xFF)
         device.record().synchronize()
         self._flushed = GrowingArray(device, np.float32, row=(width,), on_host=True, on_device=True)
-        self._shown = 0
+        # Direct writes go through the host table in the order of its rows: its pages are then met one after another.
+        self._row_bits = max(table.records.shape[0] - 1, 0).bit_length()
+        self._sort = RadixSort(self._collect_stream, 0)
+        self._loaded = self._shown = 0
+        self._begun: int | None = None
+
+    @property
+    def own_stages(self) -> tuple[str, ...]:
+        """The stages that wait for nothing but the device's counts: for the thread that trains."""
+        by_host = {LOAD: True, COLLECT: self._into.by_host, INSERT: self._out.by_host}
+        return tuple(stage for stage in STAGES[:-1] if not by_host.get(stage, False))
 
     def entry(self, batch: int) -> GpuRingEntry:
         """The ring entry of a batch that is on its way."""
@@ -91,67 +105,64 @@ class GpuStageWork:
         return entry
 
     def load(self, number: int, batch: Batch) -> None:
-        """Bring a batch to the device; sort and deduplicate its rows there."""
+        """Copy a batch to where the device can fetch it. All else of Load is queued when Plan comes by."""
         entry = self.entry(number)
         entry.plan = entry.slots = None
         entry.unique_count.reserve(1)
-        entry.loading.loaded.synchronize()
-        entry.loading.load(self._load_stream, self._coalescer, batch)
-        assert entry.coalesced is not None
-        self._load_stream.copy(entry.coalesced.unique_count, entry.unique_count.host(1))
-        self._load_stream.record(entry.loading.loaded)
-        self._end(self._load_stream)
+        entry.loading.fill(batch)
 
     def plan(self, number: int) -> None:
-        """Show the planner the batches that it may see by now, and plan one; then find the slot of every lookup."""
-        planner, board, stream = self.planner, self.board, self._plan_stream
-        while planner.may_look and self._shown <= number + board.lookahead:
-            if self._shown == board.total:
-                planner.end()
-                break
-            self._show(self.entry(self._shown))
-            self._shown += 1
+        """Plan a batch and find the slot of every lookup; begin to plan the next, so that its counts come meanwhile."""
+        board, stream = self.board, self._plan_stream
+        self._begin_plan(number)
+        self._begun = None
         entry = self.entry(number)
         coalesced = entry.coalesced
         assert coalesced is not None
-        plan = entry.plan = planner.plan(entry.plan_memory)
+        plan = entry.plan = self.planner.end_plan()
         entry.slots_memory.reserve(coalesced.lookups)
         entry.slots = entry.slots_memory.device(coalesced.lookups)
         place_lookups(stream, coalesced, plan.unique_slots, entry.slots)
-        if self._exchange.moved_by_host:
-            entry.miss_rows, entry.evict_rows = (
-                _to_host(stream, memory, rows)
-                for memory, rows in zip(entry.rows_memory, (plan.miss_rows, plan.evict_rows), strict=True)
-            )
+        in_memory, out_memory = entry.rows_memory
+        if self._into.by_host:
+            entry.miss_rows = _to_host(stream, in_memory, plan.miss_rows)
+        if self._out.by_host:
+            entry.evict_rows = _to_host(stream, out_memory, plan.evict_rows)
         stream.record(entry.planned)
         board.planned(plan)
+        if self._may_begin(number + 1):
+            self._begin_plan(number + 1)
         self._end(stream)
 
     def collect(self, number: int) -> None:
         """Gather the victims from the scratchpad; where the host moves rows, the missed records from its table."""
         entry, plan, staging = self._planned(number)
-        staging.reserve(plan.miss_rows.shape[0], plan.evict_rows.shape[0])
+        missed, evicted = plan.miss_rows.shape[0], plan.evict_rows.shape[0]
+        staging.reserve(missed, evicted)
         stream = self._collect_stream
         for event in self._events_before_collect(number):
             stream.wait(event)
-        gather_records(stream, self.pad, plan.evict_slots, staging.device_out(plan.evict_slots.shape[0]))
+        slots = plan.evict_slots if self._out.by_host else self._sort_victims(plan, staging)
+        gather_records(stream, self.pad, slots, staging.device_out(evicted))
         stream.record(entry.collected)
-        if self._exchange.moved_by_host:
+        if self._into.by_host:
             entry.planned.synchronize()
             before = number - len(self._staging)
             if before >= 0:
                 self.entry(before).came.synchronize()  # the copies from this staging are done
-            self._exchange.gather(entry.miss_rows, staging)
+            self._into.gather(entry.miss_rows, staging)
         self._end(stream)
 
     def exchange(self, number: int) -> None:
         """Bring missed records to the device and victims to the host, both at once."""
         entry, plan, staging = self._planned(number)
         self._in_stream.wait(entry.collected)
-        self._exchange.bring(self._in_stream, plan, staging)
+        self._into.bring(self._in_stream, plan.miss_rows, staging)
         self._in_stream.record(entry.came)
+        evicted = plan.evict_rows.shape[0]
         self._out_stream.wait(entry.collected)
-        self._exchange.take(self._out_stream, plan, staging)
+        rows = plan.evict_rows if self._out.by_host else staging.evict_rows.device(evicted)
+        self._out.take(self._out_stream, rows, staging)
         self._out_stream.record(entry.went)
         self._end(self._in_stream, self._out_stream)
 
@@ -162,12 +173,12 @@ class GpuStageWork:
         table until it is in its slot.
         """
         entry, plan, staging = self._planned(number)
-        if self._exchange.moved_by_host:
+        if self._out.by_host:
             entry.went.synchronize()
-            self._exchange.scatter(entry.evict_rows, staging)
+            self._out.scatter(entry.evict_rows, staging)
         stream = self._insert_stream
         stream.wait(entry.came)
-        if not self._exchange.moved_by_host:
+        if not self._out.by_host:
             stream.wait(entry.went)
         mark_rows(stream, self._slot_rows, plan.evict_slots, None)
         scatter_records(stream, staging.device_in(plan.miss_slots.shape[0]), plan.miss_slots, self.pad)
@@ -204,6 +215,38 @@ class GpuStageWork:
             device.record().synchronize()
             scatter_records(device.host, on_host, slot_rows[part], self.table.records)
 
+    def _may_begin(self, number: int) -> bool:
+        """Whether there is such a batch, and all that the planner is to see of those after it."""
+        board = self.board
+        last = number + board.lookahead
+        if board.total is not None:
+            last = min(last, board.total - 1)
+        return not self._in_turn and number <= last < board.done[LOAD]
+
+    def _begin_plan(self, number: int) -> None:
+        """Queue the planning of a batch, unless that is done: show the planner what it may see by now before."""
+        planner, board = self.planner, self.board
+        if self._begun == number:
+            return
+        while self._loaded < board.done[LOAD]:
+            self._queue_load(self.entry(self._loaded))
+            self._loaded += 1
+        while planner.may_look and self._shown <= number + board.lookahead:
+            if self._shown == board.total:
+                planner.end()
+                break
+            self._show(self.entry(self._shown))
+            self._shown += 1
+        planner.begin_plan(self.entry(number).plan_memory)
+        self._begun = number
+
+    def _queue_load(self, entry: GpuRingEntry) -> None:
+        """Bring a batch to the device; sort and deduplicate its rows there."""
+        stream = self._load_stream
+        _, coalesced = entry.loading.load(stream, self._coalescer)
+        stream.copy(coalesced.unique_count, entry.unique_count.host(1))
+        stream.record(entry.loading.loaded)
+
     def _show(self, entry: GpuRingEntry) -> None:
         """Show the planner a batch."""
         entry.loading.loaded.synchronize()
@@ -211,6 +254,18 @@ class GpuStageWork:
         coalesced = entry.coalesced
         assert coalesced is not None
         self.planner.look(coalesced.unique_rows[: entry.unique])
+
+    def _sort_victims(self, plan: Plan, staging: GpuStaging) -> Any:
+        """The victims' slots in the order of their rows, which stand beside them in the staging."""
+        evicted = plan.evict_rows.shape[0]
+        staging.evict_rows.reserve(evicted)
+        staging.evict_slots.reserve(evicted)
+        rows, slots = staging.evict_rows.device(evicted), staging.evict_slots.device(evicted)
+        if self._sort.most_items < evicted:
+            self._device.synchronize()  # what is given back may still be in use
+            self._sort = RadixSort(self._collect_stream, math.ceil(GROWTH * evicted))
+        self._sort.sort(plan.evict_rows, plan.evict_slots, rows, slots, bits=self._row_bits)
+        return slots
 
     def _events_before_collect(self, number: int) -> list[Any]:
         """The events of the table above. A batch before the first has none."""

@@ -1,16 +1,16 @@
-"""One thread for each stage but Train, which is the caller's: they go on whenever the board lets them."""
+"""Threads for stages: one for each but Train, which is the caller's, as others may be; they go on when the board says so."""
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from types import TracebackType
 
 from cupyrec.errors import ScratchpadError, StageError
 from cupyrec.pipeline.stage_clock import StageClock
-from cupyrec.pipeline.stages import LOAD, TRAIN, Board
+from cupyrec.pipeline.stages import LOAD, STAGES, TRAIN, Board
 
 
 class StageThreads:
@@ -20,8 +20,16 @@ class StageThreads:
     working on. Between begin_train and end_train the caller trains. Load's work returns False where there is no batch.
     """
 
-    def __init__(self, board: Board, work: Mapping[str, Callable[[int], object]], clock: StageClock) -> None:
+    def __init__(
+        self,
+        board: Board,
+        work: Mapping[str, Callable[[int], object]],
+        clock: StageClock,
+        own_stages: Collection[str] = (),
+    ) -> None:
+        """own_stages: those that the caller works on too, before it trains; none may end the run, as Load does."""
         self._board, self._work, self._clock = board, dict(work), clock
+        self._own_stages = [stage for stage in STAGES if stage in own_stages]
         # Guards the board and all below. The stages' threads wait for the condition. The caller's may be interrupted,
         # and an interrupt in the code of a condition or of Thread.join can leave a lock open, or count a thread as
         # ended that still writes: it takes the lock as such, and waits for the bell, a lock opened at each change.
@@ -38,18 +46,46 @@ class StageThreads:
             # Daemons, so that a process whose main thread dies can still end.
             threading.Thread(target=self._loop, args=(stage,), name=f"cupyrec-{stage.lower()}", daemon=True)
             for stage in self._work
+            if stage not in self._own_stages
         ]
 
     def begin_train(self) -> int | None:
         """Wait until the next batch may train, and return its number; None when all have.
 
-        Raises StageError when a stage failed.
+        Meanwhile the caller's own stages go on as far as they may. Raises StageError when a stage failed.
         """
-        self._wait(lambda: self._failure or self._board.exhausted(TRAIN) or self._may_begin(TRAIN))
+        while True:
+            self._wait(
+                lambda: self._failure or self._board.exhausted(TRAIN) or self._next_own() or self._may_begin(TRAIN)
+            )
+            with self._lock:
+                if self._failure is not None:
+                    raise stage_error(*self._failure)
+                if self._board.exhausted(TRAIN):
+                    return None
+                stage = self._next_own()
+                if stage is None:
+                    return self._board.done[TRAIN]
+                batch = self._board.done[stage]
+            self._run_own(stage, batch)
+
+    def _next_own(self) -> str | None:
+        """The first of the caller's own stages that may go on. The lock is held."""
+        return next((stage for stage in self._own_stages if self._board.may_begin(stage)), None)
+
+    def _run_own(self, stage: str, batch: int) -> None:
+        begun = time.perf_counter()
+        try:
+            self._work[stage](batch)
+        except BaseException as error:
+            failed = stage_error(stage, batch, error)
+            if failed is error:
+                raise
+            raise failed from error
+        self._clock.note(stage, batch, begun, time.perf_counter())
         with self._lock:
-            if self._failure is not None:
-                raise stage_error(*self._failure)
-            return None if self._board.exhausted(TRAIN) else self._board.done[TRAIN]
+            self._board.finished(stage)
+            self._tell()
 
     def end_train(self) -> None:
         """The batch has trained."""

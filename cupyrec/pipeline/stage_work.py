@@ -39,6 +39,11 @@ class StageWork:
         self._rows = np.full(pad.shape[0], -1, np.int64)
         self._shown = 0
 
+    @property
+    def own_stages(self) -> tuple[str, ...]:
+        """Stages for the thread that trains: none, each has work of its own to do."""
+        return ()
+
     def entry(self, batch: int) -> RingEntry:
         """The ring entry of a batch that is on its way."""
         entry = self._ring[batch % len(self._ring)]

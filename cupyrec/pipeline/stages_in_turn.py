@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 
 from cupyrec.pipeline.stage_clock import StageClock
@@ -14,7 +14,14 @@ from cupyrec.pipeline.stages import STAGES, TRAIN, Board
 class StagesInTurn:
     """As StageThreads, without threads."""
 
-    def __init__(self, board: Board, work: Mapping[str, Callable[[int], object]], clock: StageClock) -> None:
+    def __init__(
+        self,
+        board: Board,
+        work: Mapping[str, Callable[[int], object]],
+        clock: StageClock,
+        own_stages: Collection[str] = STAGES,
+    ) -> None:
+        """own_stages: all are the caller's here."""
         self._board, self._work, self._clock = board, dict(work), clock
 
     def begin_train(self) -> int | None:

@@ -35,7 +35,8 @@ class GpuInputs:
         self._put += 1
         done.synchronize()
         nothing = np.zeros(0, np.int64)
-        uploaded = upload.put(self._device, Batch(batch.dense, nothing, nothing, batch.labels))
+        upload.fill(Batch(batch.dense, nothing, nothing, batch.labels))
+        uploaded = upload.put(self._device)
         self._device.record(done)
         return uploaded
 

@@ -61,13 +61,10 @@ class HotOnGpu:
     def load(self, hot: Batch, batch: Batch) -> HotBatch:
         """As HotOnCpu.load. Training waits for it on the device."""
         stream, loading, memory, bags = self._stream, self._loading, self._offsets, batch.offsets.shape[0]
-        loading.loaded.synchronize()
+        loading.fill(hot)
         memory.reserve(bags)
         np.copyto(memory.host(bags), batch.offsets)
-        loading.load(stream, self._coalescer, hot)
-        there, plan = loading.batch, loading.coalesced
-        assert there is not None
-        assert plan is not None
+        there, plan = loading.load(stream, self._coalescer)
         stream.copy(memory.host(bags), memory.device(bags))
         stream.copy(plan.unique_count, self._unique)
         stream.record(loading.loaded)

@@ -7,24 +7,28 @@ systems and the one whose weights the others must reproduce.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable
+import itertools
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import closing
 from typing import Any
 
 import numpy as np
 
 from cupyrec.batch import Batch
+from cupyrec.datasets.read_ahead import read_ahead
 from cupyrec.devices.gpu import GpuDevice
 from cupyrec.embedding.coalesce import Coalescer
 from cupyrec.embedding.gpu_coalesce import GpuCoalescer
 from cupyrec.embedding.host_table import HostTable
 from cupyrec.pipeline.gpu_ring import LoadedBatch
 from cupyrec.pipeline.stage_clock import StageClock
+from cupyrec.pipeline.stages import TRAIN
 from cupyrec.systems.device_table import DeviceTable
 from cupyrec.systems.step import StepResult, ignore
 from cupyrec.systems.train_stage import TrainStage
 
-# Batches on a GPU at once: one that trains, one that is there, one on its way.
-LOADED_BATCHES = 3
+# Memory for batches on a GPU: one that is being queued, one that is being copied, and those that wait between.
+LOADED_BATCHES = 4
 
 
 class ResidentSystem:
@@ -61,13 +65,23 @@ class ResidentSystem:
         clock.forget()
         self._rows.begin()
         try:
-            for number, (batch, waited_s) in enumerate(clock.each_loaded(batches)):
-                learning_rate = stage.learning_rate
-                with clock.stage("Train", number):
-                    loss = self._rows.train(number, batch)
-                yield StepResult(
-                    stage.steps_done, batch.samples, loss, learning_rate, waited_s, stage_ms=clock.take(number)
-                )
+            with closing(self._rows.ahead(batch for batch in batches if batch.samples)) as ahead:
+                for number in itertools.count():
+                    with clock.measured() as waiting:
+                        batch = next(ahead, None)
+                    if batch is None:
+                        return
+                    learning_rate = stage.learning_rate
+                    with clock.stage(TRAIN, number):
+                        loss = self._rows.train(number, batch)
+                    yield StepResult(
+                        stage.steps_done,
+                        batch.samples,
+                        loss,
+                        learning_rate,
+                        waiting.seconds,
+                        stage_ms=clock.take(number),
+                    )
         finally:
             self.finish()
 
@@ -92,6 +106,10 @@ class _RowsInPlace:
         """The records."""
         return self._table.records
 
+    def ahead(self, batches: Iterator[Batch]) -> Generator[Batch, None, None]:
+        """The batches, as they come."""
+        yield from batches
+
     def train(self, number: int, batch: Batch) -> Any:
         return self._stage.run(batch, self._table.records, batch.rows, self._coalescer.plan(batch))
 
@@ -113,13 +131,20 @@ class _RowsOnGpu:
         """The records, which are now on the device."""
         return self._table.on_device()
 
+    def ahead(self, batches: Iterator[Batch]) -> Generator[Batch, None, None]:
+        """The batches, copied by another thread to where the device can fetch them."""
+
+        def filled() -> Iterator[Batch]:
+            for number, batch in enumerate(batches):
+                self._loaded[number % LOADED_BATCHES].fill(batch)
+                yield batch
+
+        return read_ahead(filled(), LOADED_BATCHES - 2)
+
     def train(self, number: int, batch: Batch) -> Any:
         device, loading = self._device, self._loaded[number % LOADED_BATCHES]
-        loading.load(self._load_stream, self._coalescer, batch)
+        there, coalesced = loading.load(self._load_stream, self._coalescer)
         device.wait(loading.loaded)
-        there, coalesced = loading.batch, loading.coalesced
-        assert there is not None
-        assert coalesced is not None
         loss = self._stage.run(there, self._table.on_device(), there.rows, coalesced)
         self._table.changed = True
         device.record(loading.used)

@@ -125,7 +125,8 @@ class ScratchpadSystem:
         self._work = work = self._make_work(board, say)
         self._flushed_at = None
         try:
-            with self.driver(board, self._stages(work, source), self._clock) as self._driver:
+            stages = self._stages(work, source)
+            with self.driver(board, stages, self._clock, work.own_stages) as self._driver:
                 yield from self._steps(work, self._driver)
             source.raise_error()
         finally:

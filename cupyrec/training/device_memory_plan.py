@@ -10,25 +10,37 @@ from cupyrec.byte_sizes import format_bytes
 from cupyrec.config import DlrmConfig, SystemConfig
 from cupyrec.embedding.gpu_coalesce import GPU_PLAN_BYTES_PER_LOOKUP, GPU_SORT_BYTES_PER_LOOKUP
 from cupyrec.embedding.host_table import record_width
+from cupyrec.embedding.radix_sort import SORT_BYTES_PER_ITEM
 from cupyrec.errors import MemoryPlanError
 from cupyrec.models.dlrm import activation_elements, dense_parameters
 from cupyrec.optim.registry import Optimizer
 from cupyrec.pipeline.gpu_nodes import GPU_NODE_BYTES, GPU_SLOT_BYTES
+from cupyrec.pipeline.gpu_nodes import GROWTH as PLANNER_GROWTH
 from cupyrec.pipeline.gpu_ring import GROWTH
+from cupyrec.pipeline.gpu_stage_work import FLUSHED_ROWS
+from cupyrec.pipeline.gpu_victims import SPARE_BITS
 from cupyrec.scratchpad_size import scratchpad_slots
+from cupyrec.systems.device_inputs import UPLOADS
 from cupyrec.systems.hybrid import HybridSystem
-from cupyrec.systems.resident import ResidentSystem
+from cupyrec.systems.resident import LOADED_BATCHES, ResidentSystem
 from cupyrec.systems.scratchpipe import ScratchpipeSystem
 from cupyrec.systems.serial import SerialSystem
 from cupyrec.systems.static import StaticSystem
 
 FLOAT_BYTES = 4
+DEPTH_OF = {each.name: each.depth for each in (SerialSystem, ScratchpipeSystem)}
+# What is known of a slot's row, at most: while memory grows, what was there before is there too.
+PLANNED_ROW_BYTES = int(1.5 * GPU_NODE_BYTES)
 # Of each slot, beside its record: what the planner knows of it and its row, and which row is in it now.
-PLANNED_SLOT_BYTES = GPU_NODE_BYTES + GPU_SLOT_BYTES + 8
-SLOT_BYTES = {SerialSystem.name: PLANNED_SLOT_BYTES, ScratchpipeSystem.name: PLANNED_SLOT_BYTES, StaticSystem.name: 0}
-STAGING_SETS = {each.name: each.depth.staging_sets for each in (SerialSystem, ScratchpipeSystem)}
-# Batches in device memory beside those known ahead.
-BATCHES = 8
+PLANNED_SLOT_BYTES = PLANNED_ROW_BYTES + GPU_SLOT_BYTES + 8
+# Of a unique row of a batch: its slot, and row and slot of as many misses and victims.
+PLAN_BYTES_PER_ROW = 4 + 2 * (8 + 4)
+# Of a row that may leave: when it was listed, and its slot, before and after sorting.
+VICTIM_BYTES = 2 * (8 + 4) + SORT_BYTES_PER_ITEM
+# Of a victim on its way: its row and its slot; and of sorting them.
+VICTIM_ON_ITS_WAY_BYTES = 8 + 4
+# How often a row is used in all data.
+COUNT_BYTES = 4
 # Kernels, and what the library of matrix products works in.
 LIBRARY_BYTES = 200_000_000
 
@@ -38,21 +50,22 @@ class DeviceMemoryPlan:
     """Bytes of device memory by what they hold.
 
     records_bytes: row records, of all rows or of the scratchpad's slots; slots: S, 0 where all rows are there or none;
-    slot_bytes: what a slot takes, with what is known of its row; moving_bytes: for rows or pooled vectors on their way,
-    at most; dense_bytes: MLP weights, gradients and optimizer state; activation_bytes: of one batch; batch_bytes: about
-    what batches and their coalescing take, with one lookup a bag; library_bytes. The batches known ahead are not in
-    it: how many there are is chosen later, from what is left.
+    slot_bytes: what a slot takes, with what is known of its row; planner_bytes: what else planning takes; moving_bytes:
+    for rows or pooled vectors on their way, at most; dense_bytes: MLP weights, gradients and optimizer state;
+    activation_bytes: of one batch; batch_bytes: what batches and their coalescing take, with one lookup a bag;
+    library_bytes. The batches known ahead are not in it: how many there are is chosen later, from what is left.
     """
 
     system: str
     records_bytes: int
     slots: int
     slot_bytes: int
+    planner_bytes: int
     moving_bytes: int
     dense_bytes: int
     activation_bytes: int
     batch_bytes: int
-    library_bytes: int = LIBRARY_BYTES
+    library_bytes: int
 
     @property
     def total_bytes(self) -> int:
@@ -62,13 +75,14 @@ class DeviceMemoryPlan:
     @property
     def _other_bytes(self) -> int:
         dense = self.dense_bytes + self.activation_bytes
-        return self.moving_bytes + dense + self.batch_bytes + self.library_bytes
+        return self.planner_bytes + self.moving_bytes + dense + self.batch_bytes + self.library_bytes
 
     def lines(self) -> list[str]:
         """The plan as a person reads it."""
         what = f"scratchpad ({self.slots:,} rows), with what is known of them" if self.slots else "embedding rows"
         parts = (
             (what, self.records_bytes),
+            ("planning", self.planner_bytes),
             ("on the way from the host and back", self.moving_bytes),
             ("MLPs with gradients and state", self.dense_bytes),
             ("activations", self.activation_bytes),
@@ -85,9 +99,19 @@ class DeviceMemoryPlan:
         raise MemoryPlanError(
             f"system {self.system} needs {format_bytes(self.total_bytes)} of GPU memory (rows "
             f"{format_bytes(self.records_bytes)}, MLPs {format_bytes(self.dense_bytes)}, activations and batches "
-            f"{format_bytes(self.activation_bytes + self.batch_bytes)}, rows on their way "
-            f"{format_bytes(self.moving_bytes)}, libraries {format_bytes(self.library_bytes)}), but "
-            f"{format_bytes(free_bytes)} are free; {self._advice(free_bytes)}"
+            f"{format_bytes(self.activation_bytes + self.batch_bytes)}, planning and rows on their way "
+            f"{format_bytes(self.planner_bytes + self.moving_bytes)}, libraries {format_bytes(self.library_bytes)}), "
+            f"but {format_bytes(free_bytes)} are free; {self._advice(free_bytes)}"
+        )
+
+    def shortage(self) -> str:
+        """What to say where memory runs short although the plan fitted."""
+        smaller = "--scratchpad, --lookahead or --batch-size" if self.slots else "--batch-size"
+        if self.system == ResidentSystem.name:
+            smaller += ", or --system scratchpipe"
+        return (
+            f"the memory plan of the GPU is {format_bytes(self.total_bytes)}, with one lookup a bag, and other programs "
+            f"may take some too; take a smaller {smaller}"
         )
 
     def _advice(self, free_bytes: int) -> str:
@@ -101,43 +125,79 @@ class DeviceMemoryPlan:
 
 
 def plan_device_memory(
-    config: DlrmConfig, optimizer: Optimizer | None, max_samples: int, system: SystemConfig | None = None
+    config: DlrmConfig, optimizer: Optimizer, max_samples: int, system: SystemConfig | None = None
 ) -> DeviceMemoryPlan:
-    """What training takes of a GPU's memory or, without an optimizer, prediction.
+    """What training takes of a GPU's memory.
 
     max_samples: the most samples of a batch; system: resolved; None: resident.
     """
     name = ResidentSystem.name if system is None else system.name
     rows, D, F = sum(config.table_rows), config.dimension, config.features
-    record_bytes = record_width(D, optimizer.row_state_width(D) if optimizer else 0, FLOAT_BYTES) * FLOAT_BYTES
-    parameters = dense_parameters(config)
-    dense_state = optimizer.dense_state_size(parameters) if optimizer else 0
-    pooled_bytes = max_samples * F * D * FLOAT_BYTES
-    slots, slot_bytes, moving_bytes, records_bytes = 0, 0, 0, 0
+    record_bytes = record_width(D, optimizer.row_state_width(D), FLOAT_BYTES) * FLOAT_BYTES
+    parameters, lookups = dense_parameters(config), max_samples * F
+    dense_bytes = (2 * parameters + optimizer.dense_state_size(parameters)) * FLOAT_BYTES
+    slots, slot_bytes, planner_bytes, moving_bytes, records_bytes = 0, 0, 0, 0, 0
     if name == ResidentSystem.name:
         records_bytes = rows * record_bytes
-    elif name == HybridSystem.name:
-        moving_bytes = 0  # pooled vectors are activations
-    elif system is not None:
-        slots = min(scratchpad_slots(system.scratchpad, rows, record_bytes), rows)
-        slot_bytes = record_bytes + SLOT_BYTES[name]
-        records_bytes = slots * slot_bytes
+    elif system is not None and name != HybridSystem.name:
+        slots, slot_bytes = scratchpad_slots(system.scratchpad, rows, record_bytes), record_bytes
         if name == StaticSystem.name:
-            moving_bytes = pooled_bytes
+            moving_bytes = lookups * D * FLOAT_BYTES
         else:
-            moving_bytes = int(GROWTH * 2 * STAGING_SETS[name] * min(slots, max_samples * F) * record_bytes)
-    lookups = max_samples * F
-    batch = FLOAT_BYTES * max_samples * (config.dense_features + 1) + 16 * lookups
-    plan_bytes, sort_bytes = (
-        math.ceil(a_lookup * lookups) for a_lookup in (GPU_PLAN_BYTES_PER_LOOKUP, GPU_SORT_BYTES_PER_LOOKUP)
-    )
+            slot_bytes += PLANNED_SLOT_BYTES
+            planner_bytes = _planner_bytes(slots, lookups) + (0 if system.row_counts is None else COUNT_BYTES * rows)
+            moving_bytes = _moving_bytes(name, slots, lookups, record_bytes)
+        records_bytes = slots * slot_bytes
+    sums_bytes = 0 if name == HybridSystem.name else most_chunks(lookups) * D * FLOAT_BYTES
     return DeviceMemoryPlan(
         system=name,
         records_bytes=records_bytes,
         slots=slots,
         slot_bytes=slot_bytes,
+        planner_bytes=planner_bytes,
         moving_bytes=moving_bytes,
-        dense_bytes=(2 * parameters + dense_state) * FLOAT_BYTES,
-        activation_bytes=(activation_elements(config, max_samples) + most_chunks(lookups) * D) * FLOAT_BYTES,
-        batch_bytes=BATCHES * (batch + plan_bytes) + sort_bytes if optimizer else batch,
+        dense_bytes=dense_bytes,
+        activation_bytes=activation_elements(config, max_samples) * FLOAT_BYTES + sums_bytes,
+        batch_bytes=_batch_bytes(name, config, max_samples),
+        library_bytes=LIBRARY_BYTES,
     )
+
+
+def _planner_bytes(slots: int, unique: int) -> int:
+    """Beside what each slot takes: the rows of the least batches that are known ahead, and the choice of victims.
+
+    unique: U, at most.
+    """
+    chosen = min(int(PLANNER_GROWTH * unique) + (1 << SPARE_BITS), slots)
+    return PLANNED_ROW_BYTES * unique + int(VICTIM_BYTES * chosen)
+
+
+def _moving_bytes(name: str, slots: int, unique: int, record_bytes: int) -> int:
+    """Records on their way each way, in each set of staging; and those on their way to the host at the end."""
+    staged = min(slots, unique)
+    in_staging = DEPTH_OF[name].staging_sets * staged * (2 * record_bytes + VICTIM_ON_ITS_WAY_BYTES)
+    sorting = SORT_BYTES_PER_ITEM * staged
+    flushed = min(slots, FLUSHED_ROWS) * record_bytes
+    return int(GROWTH * (in_staging + sorting + flushed))
+
+
+def _batch_bytes(name: str, config: DlrmConfig, max_samples: int) -> int:
+    """Batches on the device: those that train, those on their way, one that is predicted; and their coalescing."""
+    lookups = max_samples * config.features
+    inputs = FLOAT_BYTES * max_samples * (config.dense_features + 1)
+    batch = inputs + (8 + 8) * lookups
+    # What the MLPs read, and a batch that is predicted.
+    taken = inputs + batch
+    if name in (HybridSystem.name, StaticSystem.name):
+        taken += int(GROWTH * UPLOADS * inputs)
+    if name == HybridSystem.name:
+        return taken
+    loaded, planned = 1, 0
+    if name == StaticSystem.name:
+        taken += int(GROWTH * 8 * lookups)  # offsets of whole bags
+    elif name == ResidentSystem.name:
+        loaded = LOADED_BATCHES
+    else:
+        loaded, planned = DEPTH_OF[name].ring_size(DEPTH_OF[name].holds.future), 4 + PLAN_BYTES_PER_ROW
+    taken += int(loaded * (GROWTH * batch + (GPU_PLAN_BYTES_PER_LOOKUP + PLANNER_GROWTH * planned) * lookups))
+    return taken + math.ceil(GPU_SORT_BYTES_PER_LOOKUP * lookups)

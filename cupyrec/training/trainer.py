@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections import deque
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,14 +19,13 @@ from cupyrec.devices.gpu import GpuDevice
 from cupyrec.devices.host_memory import available_bytes
 from cupyrec.devices.make_device import make_device
 from cupyrec.embedding.host_table import HostTable
-from cupyrec.errors import ConfigError, DivergenceError
+from cupyrec.errors import ConfigError, DeviceMemoryError, DivergenceError, StageError
 from cupyrec.models.dlrm import Dlrm
 from cupyrec.optim.registry import Optimizer, make_optimizer
 from cupyrec.optim.schedule import WarmupPolynomialDecay
 from cupyrec.pipeline.stage_clock import StageClock, TraceSink
-from cupyrec.systems.loss import is_known
 from cupyrec.systems.registry import make_system, resolve_system
-from cupyrec.systems.step import StepResult, System, Traffic, ignore
+from cupyrec.systems.step import System, Traffic, ignore
 from cupyrec.systems.train_stage import TrainStage
 from cupyrec.training.device_memory_plan import DeviceMemoryPlan, plan_device_memory
 from cupyrec.training.evaluation import (
@@ -39,10 +37,9 @@ from cupyrec.training.evaluation import (
 from cupyrec.training.memory_plan import plan_memory
 from cupyrec.training.metrics import MetricsResult
 from cupyrec.training.saved_model import save_model
+from cupyrec.training.step_reports import OnStep, StepReports, diverged
 from cupyrec.training.training_batches import TrainingBatches
 
-# A GPU's losses come to the host late; that many steps may be under way before their losses are waited for.
-MOST_UNTOLD = 8
 # Rows looked at at a time: a few megabytes.
 CHECKED_ROWS = 65_536
 
@@ -118,7 +115,7 @@ class Trainer:
             self.device_memory_plan = plan_device_memory(config, optimizer, batch_size, system_config)
             self.device_memory_plan.check(self.device.runtime.memory_bytes()[0])
         self.threads = self.device.threads
-        with self.device.running():
+        with self.device.running(), self._memory_advice():
             model = Dlrm(self.device, config, max_samples=batch_size, seed=seed)
             table = HostTable(
                 self.device.host,
@@ -138,7 +135,7 @@ class Trainer:
         epochs: int = 1,
         max_steps: int | None = None,
         eval_every: int = 0,
-        on_step: Callable[[StepResult, float], None] | None = None,
+        on_step: OnStep | None = None,
         on_evaluation: Callable[[Evaluation], None] | None = None,
         stop_requested: Callable[[], bool] = lambda: False,
         say: Callable[[str], None] = ignore,
@@ -173,28 +170,17 @@ class Trainer:
             try:
                 metrics = evaluate(self.system, valid, self.batch_size, stop_requested=stop_requested)
             except DivergenceError as error:
-                raise _diverged(f"the predictions are not finite after step {self.system.steps_done:,}") from error
+                raise diverged(f"the predictions are not finite after step {self.system.steps_done:,}") from error
             evaluation_seconds += time.perf_counter() - begun
             if metrics is not None:
                 evaluations.append(Evaluation(self.system.steps_done, metrics))
                 if on_evaluation is not None:
                     on_evaluation(evaluations[-1])
 
-        untold: deque[tuple[StepResult, float]] = deque()
-
-        def tell_of_steps(*, wait: bool) -> None:
-            """Look at the losses that are known by now; of all steps but the last few, or, with wait, of all."""
-            while untold and (wait or len(untold) > MOST_UNTOLD or is_known(untold[0][0].loss)):
-                result, fraction_done = untold.popleft()
-                loss = float(result.loss)
-                if not math.isfinite(loss):
-                    rate = f"learning rate {result.learning_rate:g}"
-                    raise _diverged(f"the loss is {loss} at step {result.step:,} ({rate})")
-                if on_step is not None:
-                    on_step(result, fraction_done)
-
+        reports = StepReports(on_step)
         with (
             self.device.running(),
+            self._memory_advice(),
             closing(run.batches()) as batches,
             overflow_is_seen_later(),
         ):
@@ -206,10 +192,9 @@ class Trainer:
                         steps, samples = steps + 1, samples + result.samples
                         wait_seconds += result.waited_s
                         traffic = result.traffic if traffic is None else traffic + (result.traffic or Traffic())
-                        untold.append((result, run.fraction_done(steps)))
-                        tell_of_steps(wait=False)
+                        reports.add(result, run.fraction_done(steps))
                         if eval_every and steps % eval_every == 0 and not stop_requested():
-                            tell_of_steps(wait=True)
+                            reports.tell_all()
                             evaluate_now()
                         if stop_requested():
                             interrupted = True
@@ -217,9 +202,9 @@ class Trainer:
                 except DivergenceError:
                     raise
                 except Exception:
-                    tell_of_steps(wait=True)  # these have trained
+                    reports.tell_before_error()
                     raise
-                tell_of_steps(wait=True)
+                reports.tell_all()
             self.system.finish()
             evaluated = bool(evaluations) and evaluations[-1].step == self.system.steps_done
             if steps and not interrupted and not stop_requested() and not evaluated:
@@ -249,11 +234,23 @@ class Trainer:
         """Write the weights and what they mean; see save_model.
 
         Raises DivergenceError, and writes nothing, when a weight is not finite: a loss is taken before its step, so
-        the last step's weights have shown none yet.
+        the last step's weights have shown none yet. DeviceError where the weights cannot be had from a GPU.
         """
+        self.system.finish()
         if not self._weights_are_finite():
-            raise _diverged(f"weights are not finite after step {self.system.steps_done:,}, and are not saved")
+            raise diverged(f"weights are not finite after step {self.system.steps_done:,}, and are not saved")
         save_model(folder, self.system.model, self.system.table, steps=self.system.steps_done, training=description)
+
+    @contextmanager
+    def _memory_advice(self) -> Iterator[None]:
+        """Within it an error for want of device memory says what was planned, and what would take less."""
+        try:
+            yield
+        except (DeviceMemoryError, StageError) as error:
+            short = error if isinstance(error, DeviceMemoryError) else error.__cause__
+            if self.device_memory_plan is None or not isinstance(short, DeviceMemoryError):
+                raise
+            raise type(error)(f"{error}; {self.device_memory_plan.shortage()}") from short
 
     def _weights_are_finite(self) -> bool:
         records = self.system.table.records
@@ -272,10 +269,3 @@ def _check_at_least(least: int, **numbers: int) -> None:
 def _auc(evaluation: Evaluation) -> float:
     auc = evaluation.metrics.auc
     return -math.inf if auc is None else auc
-
-
-def _diverged(what: str) -> DivergenceError:
-    return DivergenceError(
-        f"{what}; usual causes: a learning rate that is too high, no warm-up (--warmup-steps), "
-        "or dense features that are far too large"
-    )
