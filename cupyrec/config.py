@@ -245,7 +245,12 @@ class RunConfig:
         "Of the factors in matrix products on a GPU; all else is fp32.",
         "|".join(PRECISIONS),
     )
-    no_cuda_graphs: bool = option(False, flag, "Launch every kernel of a step by itself on a GPU, to look for faults.")
+    cuda_graphs: bool = option(
+        True,
+        flag,
+        "On a GPU, capture what is the same in each step in CUDA graphs; without them every kernel is launched by "
+        "itself, to look for faults.",
+    )
     threads: int | None = option(None, whole_number(1), "CPU threads; every usable core when not given.", "N")
     seed: int = option(1, whole_number(0), "Seed of the initial weights.", "SEED")
 

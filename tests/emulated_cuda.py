@@ -183,6 +183,7 @@ class EmulatedCuda:
     # Work
 
     def launch(self, stream, kernel, grid, block, shared_bytes, arguments):
+        kernel.check(arguments)
         for argument in arguments:
             if not isinstance(argument, (DeviceArray, np.generic)):
                 raise TypeError(f"{kernel} is given a {type(argument).__name__}, which is not on the device")

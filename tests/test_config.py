@@ -24,7 +24,7 @@ WHOLE_FROM_1 = ("batch_size", "epochs", "max_steps", "dimension", "log_every", "
 WHOLE_FROM_0 = ("warmup_steps", "decay_start_step", "decay_steps", "eval_every", "seed")
 ABOVE_0 = ("learning_rate", "decay_power")
 FROM_0 = ("end_learning_rate",)
-FLAGS = ("overwrite", "self_interaction", "no_cuda_graphs")
+FLAGS = ("overwrite", "self_interaction", "cuda_graphs")
 CHOICES = {
     "on_bad_row": ("error", "skip"),
     "pooling": ("sum", "mean"),

@@ -46,9 +46,9 @@ def evaluate(
     overwrite: bool,
     as_json: bool,
 ) -> None:
-    """Evaluate MODEL, the folder of a trained model, on Criteo files.
+    """Evaluate MODEL, the folder of a trained model, on Criteo files, on the CPU.
 
-    The figures are exactly those of training when batch size and threads are the same as there.
+    The figures are exactly those of training when that was on the CPU, too, and batch size and threads are the same.
     """
     from cupyrec.cli.share_progress import ShareProgress
     from cupyrec.datasets.bad_rows import check_log_file

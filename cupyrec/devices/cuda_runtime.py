@@ -78,7 +78,11 @@ class CudaRuntime(Protocol):
         shared_bytes: int,
         arguments: Sequence[Any],
     ) -> None:
-        """Launch a kernel. grid, block: one to three numbers, each at least 1; arguments: checked already."""
+        """Launch a kernel. grid, block: three of Python's numbers, each at least 1.
+
+        It is here that the arguments are checked, as by CudaKernel.check, and that each array is on the device: where
+        they are checked and taken in one go that costs least. Raises TypeError, ValueError.
+        """
 
     def matmul(self, stream: Any, A: Any, B: Any, out: Any, precision: str) -> None:
         """out[:] = A @ B. float32, 2-d; each of A and B is C-contiguous or the transpose of such; out is C-contiguous.

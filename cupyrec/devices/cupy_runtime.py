@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import functools
 import hashlib
 import importlib.util
@@ -16,6 +17,7 @@ import numpy as np
 
 from cupyrec.byte_sizes import format_bytes
 from cupyrec.devices.cublas import WORKSPACE_BYTES, Cublas, load_cublas
+from cupyrec.devices.cuda_driver import DriverCalls, Launcher, load_driver
 from cupyrec.devices.cuda_kernel import CudaKernel
 from cupyrec.devices.host_memory import host_array
 from cupyrec.errors import CupyrecError, DeviceError, DeviceMemoryError
@@ -73,10 +75,14 @@ def _in_our_errors(method: Callable[..., Any]) -> Callable[..., Any]:
         except RuntimeError as error:
             if not hasattr(error, "status"):
                 raise
-            kind = DeviceMemoryError if OUT_OF_MEMORY.search(str(error)) else DeviceError
-            raise kind(f"CUDA failed: {_first_line(error)}") from error
+            raise _device_error(error) from error
 
     return call
+
+
+def _device_error(error: RuntimeError) -> DeviceError:
+    kind = DeviceMemoryError if OUT_OF_MEMORY.search(str(error)) else DeviceError
+    return kind(f"CUDA failed: {_first_line(error)}")
 
 
 class CupyStream:
@@ -84,7 +90,18 @@ class CupyStream:
 
     def __init__(self, name: str, stream: Any) -> None:
         self.name, self.stream, self.pointer = name, stream, stream.ptr
+        self.argument = ctypes.c_void_p(stream.ptr)
         self.cublas: Cublas | None = None
+
+
+class CallingThread(threading.local):
+    """What each thread that queues work has of its own; made when it first does."""
+
+    def __init__(self, calls: DriverCalls, enter: Callable[[], Any]) -> None:
+        """enter: makes the GPU known to a thread, without which the driver refuses its calls."""
+        enter()
+        self.calls = calls
+        self.launchers: dict[CudaKernel, Launcher] = {}
 
 
 class CupyRuntime:
@@ -109,9 +126,15 @@ class CupyRuntime:
         self._capturing = threading.Lock()
         self._modules: dict[tuple[Any, ...], Any] = {}
         self._kernels: dict[CudaKernel, Any] = {}
-        self._functions: dict[CudaKernel, Callable[..., None]] = {}
         self._shared_bytes: dict[CudaKernel, int] = {}
+        self._locked: set[int] = set()
         self._device = self._cuda.getDevice()
+        try:
+            calls = load_driver()
+        except OSError:
+            calls = _calls_of_cupy(cupy)
+        # Any call of CUDA's runtime, as this one is, makes the GPU known to the thread.
+        self._thread = CallingThread(calls, _in_our_errors(self._cuda.memGetInfo))
 
     @_in_our_errors
     def describe(self) -> dict[str, Any]:
@@ -157,7 +180,10 @@ class CupyRuntime:
                 f"the pages of {format_bytes(array.nbytes)} of host memory cannot be locked: {_first_line(error)}; "
                 "locked memory must fit in memory, in the control group (container) and in `ulimit -l`"
             ) from error
-        weakref.finalize(_owner(array), _unlock_pages, self._cuda.hostUnregister, pointer).atexit = False
+        owner = _owner(array)
+        self._locked.add(id(owner))
+        unregister = self._cuda.hostUnregister
+        weakref.finalize(owner, _unlock_pages, unregister, pointer, self._locked, id(owner)).atexit = False
 
     @_in_our_errors
     def mapped(self, array: np.ndarray) -> Any:
@@ -181,13 +207,13 @@ class CupyRuntime:
         # rows to gather; to wake up takes some 20 us. Each event can tell the time, which costs next to nothing.
         return self._cupy.cuda.Event(block=True)
 
-    @_in_our_errors
     def record(self, event: Any, stream: CupyStream) -> None:
-        self._cuda.eventRecord(event.ptr, stream.pointer)
+        if status := self._thread.calls.record(event.ptr, stream.pointer):
+            raise _device_error(self._error(status))
 
-    @_in_our_errors
     def wait(self, stream: CupyStream, event: Any) -> None:
-        self._cuda.streamWaitEvent(stream.pointer, event.ptr)
+        if status := self._thread.calls.wait(stream.pointer, event.ptr, 0):
+            raise _device_error(self._error(status))
 
     @_in_our_errors
     def is_done(self, event: Any) -> bool:
@@ -210,7 +236,6 @@ class CupyRuntime:
     def elapsed_ms(self, begun: Any, ended: Any) -> float:
         return self._cuda.eventElapsedTime(begun.ptr, ended.ptr)
 
-    @_in_our_errors
     def launch(
         self,
         stream: CupyStream,
@@ -220,19 +245,14 @@ class CupyRuntime:
         shared_bytes: int,
         arguments: Sequence[Any],
     ) -> None:
-        for argument in arguments:
-            # CuPy would pass a host array of one element by value.
-            if isinstance(argument, np.ndarray):
-                raise TypeError(f"{kernel} is given a host array {argument.shape}, which is not on the device")
-        function = self._functions.get(kernel) or self._compiled(kernel)
+        launcher = self._thread.launchers.get(kernel) or self._launcher(kernel, arguments)
         if shared_bytes > SHARED_BYTES_WITHOUT_ASKING:
             self._allow_shared_bytes(kernel, shared_bytes)
-        try:
-            function(tuple(grid), tuple(block), arguments, shared_bytes, stream.stream)
-        except RuntimeError as error:
+        if status := launcher.launch(stream.argument, grid, block, shared_bytes, arguments):
             raise DeviceError(
-                f"CUDA failed at the launch of {kernel} on {grid} blocks of {block} threads: {_first_line(error)}"
-            ) from error
+                f"CUDA failed at the launch of {kernel} on {grid} blocks of {block} threads: "
+                f"{_first_line(self._error(status))}"
+            )
 
     @_in_our_errors
     def matmul(self, stream: CupyStream, A: Any, B: Any, out: Any, precision: str) -> None:
@@ -241,12 +261,18 @@ class CupyRuntime:
         else:  # a sum of nothing, for which cuBLAS would be given no factors
             self.fill(stream, out, 0)
 
-    @_in_our_errors
     def copy(self, stream: CupyStream, source: Any, target: Any) -> None:
         # The kind of a copy follows from where the addresses lie.
-        self._cuda.memcpyAsync(
-            _pointer(target), _pointer(source), source.nbytes, self._cuda.memcpyDefault, stream.pointer
-        )
+        given = _pointer(target), _pointer(source), source.nbytes, stream.pointer
+        if self._is_pageable(source) or self._is_pageable(target):
+            self._copy_and_wait(*given)
+        elif status := self._thread.calls.copy(*given):
+            raise _device_error(self._error(status))
+
+    @_in_our_errors
+    def _copy_and_wait(self, target: int, source: int, size_bytes: int, stream: int) -> None:
+        """By CuPy, which lets other threads go on: CUDA may keep the caller waiting."""
+        self._cuda.memcpyAsync(target, source, size_bytes, self._cuda.memcpyDefault, stream)
 
     @_in_our_errors
     def fill(self, stream: CupyStream, array: Any, byte: int) -> None:
@@ -266,9 +292,16 @@ class CupyRuntime:
                 raise
             return stream.stream.end_capture()
 
-    @_in_our_errors
     def replay(self, stream: CupyStream, graph: Any) -> None:
-        graph.launch(stream.stream)
+        if status := self._thread.calls.replay(graph.graphExec, stream.pointer):
+            raise _device_error(self._error(status))
+
+    def _error(self, status: int) -> Any:
+        """An error of the driver by its number, as CuPy names it."""
+        return self._cupy.cuda.driver.CUDADriverError(status)
+
+    def _is_pageable(self, array: Any) -> bool:
+        return isinstance(array, np.ndarray) and id(_owner(array)) not in self._locked
 
     def _cublas(self, stream: CupyStream) -> Cublas:
         if stream.cublas is None:
@@ -276,10 +309,20 @@ class CupyRuntime:
             stream.cublas = Cublas(self._cublas_library, stream.pointer, workspace)
         return stream.cublas
 
-    def _compiled(self, kernel: CudaKernel) -> Callable[..., None]:
-        """The function of a kernel, compiled once for each set of constants. Raises DeviceError."""
+    @_in_our_errors
+    def _launcher(self, kernel: CudaKernel, arguments: Sequence[Any]) -> Launcher:
+        """The calling thread's launcher of a kernel, made once. Raises DeviceError, TypeError, ValueError."""
+        kernel.check(arguments)  # before it is compiled in vain
         with self._lock:
-            if kernel not in self._functions:
+            function = self._compiled(kernel).kernel
+        thread = self._thread
+        launcher = thread.launchers[kernel] = Launcher(thread.calls, kernel, function.ptr, self._cupy.ndarray)
+        return launcher
+
+    def _compiled(self, kernel: CudaKernel) -> Any:
+        """A kernel of CuPy, compiled once for each set of constants. Raises DeviceError."""
+        with self._lock:
+            if kernel not in self._kernels:
                 key = kernel.path, kernel.defines
                 if key not in self._modules:
                     options = ("--std=c++17", "-lineinfo", *kernel.options)
@@ -288,9 +331,9 @@ class CupyRuntime:
                     self._kernels[kernel] = self._modules[key].get_function(kernel.name)
                 except self._cupy.cuda.compiler.CompileException as error:
                     raise DeviceError(f"{kernel} cannot be compiled: {first_compile_error(str(error))}") from error
-                self._functions[kernel] = self._kernels[kernel].kernel
-            return self._functions[kernel]
+            return self._kernels[kernel]
 
+    @_in_our_errors
     def _allow_shared_bytes(self, kernel: CudaKernel, shared_bytes: int) -> None:
         with self._lock:
             if shared_bytes > self._shared_bytes.get(kernel, 0):
@@ -311,6 +354,20 @@ def first_compile_error(log: str) -> str:
     return next((line for line in lines if "error" in line), lines[0] if lines else "the compiler does not say why")
 
 
+def _calls_of_cupy(cupy: Any) -> DriverCalls:
+    """The same calls by CuPy, which lets other threads go on: where the driver has another name than it should."""
+    driver, cuda = cupy.cuda.driver, cupy.cuda.runtime
+
+    def launch(function: Any, *sizes_stream_slots: Any) -> None:
+        *sizes, stream, slots, _ = sizes_stream_slots
+        driver.launchKernel(function.value, *sizes, stream.value, ctypes.addressof(slots), 0)
+
+    def copy(target: int, source: int, size_bytes: int, stream: int) -> None:
+        cuda.memcpyAsync(target, source, size_bytes, cuda.memcpyDefault, stream)
+
+    return DriverCalls(*map(_in_our_errors, (launch, cuda.eventRecord, cuda.streamWaitEvent, copy, cuda.graphLaunch)))
+
+
 def _pointer(array: Any) -> int:
     return _host_pointer(array) if isinstance(array, np.ndarray) else array.data.ptr
 
@@ -329,7 +386,8 @@ def _owner(array: np.ndarray) -> np.ndarray:
     return array
 
 
-def _unlock_pages(unregister: Callable[[int], None], pointer: int) -> None:
+def _unlock_pages(unregister: Callable[[int], None], pointer: int, locked: set[int], owner: int) -> None:
+    locked.discard(owner)
     # The memory is about to go: nobody is left whom an error would help.
     with contextlib.suppress(RuntimeError):
         unregister(pointer)

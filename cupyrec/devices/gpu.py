@@ -91,10 +91,11 @@ class GpuStream:
         arguments: device arrays and NumPy scalars, of just the dtypes of the kernel's parameters. Raises TypeError,
         ValueError.
         """
-        kernel.check(arguments)
         grid, block = _three(grid), _three(block)
         if min(grid) > 0:
             self.runtime.launch(self._handle, kernel, grid, block, shared_bytes, arguments)
+        else:
+            kernel.check(arguments)
 
     def launch_over(self, kernel: CudaKernel, items: int, *arguments: Any, threads: int = BLOCK_THREADS) -> None:
         """Queue a kernel that strides over its items: one thread for each, or fewer where there are very many."""
@@ -223,5 +224,7 @@ def _once(say: Callable[[str], None]) -> Callable[[str], None]:
 
 def _three(size: int | Sequence[int]) -> tuple[int, int, int]:
     """Blocks or threads in three directions."""
-    x, y, z = (*((size,) if isinstance(size, (int, np.integer)) else size), 1, 1)[:3]
+    if isinstance(size, int):
+        return size, 1, 1
+    x, y, z = (*((size,) if isinstance(size, np.integer) else size), 1, 1)[:3]
     return int(x), int(y), int(z)

@@ -24,6 +24,7 @@ class GpuCoalesceMemory:
 
     def __init__(self) -> None:
         self.capacity = -1
+        self._plan: GpuCoalescePlan | None = None
 
     def reserve(self, stream: GpuStream, lookups: int) -> None:
         """Make room for so many lookups; where there was less, wait for the device, as the old arrays may be in use.
@@ -39,12 +40,15 @@ class GpuCoalesceMemory:
         self.lookups, self.bags = empty(most, np.int32), empty(most, np.int32)
         self.unique_count, self.long_counts = empty(1, np.int32), empty(2, np.int32)
         self.long_segments, self.long_offsets = empty(most_long, np.int32), empty(most_long + 1, np.int32)
-        self.capacity = lookups
+        self.capacity, self._plan = lookups, None
 
     def plan(self, lookups: int) -> GpuCoalescePlan:
         """The plan of so many lookups that stands here."""
+        # Views of device arrays cost microseconds, and most batches are of one size.
+        if self._plan is not None and self._plan.lookups == lookups:
+            return self._plan
         most_long = most_long_segments(lookups)
-        return GpuCoalescePlan(
+        self._plan = GpuCoalescePlan(
             lookups=lookups,
             unique_rows=self.unique_rows[:lookups],
             segment_offsets=self.segment_offsets[: lookups + 1],
@@ -55,6 +59,7 @@ class GpuCoalesceMemory:
             long_offsets=self.long_offsets[: most_long + 1],
             long_counts=self.long_counts,
         )
+        return self._plan
 
 
 class GpuCoalescer:

@@ -1,7 +1,5 @@
-"""Gathering and scattering of whole row records, and the note of which row is in each slot.
-
-On a GPU a record is a multiple of 4 floats wide, and arrays of records may be page-locked host memory, by
-`runtime.mapped`. There `count` may be a (1,) int32 device array: only the first *count of the places are meant.
+"""Gathering, scattering and inserting of whole row records. Arrays of records may be page-locked host memory, as
+`runtime.mapped` gives it.
 """
 
 from __future__ import annotations
@@ -20,38 +18,49 @@ from cupyrec.kernels import kernel
 
 # Parts of a record that a GPU's thread has under way at once: IN_FLIGHT in move_rows.cu.
 IN_FLIGHT = 4
-# Blocks of a launch that moves records: 4 MB under way, enough for the bandwidth of device memory. Over a link as few
-# as keep it busy, 512 KB under way: blocks that wait for the link keep training off the GPU.
-MOST_MOVE_BLOCKS, MOST_LINK_BLOCKS = 256, 32
+# Blocks of a launch that moves records: 4 MB under way, enough for the bandwidth of device memory.
+MOST_MOVE_BLOCKS = 256
+# Over a link, which is slow: few large blocks, 256 KB under way. A multiprocessor where a block waits for the link has
+# no registers left for those of a matrix product.
+MOST_LINK_BLOCKS, LINK_THREADS = 4, 1024
 
 
-def gather_records(
-    stream: Stream, records: Any, places: Any, gathered: Any, *, count: Any = None, over_link: bool = False
-) -> None:
+def gather_records(stream: Stream, records: Any, places: Any, gathered: Any, *, over_link: bool = False) -> None:
     """gathered[i] = records[places[i]].
 
     records: (rows or slots, record width) of one floating dtype; places: (n,) int32 or int64; gathered: (n, record
-    width) of the same dtype, overwritten. count: see above. All are on the stream's device; over_link: records are
-    host memory that a GPU reaches.
+    width) of the same dtype, overwritten. All are on the stream's device; over_link: records are host memory that a
+    GPU reaches.
     """
     if isinstance(stream, GpuStream):
-        arrays = records, places, gathered
-        name, most = f"gather_{kind_of(places)}", places.shape[0]
-        _move_on_gpu(stream, name, records.shape[1], most, count, *arrays, over_link=over_link)
+        _move_on_gpu(stream, f"gather_{kind_of(places)}", records, places, gathered, over_link=over_link)
         return
-    _move(stream, records, gathered, from_places=_meant(places, count))
+    _move(stream, records, gathered, from_places=places)
 
 
-def scatter_records(
-    stream: Stream, gathered: Any, places: Any, records: Any, *, count: Any = None, over_link: bool = False
-) -> None:
+def scatter_records(stream: Stream, gathered: Any, places: Any, records: Any, *, over_link: bool = False) -> None:
     """records[places[i]] = gathered[i]. Arguments as above; the places differ from each other. records is modified."""
     if isinstance(stream, GpuStream):
-        arrays = gathered, records, places
-        name, most = f"scatter_{kind_of(places)}", places.shape[0]
-        _move_on_gpu(stream, name, records.shape[1], most, count, *arrays, over_link=over_link)
+        _move_on_gpu(stream, f"scatter_{kind_of(places)}", records, places, gathered, over_link=over_link)
         return
-    _move(stream, gathered, records, to_places=_meant(places, count))
+    _move(stream, gathered, records, to_places=places)
+
+
+def insert_records(stream: Stream, gathered: Any, slots: Any, rows: Any, pad: Any, slot_rows: Any) -> None:
+    """pad[slots[i]] = gathered[i]; slot_rows[slots[i]] = rows[i].
+
+    gathered: (n, record width); slots: (n,) int32, which differ from each other; rows: (n,) int64; pad: (S, record
+    width) and slot_rows: (S,) int64, which row is in each slot: both modified. On a GPU it is one launch, so that an
+    interrupt cannot come between.
+    """
+    if isinstance(stream, GpuStream):
+        n, width = gathered.shape
+        insert = kernel("move_rows", "insert_records", WIDTH=width)
+        blocks = min(-(-n * (width // part_floats(width)) // (BLOCK_THREADS * IN_FLIGHT)), MOST_MOVE_BLOCKS)
+        stream.launch(insert, blocks, BLOCK_THREADS, gathered, slots, rows, pad, slot_rows, np.int32(n))
+        return
+    _move(stream, gathered, pad, to_places=slots)
+    slot_rows[slots] = rows
 
 
 def copy_between(stream: CpuDevice | CpuStream, source: Any, from_places: Any, target: Any, to_places: Any) -> None:
@@ -61,37 +70,14 @@ def copy_between(stream: CpuDevice | CpuStream, source: Any, from_places: Any, t
     _move(stream, source, target, from_places=from_places, to_places=to_places)
 
 
-def mark_rows(stream: Stream, slot_rows: Any, slots: Any, rows: Any, *, count: Any = None) -> None:
-    """slot_rows[slots[i]] = rows[i], or -1, which is no row, where rows is None.
-
-    slot_rows: (S,) int64, which row is in each slot; modified. slots: (n,) int32, which differ from each other; rows:
-    (n,) int64. count: see above. All are on the stream's device.
-    """
-    if isinstance(stream, GpuStream):
-        name, given = ("mark_empty", (slots,)) if rows is None else ("mark_rows", (slots, rows))
-        mark = kernel("mark_rows", name, COUNTED=int(count is not None))
-        most = slots.shape[0]
-        count = stream.nothing(np.int32) if count is None else count
-        stream.launch_over(mark, most, slot_rows, *given, count, np.int32(most))
-        return
-    slots = _meant(slots, count)
-    slot_rows[slots] = -1 if rows is None else rows[: slots.shape[0]]
-
-
-def _move_on_gpu(
-    stream: GpuStream, name: str, width: int, most: int, count: Any, *arrays: Any, over_link: bool = False
-) -> None:
-    """Launch a kernel of move_rows.cu. most: the number of places."""
-    move = kernel("move_rows", name, WIDTH=width, COUNTED=int(count is not None))
-    threads = most * (width // part_floats(width))
-    blocks = min(-(-threads // (BLOCK_THREADS * IN_FLIGHT)), MOST_LINK_BLOCKS if over_link else MOST_MOVE_BLOCKS)
-    count = stream.nothing(np.int32) if count is None else count
-    stream.launch(move, blocks, BLOCK_THREADS, *arrays, count, np.int32(most))
-
-
-def _meant(places: Any, count: Any) -> Any:
-    """The places that are meant, on the CPU."""
-    return places if count is None else places[: int(count[0])]
+def _move_on_gpu(stream: GpuStream, name: str, records: Any, places: Any, gathered: Any, *, over_link: bool) -> None:
+    """Launch a kernel of move_rows.cu."""
+    most_blocks, threads = (MOST_LINK_BLOCKS, LINK_THREADS) if over_link else (MOST_MOVE_BLOCKS, BLOCK_THREADS)
+    n, width = gathered.shape
+    if places.shape[0] != n:
+        raise ValueError(f"{places.shape[0]} places, but room for {n} records")
+    blocks = min(-(-n * (width // part_floats(width)) // (threads * IN_FLIGHT)), most_blocks)
+    stream.launch(kernel("move_rows", name, WIDTH=width), blocks, threads, records, places, gathered, np.int32(n))
 
 
 def _move(stream: Any, source: Any, target: Any, *, from_places: Any = None, to_places: Any = None) -> None:

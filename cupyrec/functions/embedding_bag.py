@@ -23,6 +23,8 @@ MOST_SEGMENT_BLOCKS = 4096
 
 Plan = TypeVar("Plan", CoalescePlan, GpuCoalescePlan)
 
+KINDS_OF_PLACES = {np.dtype(np.int64): "rows", np.dtype(np.int32): "slots"}
+
 
 def embedding_bag_forward(device: Device, records: Any, places: Any, offsets: Any, Y: Any, *, mean: bool) -> None:
     """Y[b, f] = sum over the lookups l of bag (f, b), in order, of records[places[l], :D]; divided by their number
@@ -126,10 +128,11 @@ def constants_of(dimension: int, mean: bool) -> dict[str, int]:
 
 def kind_of(places: Any) -> str:
     """What places are called in the names of kernels: rows are int64, slots int32. Raises TypeError."""
-    kinds = {"int64": "rows", "int32": "slots"}
-    if places.dtype.name not in kinds:
+    # Not by name, which NumPy makes anew each time.
+    kind = KINDS_OF_PLACES.get(places.dtype)
+    if kind is None:
         raise TypeError(f"places must be int64 (rows) or int32 (slots), but are {places.dtype}")
-    return kinds[places.dtype.name]
+    return kind
 
 
 def plan_of(plan: Any, kind: type[Plan]) -> Plan:

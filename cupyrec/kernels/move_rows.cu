@@ -1,8 +1,7 @@
 // Row records moved between arrays, each on the device or page-locked on the host: gathered or scattered.
 //
 // WIDTH: elements of a record; where it is a multiple of 4, records are 16-byte aligned and are moved as float4.
-// COUNTED: 1 where *count says how many rows are meant, at most `most`; 0 where `most` are, and count is not read.
-// compiled with: WIDTH=33,128,132 COUNTED=0,1
+// compiled with: WIDTH=33,128,132
 //
 // One thread a part of a record, grid-stride: a warp reads and writes neighbouring parts, whole lines of 128 bytes
 // where records have them. Each thread has IN_FLIGHT parts under way, as a link with its long way needs many.
@@ -37,11 +36,11 @@ struct OneArray {
     }
 };
 
-// target[to[i]] = row i of the source, for the rows that are meant. To: InOrder or an array of places.
+// target[to[i]] = row i of the source, for n rows. To: InOrder or an array of places.
 template <class Source, class To>
 __device__ inline void move(
-    const Source& source, float* __restrict__ target, To to, const int* __restrict__ count, int most) {
-    const int64 parts = (int64)(COUNTED ? *count : most) * PARTS, stride = (int64)gridDim.x * blockDim.x;
+    const Source& source, float* __restrict__ target, To to, int n) {
+    const int64 parts = (int64)n * PARTS, stride = (int64)gridDim.x * blockDim.x;
     for (int64 first = (int64)blockIdx.x * blockDim.x + threadIdx.x; first < parts; first += IN_FLIGHT * stride) {
         Part part[IN_FLIGHT];
         Part* there[IN_FLIGHT];
@@ -63,26 +62,33 @@ __device__ inline void move(
 
 // gathered[i] = records[places[i]]. records: (rows or slots, WIDTH); places: (n,); gathered: (n, WIDTH), overwritten.
 extern "C" __global__ void gather_rows(
-    const float* __restrict__ records, const int64* __restrict__ places, float* __restrict__ gathered,
-    const int* __restrict__ count, int most) {
-    move(OneArray<const int64*>{records, places}, gathered, InOrder(), count, most);
+    const float* __restrict__ records, const int64* __restrict__ places, float* __restrict__ gathered, int n) {
+    move(OneArray<const int64*>{records, places}, gathered, InOrder(), n);
 }
 
 extern "C" __global__ void gather_slots(
-    const float* __restrict__ records, const int* __restrict__ places, float* __restrict__ gathered,
-    const int* __restrict__ count, int most) {
-    move(OneArray<const int*>{records, places}, gathered, InOrder(), count, most);
+    const float* __restrict__ records, const int* __restrict__ places, float* __restrict__ gathered, int n) {
+    move(OneArray<const int*>{records, places}, gathered, InOrder(), n);
 }
 
 // records[places[i]] = gathered[i]; the places differ from each other. Shapes as above; records is modified there.
 extern "C" __global__ void scatter_rows(
-    const float* __restrict__ gathered, float* __restrict__ records, const int64* __restrict__ places,
-    const int* __restrict__ count, int most) {
-    move(OneArray<InOrder>{gathered, InOrder()}, records, places, count, most);
+    float* __restrict__ records, const int64* __restrict__ places, const float* __restrict__ gathered, int n) {
+    move(OneArray<InOrder>{gathered, InOrder()}, records, places, n);
 }
 
 extern "C" __global__ void scatter_slots(
-    const float* __restrict__ gathered, float* __restrict__ records, const int* __restrict__ places,
-    const int* __restrict__ count, int most) {
-    move(OneArray<InOrder>{gathered, InOrder()}, records, places, count, most);
+    float* __restrict__ records, const int* __restrict__ places, const float* __restrict__ gathered, int n) {
+    move(OneArray<InOrder>{gathered, InOrder()}, records, places, n);
+}
+
+// pad[slots[i]] = gathered[i], and slot_rows[slots[i]] = rows[i]: in one launch, so that what a slot holds and what is
+// written down of it are queued together or not at all. slots: (n,), which differ from each other; rows: (n,); gathered:
+// (n, WIDTH); pad: (S, WIDTH) and slot_rows: (S,), both modified there.
+extern "C" __global__ void insert_records(
+    const float* __restrict__ gathered, const int* __restrict__ slots, const int64* __restrict__ rows,
+    float* __restrict__ pad, int64* __restrict__ slot_rows, int n) {
+    move(OneArray<InOrder>{gathered, InOrder()}, pad, slots, n);
+    const int64 stride = (int64)gridDim.x * blockDim.x;
+    for (int64 i = (int64)blockIdx.x * blockDim.x + threadIdx.x; i < n; i += stride) slot_rows[slots[i]] = rows[i];
 }

@@ -27,9 +27,10 @@ class GrowingArray:
         """row: the shape of one item."""
         self._device, self._dtype, self._row = device, dtype, tuple(row)
         self._on_host, self._on_device = on_host, on_device
-        self._capacity = -1
+        self._capacity = self._viewed = -1
         self._host: Any = None
         self._array: Any = None
+        self._view: Any = None
 
     def reserve(self, items: int) -> None:
         """Make room. What was there is lost."""
@@ -37,7 +38,7 @@ class GrowingArray:
             return
         if self._capacity >= 0:
             self._device.synchronize()  # what is given back may still be in use
-        self._capacity = math.ceil(GROWTH * items)
+        self._capacity, self._viewed = math.ceil(GROWTH * items), -1
         shape = (self._capacity, *self._row)
         if self._on_host:
             self._host = self._device.page_locked(shape, self._dtype)
@@ -50,7 +51,10 @@ class GrowingArray:
 
     def device(self, items: int) -> Any:
         """(items, ...), device."""
-        return self._array[:items]
+        # Views of device arrays cost microseconds, and most batches are of one size.
+        if self._viewed != items:
+            self._viewed, self._view = items, self._array[:items]
+        return self._view
 
 
 class BatchUpload:

@@ -32,7 +32,7 @@ from cupyrec.batch import Batch
 from cupyrec.devices.gpu import GpuDevice, GpuStream
 from cupyrec.embedding.gpu_coalesce import GpuCoalescer
 from cupyrec.embedding.host_table import HostTable
-from cupyrec.embedding.move_rows import gather_records, mark_rows, scatter_records
+from cupyrec.embedding.move_rows import gather_records, insert_records, scatter_records
 from cupyrec.embedding.place_lookups import place_lookups
 from cupyrec.embedding.radix_sort import RadixSort
 from cupyrec.pipeline.exchange import Exchange
@@ -180,9 +180,8 @@ class GpuStageWork:
         stream.wait(entry.came)
         if not self._out.by_host:
             stream.wait(entry.went)
-        mark_rows(stream, self._slot_rows, plan.evict_slots, None)
-        scatter_records(stream, staging.device_in(plan.miss_slots.shape[0]), plan.miss_slots, self.pad)
-        mark_rows(stream, self._slot_rows, plan.miss_slots, plan.miss_rows)
+        device_in = staging.device_in(plan.miss_slots.shape[0])
+        insert_records(stream, device_in, plan.miss_slots, plan.miss_rows, self.pad, self._slot_rows)
         stream.record(entry.inserted)
         self._end(stream)
 

@@ -1,4 +1,4 @@
-"""Threads for stages: one for each but Train, which is the caller's, as others may be; they go on when the board says so."""
+"""A thread for each stage but Train, which is the caller's, as others may be. They go on when the board lets them."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ from cupyrec.batch import Batch
 from cupyrec.devices.cpu import CpuDevice
 from cupyrec.embedding.coalesce import Coalescer
 from cupyrec.embedding.host_table import HostTable
-from cupyrec.embedding.move_rows import copy_between, gather_records, scatter_records
+from cupyrec.embedding.move_rows import copy_between, gather_records, insert_records, scatter_records
 from cupyrec.embedding.place_lookups import place_lookups
 from cupyrec.pipeline.planner import Planner
 from cupyrec.pipeline.ring import RingEntry, Staging
@@ -123,8 +123,7 @@ class StageWork:
     def fill(self, number: int) -> None:
         plan = self._plan(number)
         device_in = self._staging_of(number).device_in[: plan.miss_slots.shape[0]]
-        scatter_records(self._insert_stream, device_in, plan.miss_slots, self.pad)
-        self._rows[plan.miss_slots] = plan.miss_rows
+        insert_records(self._insert_stream, device_in, plan.miss_slots, plan.miss_rows, self.pad, self._rows)
 
     def before_train(self, number: int) -> None:
         """Nothing to wait for: the rows of a batch that the board lets train are in their slots."""

@@ -37,12 +37,14 @@ class GraphedDensePart:
         self._losses = LossReader(device)
         # By the number of samples: None after the first time, then (graph, dY).
         self._graphs: dict[int, tuple[Any, Any] | None] = {}
+        self._views: dict[int, tuple[Any, Any]] = {}
 
     def run(self, batch: Batch, Y: Any) -> tuple[SupportsFloat, Any]:
         """As DensePart.run; the loss is a PendingLoss."""
         device, B = self._device, batch.samples
-        device.copy(batch.dense, self._dense[:B])
-        device.copy(batch.labels, self._labels[:B])
+        dense, labels = self._inputs(B)
+        device.copy(batch.dense, dense)
+        device.copy(batch.labels, labels)
         dY = self._replay(B, Y) if device.graphs else self._queue(B, Y)
         return self._losses.read(self._model.loss_sum, B), dY
 
@@ -61,7 +63,14 @@ class GraphedDensePart:
         return dY
 
     def _queue(self, B: int, Y: Any) -> Any:
-        return self._model.backward(self._model.forward(self._dense[:B], Y), self._labels[:B])
+        dense, labels = self._inputs(B)
+        return self._model.backward(self._model.forward(dense, Y), labels)
+
+    def _inputs(self, B: int) -> tuple[Any, Any]:
+        # Views of device arrays cost microseconds.
+        if B not in self._views:
+            self._views[B] = self._dense[:B], self._labels[:B]
+        return self._views[B]
 
 
 def make_dense_part(device: Device, model: Dlrm, *, max_samples: int) -> DensePart | GraphedDensePart:

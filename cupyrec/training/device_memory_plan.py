@@ -10,15 +10,11 @@ from cupyrec.byte_sizes import format_bytes
 from cupyrec.config import DlrmConfig, SystemConfig
 from cupyrec.embedding.gpu_coalesce import GPU_PLAN_BYTES_PER_LOOKUP, GPU_SORT_BYTES_PER_LOOKUP
 from cupyrec.embedding.host_table import record_width
-from cupyrec.embedding.radix_sort import SORT_BYTES_PER_ITEM
 from cupyrec.errors import MemoryPlanError
 from cupyrec.models.dlrm import activation_elements, dense_parameters
 from cupyrec.optim.registry import Optimizer
-from cupyrec.pipeline.gpu_nodes import GPU_NODE_BYTES, GPU_SLOT_BYTES
 from cupyrec.pipeline.gpu_nodes import GROWTH as PLANNER_GROWTH
 from cupyrec.pipeline.gpu_ring import GROWTH
-from cupyrec.pipeline.gpu_stage_work import FLUSHED_ROWS
-from cupyrec.pipeline.gpu_victims import SPARE_BITS
 from cupyrec.scratchpad_size import scratchpad_slots
 from cupyrec.systems.device_inputs import UPLOADS
 from cupyrec.systems.hybrid import HybridSystem
@@ -26,19 +22,12 @@ from cupyrec.systems.resident import LOADED_BATCHES, ResidentSystem
 from cupyrec.systems.scratchpipe import ScratchpipeSystem
 from cupyrec.systems.serial import SerialSystem
 from cupyrec.systems.static import StaticSystem
+from cupyrec.training.scratchpad_memory import ScratchpadMemory
 
 FLOAT_BYTES = 4
 DEPTH_OF = {each.name: each.depth for each in (SerialSystem, ScratchpipeSystem)}
-# What is known of a slot's row, at most: while memory grows, what was there before is there too.
-PLANNED_ROW_BYTES = int(1.5 * GPU_NODE_BYTES)
-# Of each slot, beside its record: what the planner knows of it and its row, and which row is in it now.
-PLANNED_SLOT_BYTES = PLANNED_ROW_BYTES + GPU_SLOT_BYTES + 8
 # Of a unique row of a batch: its slot, and row and slot of as many misses and victims.
 PLAN_BYTES_PER_ROW = 4 + 2 * (8 + 4)
-# Of a row that may leave: when it was listed, and its slot, before and after sorting.
-VICTIM_BYTES = 2 * (8 + 4) + SORT_BYTES_PER_ITEM
-# Of a victim on its way: its row and its slot; and of sorting them.
-VICTIM_ON_ITS_WAY_BYTES = 8 + 4
 # How often a row is used in all data.
 COUNT_BYTES = 4
 # Kernels, and what the library of matrix products works in.
@@ -49,33 +38,29 @@ LIBRARY_BYTES = 200_000_000
 class DeviceMemoryPlan:
     """Bytes of device memory by what they hold.
 
-    records_bytes: row records, of all rows or of the scratchpad's slots; slots: S, 0 where all rows are there or none;
-    slot_bytes: what a slot takes, with what is known of its row; planner_bytes: what else planning takes; moving_bytes:
-    for rows or pooled vectors on their way, at most; dense_bytes: MLP weights, gradients and optimizer state;
-    activation_bytes: of one batch; batch_bytes: what batches and their coalescing take, with one lookup a bag;
-    library_bytes. The batches known ahead are not in it: how many there are is chosen later, from what is left.
+    records_bytes: row records, of all rows or of the scratchpad's slots, with what is known of them; planner_bytes:
+    what else planning takes; moving_bytes: for rows or pooled vectors on their way, at most; dense_bytes: MLP weights,
+    gradients and optimizer state; activation_bytes: of one batch; batch_bytes: what batches and their coalescing take,
+    with one lookup a bag; library_bytes. The batches known ahead are not in it: how many there are is chosen later,
+    from what is left. slots: S, 0 where all rows are there or none; scratchpad: what others would take.
     """
 
     system: str
     records_bytes: int
-    slots: int
-    slot_bytes: int
     planner_bytes: int
     moving_bytes: int
     dense_bytes: int
     activation_bytes: int
     batch_bytes: int
     library_bytes: int
+    slots: int = 0
+    scratchpad: ScratchpadMemory | None = None
 
     @property
     def total_bytes(self) -> int:
         """All of it."""
-        return self.records_bytes + self._other_bytes
-
-    @property
-    def _other_bytes(self) -> int:
-        dense = self.dense_bytes + self.activation_bytes
-        return self.planner_bytes + self.moving_bytes + dense + self.batch_bytes + self.library_bytes
+        rows = self.records_bytes + self.planner_bytes + self.moving_bytes
+        return rows + self.dense_bytes + self.activation_bytes + self.batch_bytes + self.library_bytes
 
     def lines(self) -> list[str]:
         """The plan as a person reads it."""
@@ -116,10 +101,12 @@ class DeviceMemoryPlan:
 
     def _advice(self, free_bytes: int) -> str:
         """What would fit."""
-        left_bytes = free_bytes - self._other_bytes
-        if self.slots and left_bytes >= self.slot_bytes:
-            return f"a scratchpad of {left_bytes // self.slot_bytes:,} rows would fit (--scratchpad)"
-        if self.system == ResidentSystem.name and left_bytes > 0:
+        if self.scratchpad is not None:
+            others_bytes = self.total_bytes - self.scratchpad.total_bytes(self.slots)
+            slots = self.scratchpad.most_slots(free_bytes - others_bytes)
+            if slots:
+                return f"a scratchpad of {slots:,} rows would fit (--scratchpad {slots})"
+        if self.system == ResidentSystem.name and self.total_bytes - self.records_bytes < free_bytes:
             return "train them through a scratchpad: --system scratchpipe"
         return "take smaller batches (--batch-size) or narrower MLPs"
 
@@ -136,49 +123,33 @@ def plan_device_memory(
     record_bytes = record_width(D, optimizer.row_state_width(D), FLOAT_BYTES) * FLOAT_BYTES
     parameters, lookups = dense_parameters(config), max_samples * F
     dense_bytes = (2 * parameters + optimizer.dense_state_size(parameters)) * FLOAT_BYTES
-    slots, slot_bytes, planner_bytes, moving_bytes, records_bytes = 0, 0, 0, 0, 0
+    slots, scratchpad = 0, None
+    records_bytes, planner_bytes, moving_bytes = 0, 0, 0
     if name == ResidentSystem.name:
         records_bytes = rows * record_bytes
     elif system is not None and name != HybridSystem.name:
-        slots, slot_bytes = scratchpad_slots(system.scratchpad, rows, record_bytes), record_bytes
+        slots = scratchpad_slots(system.scratchpad, rows, record_bytes)
+        sets = DEPTH_OF[name].staging_sets if name in DEPTH_OF else 0
+        scratchpad = ScratchpadMemory(lookups, record_bytes, sets)
+        records_bytes, planner_bytes = scratchpad.slot_bytes(slots), scratchpad.planner_bytes(slots)
+        moving_bytes = scratchpad.moving_bytes(slots)
         if name == StaticSystem.name:
-            moving_bytes = lookups * D * FLOAT_BYTES
-        else:
-            slot_bytes += PLANNED_SLOT_BYTES
-            planner_bytes = _planner_bytes(slots, lookups) + (0 if system.row_counts is None else COUNT_BYTES * rows)
-            moving_bytes = _moving_bytes(name, slots, lookups, record_bytes)
-        records_bytes = slots * slot_bytes
+            moving_bytes += lookups * D * FLOAT_BYTES
+        elif system.row_counts is not None:
+            planner_bytes += COUNT_BYTES * rows
     sums_bytes = 0 if name == HybridSystem.name else most_chunks(lookups) * D * FLOAT_BYTES
     return DeviceMemoryPlan(
         system=name,
         records_bytes=records_bytes,
-        slots=slots,
-        slot_bytes=slot_bytes,
         planner_bytes=planner_bytes,
         moving_bytes=moving_bytes,
         dense_bytes=dense_bytes,
         activation_bytes=activation_elements(config, max_samples) * FLOAT_BYTES + sums_bytes,
         batch_bytes=_batch_bytes(name, config, max_samples),
         library_bytes=LIBRARY_BYTES,
+        slots=slots,
+        scratchpad=scratchpad,
     )
-
-
-def _planner_bytes(slots: int, unique: int) -> int:
-    """Beside what each slot takes: the rows of the least batches that are known ahead, and the choice of victims.
-
-    unique: U, at most.
-    """
-    chosen = min(int(PLANNER_GROWTH * unique) + (1 << SPARE_BITS), slots)
-    return PLANNED_ROW_BYTES * unique + int(VICTIM_BYTES * chosen)
-
-
-def _moving_bytes(name: str, slots: int, unique: int, record_bytes: int) -> int:
-    """Records on their way each way, in each set of staging; and those on their way to the host at the end."""
-    staged = min(slots, unique)
-    in_staging = DEPTH_OF[name].staging_sets * staged * (2 * record_bytes + VICTIM_ON_ITS_WAY_BYTES)
-    sorting = SORT_BYTES_PER_ITEM * staged
-    flushed = min(slots, FLUSHED_ROWS) * record_bytes
-    return int(GROWTH * (in_staging + sorting + flushed))
 
 
 def _batch_bytes(name: str, config: DlrmConfig, max_samples: int) -> int:

@@ -69,7 +69,7 @@ def run_training(
         shape = config.model_for(data.table_rows, data.dense_features)
         # Before the lines of the files are counted, which may take minutes.
         device = make_device(
-            config.device, threads=config.threads, precision=config.precision, graphs=not config.no_cuda_graphs
+            config.device, threads=config.threads, precision=config.precision, graphs=config.cuda_graphs, say=say
         )
         _check_memory(config, shape, device, say)
         if folder is not None:
@@ -195,6 +195,8 @@ def _trainer(
     why = f" ({trainer.why_system})" if trainer.why_system else ""
     say(f"system {trainer.system.name}{why}, device {device.description}")
     unused = unused_options(trainer.system_config, device)
+    if not config.cuda_graphs and not isinstance(device, GpuDevice):
+        unused.append("--no-cuda-graphs")
     if unused:
         say(f"not used by this system: {', '.join(unused)}")
     return trainer
@@ -202,7 +204,8 @@ def _trainer(
 
 def _save(trainer: Trainer, folder: RunFolder, training: dict[str, Any]) -> None:
     folder.write_config()
-    trainer.save(folder.path, {**HOW_DATA_BECOME_BATCHES, **training, "threads": trainer.threads})
+    device = {"device": trainer.device.description, "threads": trainer.threads}
+    trainer.save(folder.path, {**HOW_DATA_BECOME_BATCHES, **training, **device})
     folder.replace_earlier()
 
 

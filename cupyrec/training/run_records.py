@@ -108,6 +108,7 @@ def result_facts(result: TrainingResult) -> dict[str, Any]:
         "evaluation_seconds": round(result.evaluation_seconds, 3),
         "interrupted": result.interrupted,
         "system": result.system,
+        "device": result.device,
         **traffic_facts(result.traffic),
         **{
             name: None if evaluation is None else {"step": evaluation.step, **evaluation.metrics.as_dict()}

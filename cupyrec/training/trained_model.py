@@ -1,4 +1,4 @@
-"""A saved model, loaded for prediction and evaluation."""
+"""A saved model, loaded for prediction and evaluation on the CPU, whatever device trained it."""
 
 from __future__ import annotations
 
@@ -56,8 +56,9 @@ class TrainedModel:
 
 
 def load_model(folder: str | Path, *, batch_size: int = 2048, threads: int | None = None) -> TrainedModel:
-    """Load what save_model wrote. batch_size: the most samples of a batch; threads: every core when None.
+    """Load what save_model wrote, to predict on the CPU.
 
+    batch_size: the most samples of a batch; threads: every core when None.
     Raises ModelError, and MemoryPlanError before anything is allocated.
     """
     config, description = read_model(folder)

@@ -53,6 +53,7 @@ class TrainingResult:
                         evaluation_seconds: evaluating.
     traffic:            what all steps moved; None where nothing moves.
     system:             its name, and what it was set to or chose.
+    device:             its description.
     final, best:        the last evaluation, and the one with the highest AUC (the latest of equals); None without
                         validation data.
     interrupted:        whether it was asked to stop before its end.
@@ -68,6 +69,7 @@ class TrainingResult:
     interrupted: bool
     traffic: Traffic | None = None
     system: dict[str, Any] = field(default_factory=dict)
+    device: str = ""
 
 
 class Trainer:
@@ -220,6 +222,7 @@ class Trainer:
             interrupted=interrupted or stop_requested(),
             traffic=traffic,
             system={"name": self.system.name, **self.system.facts},
+            device=self.device.description,
         )
 
     def evaluate(self, source: Source) -> MetricsResult:

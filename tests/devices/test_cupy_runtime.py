@@ -1,6 +1,7 @@
 """What can be said of the CuPy runtime without a GPU. With one, test_gpu.py runs on it."""
 
 import ctypes
+import functools
 import gc
 import subprocess
 import sys
@@ -12,21 +13,24 @@ import pytest
 
 from cupyrec.devices import cupy_runtime
 from cupyrec.devices.cublas import COMPUTE_TYPES, OP_N, PROTOTYPES, WORKSPACE_BYTES, Cublas, gemm_arguments
+from cupyrec.devices.cuda_driver import DriverCalls
 from cupyrec.devices.cuda_kernel import CudaKernel
 from cupyrec.devices.cupy_runtime import CupyRuntime, first_compile_error, gpu_is_available, source_of, why_no_gpu
 from cupyrec.errors import DeviceError, DeviceMemoryError
 from cupyrec.kernels import kernel
 
 INIT_ROWS = kernel("init_rows", "init_rows")
+FUNCTION = 2**40 + 1
 
 
 class FakeArray:
-    """A device array, as CuPy's are, over NumPy memory."""
+    """cupy.ndarray: over NumPy memory, FakeArray(array), or as CuPy makes one, FakeArray(shape, dtype, memory)."""
 
-    def __init__(self, array):
-        self.array = array
+    def __init__(self, array, dtype=None, memory=None):
+        if memory is not None:
+            array = np.empty(array, dtype)
+        self.array, self.data = array, memory or SimpleNamespace(ptr=array.ctypes.data)
         self.shape, self.dtype, self.flags, self.nbytes = array.shape, array.dtype, array.flags, array.nbytes
-        self.data = SimpleNamespace(ptr=array.ctypes.data)
 
     T = property(lambda self: FakeArray(self.array.T))
 
@@ -159,17 +163,46 @@ class FakeCuda:
         return SimpleNamespace(type=int(inside), devicePointer=pointer)
 
 
+class FakeDriver:
+    """What load_driver gives. log: the calls in order; status: what they answer."""
+
+    def __init__(self, log):
+        self.log, self.status, self.is_there = log, 0, True
+
+    def load(self):
+        if not self.is_there:
+            raise OSError("libcuda.so.1: cannot open shared object file")
+        names = "cuLaunchKernel", "cuEventRecord", "cuStreamWaitEvent", "cuMemcpyAsync", "cuGraphLaunch"
+        return DriverCalls(*(functools.partial(self.called, name) for name in names))
+
+    def called(self, name, *arguments):
+        self.log.append((name, *(plain(argument) for argument in arguments)))
+        return self.status
+
+
+def plain(argument):
+    """Pointers as numbers; packed arguments, which are all of 64 bits here, as a list."""
+    if isinstance(argument, ctypes.Array):
+        return [ctypes.c_int64.from_address(slot).value for slot in argument]
+    return getattr(argument, "value", argument)
+
+
 class FakeCupy:
     """The module cupy."""
 
     __version__ = "14.2.0"
+    ndarray = FakeArray
 
     def __init__(self):
         self.log = []
+        self.driver = FakeDriver(self.log)
         self.compile_error = None
         self.cuda = SimpleNamespace(
             runtime=FakeCuda(self.log),
             cublas=SimpleNamespace(__file__="cublas.so"),
+            driver=SimpleNamespace(
+                CUDADriverError=CudaError, launchKernel=lambda *given: self.log.append(("launchKernel", *given))
+            ),
             compiler=SimpleNamespace(CompileException=CompileException),
             Stream=lambda non_blocking, priority: FakeStream(self.log, non_blocking),
             Event=lambda block: SimpleNamespace(ptr=77, block=block),
@@ -179,9 +212,6 @@ class FakeCupy:
 
     def empty(self, shape, dtype):
         return FakeArray(np.empty(shape, dtype))
-
-    def ndarray(self, shape, dtype, memory):
-        return SimpleNamespace(shape=shape, dtype=dtype, data=memory)
 
     def get_default_memory_pool(self):
         return SimpleNamespace(free_bytes=lambda: 20)
@@ -193,9 +223,7 @@ class FakeCupy:
     def _function(self, name):
         if self.compile_error:
             raise CompileException(self.compile_error)
-        return SimpleNamespace(
-            kernel=lambda *arguments: self.log.append((name, *arguments)), max_dynamic_shared_size_bytes=0
-        )
+        return SimpleNamespace(kernel=SimpleNamespace(ptr=FUNCTION), max_dynamic_shared_size_bytes=0)
 
 
 class FakeStream:
@@ -208,7 +236,7 @@ class FakeStream:
 
     def end_capture(self):
         self.log.append(("end_capture",))
-        return SimpleNamespace(launch=lambda stream: self.log.append(("replay", stream)))
+        return SimpleNamespace(graphExec=88)
 
 
 @pytest.fixture
@@ -216,6 +244,7 @@ def cupy(monkeypatch):
     fake = FakeCupy()
     monkeypatch.setattr(cupy_runtime.importlib.util, "find_spec", lambda name: object())
     monkeypatch.setattr(cupy_runtime, "load_cublas", lambda path: FakeLibrary())
+    monkeypatch.setattr(cupy_runtime, "load_driver", fake.driver.load)
     monkeypatch.setitem(sys.modules, "cupy", fake)
     return fake
 
@@ -270,8 +299,13 @@ def test_cupy_has_all_that_is_called():
     cupy = pytest.importorskip("cupy", reason="CuPy is not installed")
     functions = "memcpyAsync memsetAsync eventRecord eventQuery eventSynchronize eventElapsedTime streamWaitEvent"
     functions += " hostRegister hostUnregister pointerGetAttributes deviceSynchronize memGetInfo getDeviceProperties"
+    functions += " graphLaunch"
     for name in (*functions.split(), "CUDARuntimeError"):
         assert callable(getattr(cupy.cuda.runtime, name))
+    for name in ("launchKernel", "CUDADriverError"):
+        assert callable(getattr(cupy.cuda.driver, name))
+    assert hasattr(cupy.cuda.function.Function, "ptr")
+    assert hasattr(cupy.cuda.graph.Graph, "graphExec")
     for name in ("hostAllocPortable", "hostAllocMapped", "memcpyDefault", "memoryTypeHost", "streamCaptureModeRelaxed"):
         assert getattr(cupy.cuda.runtime, name) == getattr(FakeCuda, name)
     for name in ("Stream", "Event", "UnownedMemory", "MemoryPointer"):
@@ -341,10 +375,14 @@ def test_cublas_is_made_once_for_a_stream(runtime, cupy):
     assert calls[-1] == ("cublasGemmEx", COMPUTE_TYPES["bf16"])
 
 
-def launch(runtime, arguments=(), shared_bytes=0, of=INIT_ROWS):
-    stream = runtime.stream("train")
-    runtime.launch(stream, of, (3, 1, 1), (64, 1, 1), shared_bytes, arguments)
-    return stream.stream
+def init_rows_arguments():
+    records = FakeArray(np.zeros((3, 4), np.float32))
+    return (records, np.int64(3), np.int32(4), np.int32(4), np.uint64(7), np.float64(0.5), np.int64(0))
+
+
+def launch(runtime, arguments=None, shared_bytes=0, of=INIT_ROWS):
+    arguments = init_rows_arguments() if arguments is None else arguments
+    runtime.launch(runtime.stream("train"), of, (3, 1, 1), (64, 1, 1), shared_bytes, arguments)
 
 
 def test_a_kernel_is_compiled_once_for_its_constants(runtime, cupy):
@@ -361,37 +399,102 @@ def test_a_kernel_is_compiled_once_for_its_constants(runtime, cupy):
         ("--std=c++17", "-lineinfo", folder, "-DD=3"),
     ]
     assert INIT_ROWS.path.read_text() in modules[0][1]
-    assert len([call for call in cupy.log if call[0] == "init_rows"]) == 5
+    assert len([call for call in cupy.log if call[0] == "cuLaunchKernel"]) == 5
 
 
-def test_a_launch_names_its_stream_and_passes_its_arguments_on(runtime, cupy):
-    arguments = (FakeArray(np.zeros(3, np.float32)), np.int32(3))
-    stream = launch(runtime, arguments, shared_bytes=1024)
-    assert cupy.log[-1] == ("init_rows", (3, 1, 1), (64, 1, 1), arguments, 1024, stream)
+@pytest.fixture
+def take(tmp_path):
+    """A kernel of which all parameters are of 64 bits."""
+    path = tmp_path / "take.cu"
+    path.write_text('extern "C" __global__ void take(int64 n, const float* x, uint64 m, int* y) {}')
+    return CudaKernel(path, "take")
 
 
-def test_a_launch_that_fails_names_its_kernel(runtime):
-    def fail(*arguments):
-        raise CudaError(701)
+def take_arguments():
+    return np.int64(-3), FakeArray(np.zeros(3, np.float32)), np.uint64(5), FakeArray(np.zeros(2, np.int32))
 
-    runtime._functions[INIT_ROWS] = fail
+
+def test_a_launch_names_its_stream_and_passes_its_arguments_on(runtime, cupy, take):
+    for _ in range(2):
+        arguments = take_arguments()
+        launch(runtime, arguments, shared_bytes=1024, of=take)
+        values = [-3, arguments[1].data.ptr, 5, arguments[3].data.ptr]
+        assert cupy.log[-1] == ("cuLaunchKernel", FUNCTION, 3, 1, 1, 64, 1, 1, 1024, 55, values, None)
+
+
+def test_a_launch_that_fails_names_its_kernel(runtime, cupy):
+    cupy.driver.status = 701
     message = r"launch of init_rows in init_rows.cu on \(3, 1, 1\) blocks of \(64, 1, 1\) threads: cudaError 701"
     with pytest.raises(DeviceError, match=message):
         launch(runtime)
+
+
+def test_each_thread_enters_the_gpu_before_its_first_call(runtime, cupy, monkeypatch):
+    stream, event, entered = runtime.stream("train"), runtime.event(), []
+    monkeypatch.setattr(cupy_runtime, "_in_our_errors", lambda call: call)
+    monkeypatch.setattr(cupy.cuda.runtime, "memGetInfo", lambda: entered.append(len(cupy.log)))
+    runtime = CupyRuntime()
+
+    def work():
+        runtime.record(event, stream)
+        runtime.wait(stream, event)
+        launch(runtime)
+
+    for number in range(2):
+        before = len(cupy.log)
+        thread = threading.Thread(target=work)
+        thread.start()
+        thread.join()
+        assert entered[number:] == [before]
+
+
+def test_a_gpu_that_cannot_be_entered(cupy, monkeypatch):
+    def fail():
+        raise CudaError(46)
+
+    monkeypatch.setattr(cupy.cuda.runtime, "memGetInfo", fail)
+    with pytest.raises(DeviceError, match="CUDA failed: cudaError 46"):
+        CupyRuntime()
+
+
+def test_without_the_drivers_library_cupy_makes_its_calls(cupy, take):
+    cupy.driver.is_there = False
+    runtime = CupyRuntime()
+    stream, event, arguments = runtime.stream("train"), runtime.event(), take_arguments()
+    launch(runtime, arguments, of=take)
+    name, function, *sizes, on_stream, slots, extra = cupy.log[-1]
+    assert (name, function, on_stream, extra) == ("launchKernel", FUNCTION, 55, 0)
+    assert sizes == [3, 1, 1, 64, 1, 1, 0]
+    addresses = (ctypes.POINTER(ctypes.c_int64) * 4).from_address(slots)
+    assert [at[0] for at in addresses] == [-3, arguments[1].data.ptr, 5, arguments[3].data.ptr]
+    runtime.record(event, stream)
+    runtime.wait(stream, event)
+    runtime.copy(stream, arguments[1], arguments[1])
+    runtime.replay(stream, SimpleNamespace(graphExec=88))
+    pointer = arguments[1].data.ptr
+    assert cupy.log[-4:] == [
+        ("eventRecord", 77, 55),
+        ("streamWaitEvent", 55, 77, 0),
+        ("memcpyAsync", pointer, pointer, 12, 4, 55),
+        ("graphLaunch", 88, 55),
+    ]
+    cupy.cuda.runtime.fails["graphLaunch"] = CudaError(700)
+    with pytest.raises(DeviceError, match="CUDA failed: cudaError 700"):
+        runtime.replay(stream, SimpleNamespace(graphExec=88))
 
 
 def test_a_product_over_nothing_is_zero(runtime, cupy):
     out = FakeArray(np.ones((2, 3), np.float32))
     empty = FakeArray(np.zeros((2, 0), np.float32)), FakeArray(np.zeros((0, 3), np.float32))
     runtime.matmul(runtime.stream("train"), *empty, out, "fp32")
-    assert cupy.log == [("memsetAsync", out.data.ptr, 0, 24, 55)]
+    assert cupy.log[-1:] == [("memsetAsync", out.data.ptr, 0, 24, 55)]
 
 
 def test_much_shared_memory_is_asked_for_once(runtime):
     asked = []
 
     class Kernel:
-        kernel = staticmethod(lambda *arguments: None)
+        kernel = SimpleNamespace(ptr=FUNCTION)
         max_dynamic_shared_size_bytes = property(None, lambda self, size_bytes: asked.append(size_bytes))
 
     runtime._compiled(INIT_ROWS)
@@ -401,9 +504,20 @@ def test_much_shared_memory_is_asked_for_once(runtime):
     assert asked == [60 * 1024, 64 * 1024]
 
 
-def test_a_kernel_is_given_no_host_array(runtime):
-    with pytest.raises(TypeError, match=r"init_rows in init_rows.cu is given a host array \(1,\)"):
-        launch(runtime, (np.zeros(1, np.float32),))
+def test_the_arguments_of_a_kernel_are_checked(runtime, cupy):
+    right = init_rows_arguments()
+    with pytest.raises(TypeError, match="takes 7 arguments, not 6"):
+        launch(runtime, right[:-1])  # before it is compiled
+    assert cupy.log == []
+    launch(runtime)
+    cupy.log.clear()
+    with pytest.raises(TypeError, match=r"init_rows in init_rows.cu is given a host array \(3, 4\)"):
+        launch(runtime, (np.zeros((3, 4), np.float32), *right[1:]))
+    with pytest.raises(TypeError, match="records of init_rows .* must be float32, but is float64"):
+        launch(runtime, (FakeArray(np.zeros((3, 4))), *right[1:]))
+    with pytest.raises(ValueError, match="records of init_rows .* must be C-contiguous"):
+        launch(runtime, (FakeArray(np.zeros((3, 4), np.float32).T), *right[1:]))
+    assert cupy.log == []
 
 
 def test_a_kernel_that_does_not_compile(runtime, cupy):
@@ -440,12 +554,19 @@ def test_code_is_compiled_again_when_a_header_changes(tmp_path):
 
 def test_copies_and_fills(runtime, cupy):
     stream, host, array = runtime.stream("train"), np.zeros(3, np.float32), FakeArray(np.zeros(3, np.float32))
+    locked = runtime.page_locked(5, np.float32)
     runtime.copy(stream, host, array)
     runtime.copy(stream, array, host)
+    runtime.copy(stream, locked[1:4], array)
+    runtime.copy(stream, array, locked[1:][1:4])
+    runtime.copy(stream, array, array)
     runtime.fill(stream, array, 255)
-    assert cupy.log[-3:] == [
+    assert cupy.log[-6:] == [
         ("memcpyAsync", array.data.ptr, host.ctypes.data, 12, 4, 55),
         ("memcpyAsync", host.ctypes.data, array.data.ptr, 12, 4, 55),
+        ("cuMemcpyAsync", array.data.ptr, locked.ctypes.data + 4, 12, 55),
+        ("cuMemcpyAsync", locked.ctypes.data + 8, array.data.ptr, 12, 55),
+        ("cuMemcpyAsync", array.data.ptr, array.data.ptr, 12, 55),
         ("memsetAsync", array.data.ptr, 255, 12, 55),
     ]
 
@@ -458,8 +579,8 @@ def test_events(runtime, cupy):
     runtime.synchronize(event)
     runtime.synchronize_all()
     assert cupy.log[-4:] == [
-        ("eventRecord", 77, 55),
-        ("streamWaitEvent", 55, 77),
+        ("cuEventRecord", 77, 55),
+        ("cuStreamWaitEvent", 55, 77, 0),
         ("eventSynchronize", 77),
         ("deviceSynchronize",),
     ]
@@ -469,6 +590,23 @@ def test_events(runtime, cupy):
     cuda.event_status = 700
     with pytest.raises(DeviceError, match="CUDA failed: cudaError 700"):
         runtime.is_done(event)
+
+
+def test_an_error_of_the_driver(runtime, cupy):
+    stream, event, array = runtime.stream("train"), runtime.event(), FakeArray(np.zeros(3, np.float32))
+    calls = (
+        lambda: runtime.record(event, stream),
+        lambda: runtime.wait(stream, event),
+        lambda: runtime.copy(stream, array, array),
+        lambda: runtime.replay(stream, SimpleNamespace(graphExec=88)),
+    )
+    for call in calls:
+        cupy.driver.status = 700
+        with pytest.raises(DeviceError, match="CUDA failed: cudaError 700"):
+            call()
+        cupy.driver.status = 2
+        with pytest.raises(DeviceMemoryError):
+            call()
 
 
 def test_errors_of_cuda_are_errors_of_the_device(runtime, cupy):
@@ -525,7 +663,7 @@ def test_a_graph(runtime, cupy):
     stream = runtime.stream("train")
     graph = runtime.capture(stream, lambda: cupy.log.append("work"))
     runtime.replay(stream, graph)
-    assert cupy.log[-4:] == [("begin_capture", 2), "work", ("end_capture",), ("replay", stream.stream)]
+    assert cupy.log[-4:] == [("begin_capture", 2), "work", ("end_capture",), ("cuGraphLaunch", 88, 55)]
     with pytest.raises(ZeroDivisionError):
         runtime.capture(stream, lambda: 1 // 0)
     assert cupy.log[-1] == ("end_capture",)

@@ -1,4 +1,4 @@
-"""move_rows.cu and mark_rows.cu, executed on the CPU: both kinds of places, counts, mapped host memory."""
+"""move_rows.cu, executed on the CPU: both kinds of places, mapped host memory."""
 
 import numpy as np
 import pytest
@@ -6,19 +6,10 @@ from cuda_on_cpu import ORDERS
 from gpu_devices import emulated_device
 
 from cupyrec.devices.cpu import CpuDevice
-from cupyrec.embedding.move_rows import gather_records, mark_rows, scatter_records
+from cupyrec.embedding.move_rows import gather_records, insert_records, scatter_records
 
-# (rows, width, places, how many of them are meant; None: all)
-SHAPES = [
-    (1, 4, 0, None),
-    (1, 4, 1, None),
-    (50, 4, 17, None),
-    (300, 36, 100, 61),
-    (300, 36, 100, 0),
-    (40, 33, 20, 20),
-    (30, 128, 30, 29),
-    (9, 260, 7, None),
-]
+# (rows, width, places)
+SHAPES = [(1, 4, 0), (1, 4, 1), (50, 4, 17), (300, 36, 100), (40, 33, 20), (30, 128, 30), (9, 260, 7)]
 
 
 class OnDevice:
@@ -40,30 +31,39 @@ def some_places(rows, n, dtype, seed=2):
     return np.random.default_rng(seed).permutation(rows)[:n].astype(dtype)
 
 
-def count_array(meant):
-    return None if meant is None else np.array([meant], np.int32)
-
-
+@pytest.mark.parametrize("over_link", [False, True])
 @pytest.mark.parametrize("dtype", [np.int32, np.int64])
-@pytest.mark.parametrize(("rows", "width", "n", "meant"), SHAPES)
-def test_gather_and_scatter(gpu_device, rows, width, n, meant, dtype):
+@pytest.mark.parametrize(("rows", "width", "n"), SHAPES)
+def test_gather_and_scatter(gpu_device, rows, width, n, dtype, over_link):
     records, places = numbers((rows, width)), some_places(rows, n, dtype)
     before = numbers((n, width), seed=3)
-    m = n if meant is None else meant
-    places[m:] = -(2**20)  # nobody may look there
     put = OnDevice(gpu_device)
-    on_device, at, count = put(records), put(places), put(count_array(meant))
-    gathered = put(before)
-    gather_records(gpu_device, on_device, at, gathered, count=count)
-    np.testing.assert_array_equal(gpu_device.download(gathered), np.concatenate([records[places[:m]], before[m:]]))
+    on_device, at, gathered = put(records), put(places), put(np.full((n, width), np.nan, np.float32))
+    gather_records(gpu_device, on_device, at, gathered, over_link=over_link)
+    np.testing.assert_array_equal(gpu_device.download(gathered), records[places])
     np.testing.assert_array_equal(gpu_device.download(on_device), records)
 
     expected = records.copy()
-    expected[places[:m]] = before[:m]
+    expected[places] = before
     scattered = put(before)
-    scatter_records(gpu_device, scattered, at, on_device, count=count)
+    scatter_records(gpu_device, scattered, at, on_device, over_link=over_link)
     np.testing.assert_array_equal(gpu_device.download(on_device), expected)
     np.testing.assert_array_equal(gpu_device.download(scattered), before)
+
+
+@pytest.mark.parametrize(("rows", "width", "n"), SHAPES)
+def test_insert(gpu_device, rows, width, n):
+    pad, slot_rows = numbers((rows, width)), np.arange(rows) * 10
+    gathered, slots, inserted = numbers((n, width), seed=3), some_places(rows, n, np.int32), np.arange(n) + 2**40
+    put = OnDevice(gpu_device)
+    on_device = [put(each) for each in (gathered, slots, inserted, pad, slot_rows)]
+    insert_records(gpu_device, *on_device)
+    insert_records(CpuDevice(1), gathered, slots, inserted, pad, slot_rows)
+    np.testing.assert_array_equal(gpu_device.download(on_device[3]), pad)
+    np.testing.assert_array_equal(gpu_device.download(on_device[4]), slot_rows)
+    np.testing.assert_array_equal(pad[slots], gathered)
+    np.testing.assert_array_equal(slot_rows[slots], inserted)
+    assert (slot_rows >= 2**40).sum() == n
 
 
 @pytest.mark.parametrize("most_blocks", [1, 99])
@@ -96,33 +96,8 @@ def test_a_page_locked_host_table_is_read_and_written_by_kernels(gpu_device):
     np.testing.assert_array_equal(table, expected)
 
 
-@pytest.mark.parametrize("meant", [None, 200, 0])
-@pytest.mark.parametrize("slots_are_emptied", [False, True])
-def test_marks(gpu_device, slots_are_emptied, meant):
-    put = OnDevice(gpu_device)
-    before, slots, rows = np.arange(500) * 10, some_places(500, 300, np.int32), np.arange(300) + 2**40
-    slot_rows = put(before)
-    given = put(slots), put(None if slots_are_emptied else rows)
-    mark_rows(gpu_device, slot_rows, *given, count=put(count_array(meant)))
-    expected, m = before.copy(), 300 if meant is None else meant
-    expected[slots[:m]] = -1 if slots_are_emptied else rows[:m]
-    np.testing.assert_array_equal(gpu_device.download(slot_rows), expected)
-
-    on_cpu = before.copy()
-    mark_rows(CpuDevice(1), on_cpu, slots, None if slots_are_emptied else rows, count=count_array(meant))
-    np.testing.assert_array_equal(on_cpu, expected)
-
-
-def test_counts_on_the_cpu():
-    records, places = numbers((9, 4)), some_places(9, 6, np.int32)
-    gathered = np.zeros((6, 4), np.float32)
-    gather_records(CpuDevice(1), records, places, gathered, count=count_array(4))
-    np.testing.assert_array_equal(gathered[:4], records[places[:4]])
-    np.testing.assert_array_equal(gathered[4:], 0)
-
-
 def test_other_places_are_refused():
     device = emulated_device()
     records = device.zeros((3, 4))
     with pytest.raises(TypeError, match=r"places must be int64 \(rows\) or int32 \(slots\), but are uint32"):
-        gather_records(device, records, device.zeros(2, np.uint32), records)
+        gather_records(device, records, device.zeros(3, np.uint32), records)

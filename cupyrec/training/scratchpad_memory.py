@@ -1,0 +1,64 @@
+"""What a scratchpad takes of a GPU's memory, by its number of slots."""
+
+from __future__ import annotations
+
+import bisect
+from dataclasses import dataclass
+
+from cupyrec.embedding.radix_sort import SORT_BYTES_PER_ITEM
+from cupyrec.pipeline.gpu_nodes import GPU_NODE_BYTES, GPU_SLOT_BYTES
+from cupyrec.pipeline.gpu_nodes import GROWTH as PLANNER_GROWTH
+from cupyrec.pipeline.gpu_ring import GROWTH
+from cupyrec.pipeline.gpu_stage_work import FLUSHED_ROWS
+from cupyrec.pipeline.gpu_victims import SPARE_BITS
+from cupyrec.scratchpad_size import MOST_SLOTS
+
+# What is known of a slot's row, at most: while that memory grows, what was there before is there too.
+PLANNED_ROW_BYTES = int(1.5 * GPU_NODE_BYTES)
+# Of each slot, beside its record: what the planner knows of it and its row, and which row is in it now.
+PLANNED_SLOT_BYTES = PLANNED_ROW_BYTES + GPU_SLOT_BYTES + 8
+# Of a row that may leave: when it was listed, and its slot, before and after sorting.
+VICTIM_BYTES = 2 * (8 + 4) + SORT_BYTES_PER_ITEM
+# Of a victim on its way, beside its record: its row and its slot.
+ON_ITS_WAY_BYTES = 8 + 4
+
+
+@dataclass(frozen=True)
+class ScratchpadMemory:
+    """Bytes of device memory, for any number of slots.
+
+    unique: U of the largest batch; record_bytes: of a row; staging_sets: batches whose rows are on their way at once; 0
+    where rows stay for good, as in `static`.
+    """
+
+    unique: int
+    record_bytes: int
+    staging_sets: int
+
+    def slot_bytes(self, slots: int) -> int:
+        """Records, and what is known of each."""
+        return slots * (self.record_bytes + (PLANNED_SLOT_BYTES if self.staging_sets else 0))
+
+    def planner_bytes(self, slots: int) -> int:
+        """What else planning takes: the rows of the batches in flight, and the choice of victims."""
+        if not self.staging_sets:
+            return 0
+        chosen = min(int(PLANNER_GROWTH * self.unique) + (1 << SPARE_BITS), slots)
+        return PLANNED_ROW_BYTES * self.unique + int(VICTIM_BYTES * chosen)
+
+    def moving_bytes(self, slots: int) -> int:
+        """Records on their way, in and out, and those on their way to the host table at the end."""
+        if not self.staging_sets:
+            return 0
+        staged = min(slots, self.unique)
+        in_staging = self.staging_sets * staged * (2 * self.record_bytes + ON_ITS_WAY_BYTES)
+        flushed = min(slots, FLUSHED_ROWS) * (self.record_bytes + 4)
+        return int(GROWTH * (in_staging + SORT_BYTES_PER_ITEM * staged + flushed))
+
+    def total_bytes(self, slots: int) -> int:
+        """All of it."""
+        return self.slot_bytes(slots) + self.planner_bytes(slots) + self.moving_bytes(slots)
+
+    def most_slots(self, free_bytes: int) -> int:
+        """The most slots that fit; 0 where not even one does."""
+        return bisect.bisect_right(range(1, MOST_SLOTS + 1), free_bytes, key=self.total_bytes)
