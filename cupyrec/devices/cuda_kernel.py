@@ -70,7 +70,7 @@ class CudaKernel:
         An array must be C-contiguous and of the parameter's dtype; a number must be a NumPy scalar of just that dtype:
         a Python number has no size that CUDA could know.
         """
-        # Every launch comes by: no text is made, and nothing is asked twice, where all is well.
+        # No text is made, and nothing is asked twice, where all is well. On a GPU all is well where Launcher says so.
         parameters = self.parameters
         if len(arguments) != len(parameters):
             raise TypeError(f"{self} takes {len(parameters)} arguments, not {len(arguments)}")

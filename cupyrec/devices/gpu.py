@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -16,6 +17,9 @@ from cupyrec.devices.host_memory import host_array
 from cupyrec.errors import ConfigError, DeviceMemoryError
 
 BLOCK_THREADS = 256
+# Launches keep Python's lock: a thread that has waited for the device would wait for its turn, 5 ms where nobody says
+# otherwise, for longer than several steps take.
+TURN_S = 2e-4
 # Kernels stride over their items: more blocks than fill any GPU many times over only cost.
 MOST_BLOCKS = 65_536
 
@@ -165,9 +169,14 @@ class GpuDevice(GpuStream):
 
     @contextmanager
     def running(self) -> Iterator[GpuDevice]:
-        """Within it the host's threads run. May be nested."""
-        with self.host.running():
-            yield self
+        """Within it the host's threads run, and Python's threads take turns quickly. May be nested."""
+        before = sys.getswitchinterval()
+        sys.setswitchinterval(min(before, TURN_S))
+        try:
+            with self.host.running():
+                yield self
+        finally:
+            sys.setswitchinterval(before)
 
     def stream(self, name: str = "") -> GpuStream:
         """A stream for a stage of the pipeline."""

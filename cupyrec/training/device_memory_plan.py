@@ -19,13 +19,10 @@ from cupyrec.scratchpad_size import scratchpad_slots
 from cupyrec.systems.device_inputs import UPLOADS
 from cupyrec.systems.hybrid import HybridSystem
 from cupyrec.systems.resident import LOADED_BATCHES, ResidentSystem
-from cupyrec.systems.scratchpipe import ScratchpipeSystem
-from cupyrec.systems.serial import SerialSystem
 from cupyrec.systems.static import StaticSystem
-from cupyrec.training.scratchpad_memory import ScratchpadMemory
+from cupyrec.training.scratchpad_memory import DEPTH_OF, ScratchpadMemory, scratchpad_memory
 
 FLOAT_BYTES = 4
-DEPTH_OF = {each.name: each.depth for each in (SerialSystem, ScratchpipeSystem)}
 # Of a unique row of a batch: its slot, and row and slot of as many misses and victims.
 PLAN_BYTES_PER_ROW = 4 + 2 * (8 + 4)
 # How often a row is used in all data.
@@ -95,8 +92,8 @@ class DeviceMemoryPlan:
         if self.system == ResidentSystem.name:
             smaller += ", or --system scratchpipe"
         return (
-            f"the memory plan of the GPU is {format_bytes(self.total_bytes)}, with one lookup a bag, and other programs "
-            f"may take some too; take a smaller {smaller}"
+            f"the memory plan of the GPU is {format_bytes(self.total_bytes)}, with one lookup a bag, and other "
+            f"programs may take some too; take a smaller {smaller}"
         )
 
     def _advice(self, free_bytes: int) -> str:
@@ -129,8 +126,7 @@ def plan_device_memory(
         records_bytes = rows * record_bytes
     elif system is not None and name != HybridSystem.name:
         slots = scratchpad_slots(system.scratchpad, rows, record_bytes)
-        sets = DEPTH_OF[name].staging_sets if name in DEPTH_OF else 0
-        scratchpad = ScratchpadMemory(lookups, record_bytes, sets)
+        scratchpad = scratchpad_memory(system, rows, lookups, record_bytes)
         records_bytes, planner_bytes = scratchpad.slot_bytes(slots), scratchpad.planner_bytes(slots)
         moving_bytes = scratchpad.moving_bytes(slots)
         if name == StaticSystem.name:

@@ -18,6 +18,7 @@ from cupyrec.systems.registry import SYSTEMS_WITH_SCRATCHPAD
 from cupyrec.systems.scratchpipe import ScratchpipeSystem
 from cupyrec.systems.serial import SerialSystem
 from cupyrec.systems.static import COPIED_ROWS, StaticSystem
+from cupyrec.training.scratchpad_memory import DEPTH_OF, scratchpad_memory
 
 FLOAT_BYTES = 4
 # Read ahead, in the reader's hands and in training.
@@ -31,7 +32,6 @@ BOOKKEEPING_BYTES = {SerialSystem.name: SLOT_BYTES, ScratchpipeSystem.name: SLOT
 # How often each row is used; and a second time the same while the most used rows are looked for.
 COUNT_BYTES = 8
 PINNING_BYTES_PER_ROW = 2 * COUNT_BYTES
-DEPTH_OF = {each.name: each.depth for each in (SerialSystem, ScratchpipeSystem)}
 # Of the pooled vectors, beside those of the model: the host's, its gradient's where the host trains rows, and what
 # static adds to its own.
 POOLED_COPIES = {HybridSystem.name: 2, StaticSystem.name: 3, SerialSystem.name: 1, ScratchpipeSystem.name: 1}
@@ -131,10 +131,12 @@ def plan_memory(
     staging_bytes = POOLED_COPIES.get(name, 0) * max_samples * config.features * D * FLOAT_BYTES
     if name == StaticSystem.name:
         staging_bytes += min(slots, COPIED_ROWS) * record_bytes
+    elif device_apart and system is not None and slots:
+        memory = scratchpad_memory(system, rows, max_samples * config.features, record_bytes)
+        staging_bytes += memory.moving_bytes(slots)
     elif name in DEPTH_OF:
         staged_rows = min(slots, max_samples * config.features)
-        copies = STAGED_COPIES // 2 if device_apart else STAGED_COPIES
-        staging_bytes += copies * DEPTH_OF[name].staging_sets * staged_rows * record_bytes
+        staging_bytes += STAGED_COPIES * DEPTH_OF[name].staging_sets * staged_rows * record_bytes
     if device_apart:
         slots = 0  # they are there
     return MemoryPlan(

@@ -1,17 +1,23 @@
-"""What a scratchpad takes of a GPU's memory, by its number of slots."""
+"""What a scratchpad takes of a GPU's memory, by its number of slots; of the host's, what is on its way."""
 
 from __future__ import annotations
 
 import bisect
 from dataclasses import dataclass
 
+from cupyrec.config import SystemConfig
 from cupyrec.embedding.radix_sort import SORT_BYTES_PER_ITEM
+from cupyrec.pipeline.exchange import TRIED_ROWS
 from cupyrec.pipeline.gpu_nodes import GPU_NODE_BYTES, GPU_SLOT_BYTES
 from cupyrec.pipeline.gpu_nodes import GROWTH as PLANNER_GROWTH
 from cupyrec.pipeline.gpu_ring import GROWTH
 from cupyrec.pipeline.gpu_stage_work import FLUSHED_ROWS
 from cupyrec.pipeline.gpu_victims import SPARE_BITS
 from cupyrec.scratchpad_size import MOST_SLOTS
+from cupyrec.systems.scratchpipe import ScratchpipeSystem
+from cupyrec.systems.serial import SerialSystem
+
+DEPTH_OF = {each.name: each.depth for each in (SerialSystem, ScratchpipeSystem)}
 
 # What is known of a slot's row, at most: while that memory grows, what was there before is there too.
 PLANNED_ROW_BYTES = int(1.5 * GPU_NODE_BYTES)
@@ -27,13 +33,15 @@ ON_ITS_WAY_BYTES = 8 + 4
 class ScratchpadMemory:
     """Bytes of device memory, for any number of slots.
 
-    unique: U of the largest batch; record_bytes: of a row; staging_sets: batches whose rows are on their way at once; 0
-    where rows stay for good, as in `static`.
+    unique: U of the largest batch; record_bytes: of a row; staging_sets: batches whose rows are on their way at once, 0
+    where rows stay for good, as in `static`; tried_rows: that are moved, both ways and in two places, to see how rows
+    move fastest, before there is anything else to move.
     """
 
     unique: int
     record_bytes: int
     staging_sets: int
+    tried_rows: int = 0
 
     def slot_bytes(self, slots: int) -> int:
         """Records, and what is known of each."""
@@ -47,13 +55,17 @@ class ScratchpadMemory:
         return PLANNED_ROW_BYTES * self.unique + int(VICTIM_BYTES * chosen)
 
     def moving_bytes(self, slots: int) -> int:
-        """Records on their way, in and out, and those on their way to the host table at the end."""
+        """Records on their way, in and out, and those on their way to the host table at the end.
+
+        Where the host moves them they are, at most, as much on its side, page-locked.
+        """
         if not self.staging_sets:
             return 0
         staged = min(slots, self.unique)
         in_staging = self.staging_sets * staged * (2 * self.record_bytes + ON_ITS_WAY_BYTES)
         flushed = min(slots, FLUSHED_ROWS) * (self.record_bytes + 4)
-        return int(GROWTH * (in_staging + SORT_BYTES_PER_ITEM * staged + flushed))
+        tried = self.tried_rows * (4 * self.record_bytes + ON_ITS_WAY_BYTES)
+        return int(GROWTH * max(in_staging + SORT_BYTES_PER_ITEM * staged + flushed, tried))
 
     def total_bytes(self, slots: int) -> int:
         """All of it."""
@@ -62,3 +74,12 @@ class ScratchpadMemory:
     def most_slots(self, free_bytes: int) -> int:
         """The most slots that fit; 0 where not even one does."""
         return bisect.bisect_right(range(1, MOST_SLOTS + 1), free_bytes, key=self.total_bytes)
+
+
+def scratchpad_memory(system: SystemConfig, rows: int, unique: int, record_bytes: int) -> ScratchpadMemory:
+    """For static, serial and scratchpipe. system: resolved; rows: R; the others: see ScratchpadMemory."""
+    if system.name not in DEPTH_OF:
+        return ScratchpadMemory(unique, record_bytes, staging_sets=0)
+    # The rows that are tried are different ones each way.
+    tried_rows = min(TRIED_ROWS, -(-rows // 2)) if system.exchange == "auto" else 0
+    return ScratchpadMemory(unique, record_bytes, DEPTH_OF[system.name].staging_sets, tried_rows)

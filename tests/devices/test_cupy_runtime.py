@@ -429,23 +429,33 @@ def test_a_launch_that_fails_names_its_kernel(runtime, cupy):
         launch(runtime)
 
 
-def test_each_thread_enters_the_gpu_before_its_first_call(runtime, cupy, monkeypatch):
-    stream, event, entered = runtime.stream("train"), runtime.event(), []
-    monkeypatch.setattr(cupy_runtime, "_in_our_errors", lambda call: call)
-    monkeypatch.setattr(cupy.cuda.runtime, "memGetInfo", lambda: entered.append(len(cupy.log)))
+def test_each_thread_enters_the_gpu_before_its_first_call(cupy, monkeypatch):
+    entered = []
+    monkeypatch.setattr(
+        cupy.cuda.runtime, "memGetInfo", lambda: entered.append((threading.current_thread().name, len(cupy.log)))
+    )
     runtime = CupyRuntime()
+    stream, event = runtime.stream("train"), runtime.event()
+    calls = (
+        lambda: runtime.record(event, stream),
+        lambda: runtime.wait(stream, event),
+        lambda: launch(runtime),
+        lambda: runtime.replay(stream, SimpleNamespace(graphExec=88)),
+    )
+    expected = [("MainThread", 0)]
 
-    def work():
-        runtime.record(event, stream)
-        runtime.wait(stream, event)
-        launch(runtime)
+    def call_each(calls):
+        for call in calls:
+            call()
 
-    for number in range(2):
-        before = len(cupy.log)
-        thread = threading.Thread(target=work)
+    for number in range(len(calls)):
+        expected.append((f"stage {number}", len(cupy.log)))
+        in_turn = calls[number:] + calls[:number]
+        thread = threading.Thread(target=call_each, args=(in_turn,), name=f"stage {number}")
         thread.start()
         thread.join()
-        assert entered[number:] == [before]
+        assert len(cupy.log) >= expected[-1][1] + len(calls)
+    assert entered == expected
 
 
 def test_a_gpu_that_cannot_be_entered(cupy, monkeypatch):
@@ -513,9 +523,9 @@ def test_the_arguments_of_a_kernel_are_checked(runtime, cupy):
     cupy.log.clear()
     with pytest.raises(TypeError, match=r"init_rows in init_rows.cu is given a host array \(3, 4\)"):
         launch(runtime, (np.zeros((3, 4), np.float32), *right[1:]))
-    with pytest.raises(TypeError, match="records of init_rows .* must be float32, but is float64"):
+    with pytest.raises(TypeError, match=r"records of init_rows .* must be float32, but is float64"):
         launch(runtime, (FakeArray(np.zeros((3, 4))), *right[1:]))
-    with pytest.raises(ValueError, match="records of init_rows .* must be C-contiguous"):
+    with pytest.raises(ValueError, match=r"records of init_rows .* must be C-contiguous"):
         launch(runtime, (FakeArray(np.zeros((3, 4), np.float32).T), *right[1:]))
     assert cupy.log == []
 

@@ -514,10 +514,14 @@ def test_time_is_told_between_events_that_are_done():
     assert bench.runtime.elapsed_ms(begun, ended) > 0
 
 
+def init_rows_arguments(records):
+    return (records, np.int64(3), np.int32(4), np.int32(4), np.uint64(1), np.float64(0.5), np.int64(0))
+
+
 def test_a_kernel_is_executed_when_the_device_comes_to_it():
     bench = Bench()
     records = bench.runtime.empty((3, 4), np.float32)
-    arguments = (records, np.int64(3), np.int32(4), np.int32(4), np.uint64(1), np.float64(0.5), np.int64(0))
+    arguments = init_rows_arguments(records)
     bench.runtime.launch(bench.first, kernel("init_rows", "init_rows"), (1, 1, 1), (32, 1, 1), 0, arguments)
     result = bench.runtime.page_locked((3, 4), np.float32)
     bench.copy(bench.first, records, result)
@@ -534,16 +538,24 @@ def test_a_kernel_is_executed_when_the_device_comes_to_it():
 )
 def test_a_launch_that_no_gpu_would_take(grid, block, shared_bytes):
     bench = Bench()
+    arguments = init_rows_arguments(bench.runtime.empty((3, 4), np.float32))
     with pytest.raises(DeviceError, match="init_rows"):
-        bench.runtime.launch(bench.first, kernel("init_rows", "init_rows"), grid, block, shared_bytes, ())
+        bench.runtime.launch(bench.first, kernel("init_rows", "init_rows"), grid, block, shared_bytes, arguments)
 
 
-def test_a_kernel_is_given_no_host_array():
+def test_a_kernel_is_given_no_host_array_and_nothing_else_that_is_wrong():
     bench = Bench()
-    with pytest.raises(TypeError, match="not on the device"):
-        bench.runtime.launch(
-            bench.first, kernel("init_rows", "init_rows"), (1, 1, 1), (1, 1, 1), 0, (np.zeros(1, np.float32),)
-        )
+    host, device = np.zeros((3, 4), np.float32), bench.runtime.empty((3, 4), np.float64)
+    for records, message in ((host, "not on the device"), (device, "records of init_rows .* must be float32")):
+        with pytest.raises(TypeError, match=message):
+            bench.runtime.launch(
+                bench.first,
+                kernel("init_rows", "init_rows"),
+                (1, 1, 1),
+                (1, 1, 1),
+                0,
+                init_rows_arguments(records),
+            )
 
 
 def test_factors_are_rounded_to_nearest_even():

@@ -311,6 +311,23 @@ def test_a_device_that_failed_for_good_ends_the_run_and_saves_no_half_model(name
     assert not (tmp_path / "model").exists()
 
 
+@pytest.mark.parametrize("name", SCRATCHPAD)
+def test_rows_that_could_not_be_brought_home_are_never_missing_from_a_saved_model(name, tmp_path):
+    """The launch that brings rows to the host table fails as well as the one before; later it goes well."""
+    runtime = FailingCuda("gather_slots", LAUNCHES, for_good=False)
+    trainer = make_trainer(name, device=GpuDevice(runtime, threads=1))
+    with pytest.raises(CupyrecError, match="illegal memory access"):
+        trainer.fit(made_source(2 * STEPS))
+    steps = trainer.system.steps_done
+    assert steps > 0
+    with pytest.raises(DeviceError, match="illegal memory access"):
+        trainer.save(tmp_path / "model")
+    assert not (tmp_path / "model").exists()
+    runtime.left = 100
+    trainer.save(tmp_path / "model")
+    assert_same_but_for_rounding(trainer, on_cpu(steps))
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_pages_that_cannot_be_locked_are_done_without(name):
     said = []
