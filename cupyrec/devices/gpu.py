@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import warnings
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -19,7 +19,7 @@ from cupyrec.errors import ConfigError, DeviceMemoryError
 BLOCK_THREADS = 256
 # Launches keep Python's lock: a thread that has waited for the device would wait for its turn, 5 ms where nobody says
 # otherwise, for longer than several steps take.
-TURN_S = 2e-4
+TURN_S = 5e-5
 # Kernels stride over their items: more blocks than fill any GPU many times over only cost.
 MOST_BLOCKS = 65_536
 

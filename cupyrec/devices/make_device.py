@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable
 
 from cupyrec.config import DEVICES
 from cupyrec.devices.cpu import CpuDevice
-from cupyrec.devices.cupy_runtime import CupyRuntime, gpu_is_available, why_no_gpu
+from cupyrec.devices.cupy_runtime import CupyRuntime, why_no_gpu
 from cupyrec.devices.device import Device
 from cupyrec.devices.gpu import GpuDevice
 from cupyrec.errors import ConfigError, DeviceError
@@ -22,14 +23,19 @@ def make_device(
 ) -> Device:
     """name: cpu, gpu, or auto, which is the GPU where there is one. The others: see CpuDevice and GpuDevice.
 
-    Raises ConfigError, and DeviceError where a GPU is asked for and there is none.
+    say: is told, too, why `auto` uses no GPU. Raises ConfigError, and DeviceError where a GPU is asked for and there is
+    none.
     """
     if name not in DEVICES:
         raise ConfigError(f"unknown device {name!r}; choose {', '.join(DEVICES)}")
-    if name == "cpu" or (name == "auto" and not gpu_is_available()):
+    reason = "" if name == "cpu" else why_no_gpu()
+    if name == "gpu" and reason:
+        raise DeviceError(f"there is no GPU to use: {reason}; --device cpu trains without one")
+    if name == "cpu" or reason:
         if precision != "fp32":
             raise ConfigError(f"the precision {precision} is for a GPU (--device gpu); the CPU multiplies in fp32")
+        # Who has no CuPy does not expect one to be used.
+        if reason and say is not None and importlib.util.find_spec("cupy") is not None:
+            say(f"no GPU is used: {reason}")
         return CpuDevice(threads)
-    if not gpu_is_available():
-        raise DeviceError(f"there is no GPU to use: {why_no_gpu()}; --device cpu trains without one")
     return GpuDevice(CupyRuntime(), threads=threads, precision=precision, graphs=graphs, say=say)

@@ -28,6 +28,8 @@ class RadixSort:
         self._keys, self._values = stream.empty(items, np.int64), stream.empty(items, np.int32)
         self._tile_counts = stream.empty(digits * -(-items // SORT_ITEMS), np.int32)
         self._digit_totals = stream.empty(digits, np.int32)
+        # Views of device arrays cost microseconds, and most sorts are of one size.
+        self._views: dict[tuple[int, int], tuple[Any, Any]] = {}
         # -1: that all items are meant.
         self._all = stream.empty(1, np.int32)
         stream.fill(self._all, 0xFF)
@@ -72,8 +74,11 @@ class RadixSort:
         limit = self._all if count is None else count
         where = np.int32(n), limit, np.int32(shift), np.int32(digits)
         launch(kernel("radix_sort", "count_digits"), tiles, SORT_THREADS, keys, *where, self._tile_counts)
-        tile_counts = self._tile_counts[: digits * tiles].reshape(digits, tiles)
-        exclusive_scan(self._stream, tile_counts, self._digit_totals[:digits])
+        if (digits, tiles) not in self._views:
+            tile_counts = self._tile_counts[: digits * tiles].reshape(digits, tiles)
+            self._views[digits, tiles] = tile_counts, self._digit_totals[:digits]
+        tile_counts, totals = self._views[digits, tiles]
+        exclusive_scan(self._stream, tile_counts, totals)
         given = values is not None
         launch(
             kernel("radix_sort", "move_by_digit"),

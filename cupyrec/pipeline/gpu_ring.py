@@ -10,6 +10,7 @@ import numpy as np
 
 from cupyrec.batch import Batch, GpuCoalescePlan
 from cupyrec.devices.gpu import GpuDevice, GpuEvent, GpuStream
+from cupyrec.devices.numba_kernel import cpu_kernel
 from cupyrec.embedding.gpu_coalesce import GpuCoalesceMemory, GpuCoalescer
 from cupyrec.pipeline.gpu_planner import GpuPlanMemory
 from cupyrec.pipeline.plan import Plan
@@ -70,10 +71,13 @@ class BatchUpload:
     def fill(self, batch: Batch) -> None:
         """Copy a batch to page-locked memory, from which all copies before must be done."""
         arrays = (batch.dense, batch.rows, batch.offsets, batch.labels)
-        for memory, array in zip(self._memory, arrays, strict=True):
-            memory.reserve(array.shape[0])
-            np.copyto(memory.host(array.shape[0]), array)
         self._items = tuple(array.shape[0] for array in arrays)
+        pairs = []
+        for memory, array, items in zip(self._memory, arrays, self._items, strict=True):
+            memory.reserve(items)
+            pairs += [array.reshape(-1), memory.host(items).reshape(-1)]
+        # In one go: a thread that lets Python's lock go has to wait until it gets it again.
+        _copy_four(0, 1, *pairs)
 
     def put(self, stream: GpuStream) -> Batch:
         """Queue the copies of the batch filled in to the device; it with its arrays there."""
@@ -82,6 +86,15 @@ class BatchUpload:
             stream.copy(memory.host(items), memory.device(items))
             arrays.append(memory.device(items))
         return Batch(*arrays)
+
+
+@cpu_kernel
+def _copy_four(start, stop, a, to_a, b, to_b, c, to_c, d, to_d):
+    """to_a[:] = a, and so on."""
+    to_a[:] = a
+    to_b[:] = b
+    to_c[:] = c
+    to_d[:] = d
 
 
 class LoadedBatch:
@@ -99,8 +112,7 @@ class LoadedBatch:
         self.loaded, self.used = GpuEvent(device.runtime), GpuEvent(device.runtime)
 
     def fill(self, batch: Batch) -> None:
-        """Take a batch in, on the host. What was loaded before must have been queued."""
-        self.loaded.synchronize()
+        """Take a batch in, on the host. What was loaded before must be on the device."""
         self._upload.fill(batch)
 
     def load(self, stream: GpuStream, coalescer: GpuCoalescer) -> tuple[Batch, GpuCoalescePlan]:

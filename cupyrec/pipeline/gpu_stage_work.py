@@ -109,6 +109,7 @@ class GpuStageWork:
         entry = self.entry(number)
         entry.plan = entry.slots = None
         entry.unique_count.reserve(1)
+        # What was in the entry has trained, or its training is queued: the planner has waited for it to be loaded.
         entry.loading.fill(batch)
 
     def plan(self, number: int) -> None:

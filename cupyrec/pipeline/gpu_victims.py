@@ -7,6 +7,7 @@ many rows as leave, and at most 2 ** SPARE_BITS more, are sorted.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -52,7 +53,7 @@ class GpuVictims:
             return
         if self._capacity >= 0:
             self._stream.runtime.synchronize_all()
-            unique = int(GROWTH * unique)
+        unique = math.ceil(GROWTH * unique)
         self._capacity, n, empty = unique, self._most_chosen(unique), self._stream.empty
         self._keys, self._sorted_keys = empty(n, np.int64), empty(n, np.int64)
         self._chosen, self._victims = empty(n, np.int32), empty(n, np.int32)

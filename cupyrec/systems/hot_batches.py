@@ -61,6 +61,7 @@ class HotOnGpu:
     def load(self, hot: Batch, batch: Batch) -> HotBatch:
         """As HotOnCpu.load. Training waits for it on the device."""
         stream, loading, memory, bags = self._stream, self._loading, self._offsets, batch.offsets.shape[0]
+        loading.loaded.synchronize()
         loading.fill(hot)
         memory.reserve(bags)
         np.copyto(memory.host(bags), batch.offsets)

@@ -136,7 +136,9 @@ class _RowsOnGpu:
 
         def filled() -> Iterator[Batch]:
             for number, batch in enumerate(batches):
-                self._loaded[number % LOADED_BATCHES].fill(batch)
+                loading = self._loaded[number % LOADED_BATCHES]
+                loading.loaded.synchronize()
+                loading.fill(batch)
                 yield batch
 
         return read_ahead(filled(), LOADED_BATCHES - 2)

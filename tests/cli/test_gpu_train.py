@@ -38,7 +38,7 @@ def gpu(monkeypatch):
     """As if there were a GPU; call it to set up another."""
 
     def there_is(**settings):
-        monkeypatch.setattr("cupyrec.devices.make_device.gpu_is_available", lambda: True)
+        monkeypatch.setattr("cupyrec.devices.make_device.why_no_gpu", lambda: "")
         monkeypatch.setattr("cupyrec.devices.make_device.CupyRuntime", lambda: EmulatedCuda(**settings))
 
     there_is()
@@ -157,11 +157,14 @@ def test_without_a_gpu_it_says_why_and_what_to_install(capsys, data, tmp_path, m
     assert files_in(tmp_path) == []
 
 
-def test_without_a_gpu_auto_takes_the_cpu(capsys, data, monkeypatch):
-    monkeypatch.setattr(cupy_runtime.importlib.util, "find_spec", lambda name: None)
+@pytest.mark.parametrize("has_cupy", [True, False])
+def test_without_a_gpu_auto_takes_the_cpu_and_says_why_where_one_might_be_expected(capsys, data, monkeypatch, has_cupy):
+    monkeypatch.setattr("cupyrec.devices.make_device.why_no_gpu", lambda: "the driver is too old")
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: object() if has_cupy else None)
     outcome = train(capsys, data)
     assert outcome.code == 0, outcome
     assert "system resident (auto: the CPU trains the tables where they are, in host memory), device cpu" in outcome.out
+    assert ("no GPU is used: the driver is too old\n" in outcome.out) == has_cupy
 
 
 def test_what_is_for_a_gpu_is_refused_or_told_on_the_cpu(capsys, data):
