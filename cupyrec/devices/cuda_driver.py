@@ -26,7 +26,10 @@ PROTOTYPES: dict[str, list[Any]] = {
     "cuStreamWaitEvent": [c_void_p, c_void_p, c_uint],
     "cuMemcpyAsync": [c_void_p, c_void_p, c_size_t, c_void_p],
     "cuGraphLaunch": [c_void_p, c_void_p],
+    "cuEventQuery": [c_void_p],
 }
+# What cuEventQuery answers for an event that is not done.
+NOT_READY = 600
 # Each argument has a slot of this size, which suits the largest of them.
 SLOT_BYTES = 8
 # How `struct` packs a number.
@@ -40,7 +43,7 @@ class DriverCalls:
 
     launch: as cuLaunchKernel, the pointers as ctypes objects, the numbers as Python's.
     record: (event, stream); wait: (stream, event, 0); copy: (target, source, bytes, stream); replay: (graph, stream);
-    pointers as Python numbers.
+    query: (event,), whose number is NOT_READY where the event is not done. Pointers as Python numbers.
     """
 
     launch: Callable[..., int | None]
@@ -48,6 +51,7 @@ class DriverCalls:
     wait: Callable[[int, int, int], int | None]
     copy: Callable[[int, int, int, int], int | None]
     replay: Callable[[int, int], int | None]
+    query: Callable[[int], int | None]
 
 
 def load_driver(name: str = DRIVER) -> DriverCalls:

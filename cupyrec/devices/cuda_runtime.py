@@ -100,7 +100,10 @@ class CudaRuntime(Protocol):
         """Set every byte of a C-contiguous device array."""
 
     def capture(self, stream: Any, work: Callable[[], None]) -> Any:
-        """A graph of all that work() queues on this stream; nothing of it is done now."""
+        """A graph of all that work() queues on this stream; nothing of it is done now.
+
+        The same must have been queued before: what is done once, such as compiling, cannot be done meanwhile.
+        """
 
     def replay(self, stream: Any, graph: Any) -> None:
         """Queue all of a graph."""

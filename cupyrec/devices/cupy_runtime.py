@@ -17,7 +17,7 @@ import numpy as np
 
 from cupyrec.byte_sizes import format_bytes
 from cupyrec.devices.cublas import WORKSPACE_BYTES, Cublas, load_cublas
-from cupyrec.devices.cuda_driver import DriverCalls, Launcher, load_driver
+from cupyrec.devices.cuda_driver import NOT_READY, DriverCalls, Launcher, load_driver
 from cupyrec.devices.cuda_kernel import CudaKernel
 from cupyrec.devices.host_memory import host_array
 from cupyrec.errors import CupyrecError, DeviceError, DeviceMemoryError
@@ -25,8 +25,6 @@ from cupyrec.errors import CupyrecError, DeviceError, DeviceMemoryError
 LEAST_CAPABILITY = (7, 0)
 # A kernel that wants more shared memory than this has to say so before it is launched.
 SHARED_BYTES_WITHOUT_ASKING = 48 * 1024
-# What cudaEventQuery answers for an event that is not done.
-NOT_READY = 600
 OUT_OF_MEMORY = re.compile("cudaErrorMemoryAllocation|CUDA_ERROR_OUT_OF_MEMORY|CUBLAS_STATUS_ALLOC_FAILED")
 
 
@@ -131,8 +129,8 @@ class CupyRuntime:
         self._device = self._cuda.getDevice()
         try:
             calls = load_driver()
-        except OSError:
-            calls = _calls_of_cupy(cupy)
+        except OSError as error:
+            raise DeviceError(f"the NVIDIA driver cannot be loaded: {error}") from error
         # Any call of CUDA's runtime, as this one is, makes the GPU known to the thread.
         self._thread = CallingThread(calls, _in_our_errors(self._cuda.memGetInfo))
 
@@ -215,13 +213,12 @@ class CupyRuntime:
         if status := self._thread.calls.wait(stream.pointer, event.ptr, 0):
             raise _device_error(self._error(status))
 
-    @_in_our_errors
     def is_done(self, event: Any) -> bool:
         # Not event.done, which takes an error for "not done", for ever.
-        status = self._cuda.eventQuery(event.ptr)
-        if status not in (0, NOT_READY):
-            raise self._cuda.CUDARuntimeError(status)
-        return status == 0
+        status = self._thread.calls.query(event.ptr)
+        if status and status != NOT_READY:
+            raise _device_error(self._error(status))
+        return not status
 
     @_in_our_errors
     def synchronize(self, event: Any) -> None:
@@ -280,8 +277,6 @@ class CupyRuntime:
 
     @_in_our_errors
     def capture(self, stream: CupyStream, work: Callable[[], None]) -> Any:
-        # What is done once, such as the handle of cuBLAS, cannot be done while a stream is captured.
-        self._cublas(stream)
         with self._capturing:
             stream.stream.begin_capture(self._cuda.streamCaptureModeRelaxed)
             try:
@@ -352,20 +347,6 @@ def first_compile_error(log: str) -> str:
     """The first error of a compiler's log, which names file and line."""
     lines = [line.strip() for line in log.splitlines() if line.strip()]
     return next((line for line in lines if "error" in line), lines[0] if lines else "the compiler does not say why")
-
-
-def _calls_of_cupy(cupy: Any) -> DriverCalls:
-    """The same calls by CuPy, which lets other threads go on: where the driver has another name than it should."""
-    driver, cuda = cupy.cuda.driver, cupy.cuda.runtime
-
-    def launch(function: Any, *sizes_stream_slots: Any) -> None:
-        *sizes, stream, slots, _ = sizes_stream_slots
-        driver.launchKernel(function.value, *sizes, stream.value, ctypes.addressof(slots), 0)
-
-    def copy(target: int, source: int, size_bytes: int, stream: int) -> None:
-        cuda.memcpyAsync(target, source, size_bytes, cuda.memcpyDefault, stream)
-
-    return DriverCalls(*map(_in_our_errors, (launch, cuda.eventRecord, cuda.streamWaitEvent, copy, cuda.graphLaunch)))
 
 
 def _pointer(array: Any) -> int:

@@ -37,20 +37,27 @@ class GpuEvent:
 
     def synchronize(self) -> None:
         """Let the calling thread wait until the device has come there."""
-        self._runtime.synchronize(self.handle)
+        # To wait is to let other threads have Python's lock, and to get it back takes longer than most other things.
+        if not self._runtime.is_done(self.handle):
+            self._runtime.synchronize(self.handle)
 
 
 class GpuStream:
     """Runs what is queued on it in order, beside all other streams. One thread at a time may queue."""
 
     def __init__(
-        self, runtime: CudaRuntime, name: str, *, urgent: bool = False, say: Callable[[str], None] | None = None
+        self,
+        runtime: CudaRuntime,
+        name: str,
+        *,
+        urgent: bool = False,
+        graphs: bool = True,
+        say: Callable[[str], None] | None = None,
     ) -> None:
-        """urgent: whether its work goes first; say: is told what is slower than it might be; None: Python's warnings.
-
-        Raises DeviceError.
+        """urgent: whether its kernels go first; graphs: whether what is the same each time is captured in CUDA graphs;
+        say: is told what is slower than it might be; None: Python's warnings. Raises DeviceError.
         """
-        self.runtime, self._say = runtime, say or _warn
+        self.runtime, self.graphs, self._say = runtime, graphs, say or _warn
         self._handle = runtime.stream(name, urgent)
         self._nothing: dict[Any, Any] = {}
 
@@ -134,6 +141,14 @@ class GpuStream:
         """Let what is queued from now on wait for an event; the calling thread goes on."""
         self.runtime.wait(self._handle, event.handle)
 
+    def capture(self, work: Callable[[], None]) -> Any:
+        """A graph of all that work() queues here; nothing of it is done now. It must have been queued before."""
+        return self.runtime.capture(self._handle, work)
+
+    def replay(self, graph: Any) -> None:
+        """Queue all of a graph."""
+        self.runtime.replay(self._handle, graph)
+
 
 class GpuDevice(GpuStream):
     """One GPU; itself the stream on which training runs. Its host work is done by `host`.
@@ -158,8 +173,8 @@ class GpuDevice(GpuStream):
         """
         if precision not in PRECISIONS:
             raise ConfigError(f"unknown precision {precision!r}; choose {', '.join(PRECISIONS)}")
-        super().__init__(runtime, "train", urgent=True, say=_once(say or _warn))
-        self.host, self.precision, self.graphs = CpuDevice(threads), precision, graphs
+        super().__init__(runtime, "train", graphs=graphs, say=_once(say or _warn))
+        self.host, self.precision = CpuDevice(threads), precision
         self.threads = self.host.threads
 
     @property
@@ -179,8 +194,10 @@ class GpuDevice(GpuStream):
             sys.setswitchinterval(before)
 
     def stream(self, name: str = "") -> GpuStream:
-        """A stream for a stage of the pipeline."""
-        return GpuStream(self.runtime, name, say=self._say)
+        """A stream for a stage of the pipeline. Its kernels are short and go before those of training, whose matrix
+        products fill the GPU: many short ones after each other would otherwise take longer than a step.
+        """
+        return GpuStream(self.runtime, name, urgent=True, graphs=self.graphs, say=self._say)
 
     def matmul(self, A: Any, B: Any, out: Any) -> None:
         """Queue out[:] = A @ B. A: (m, k), B: (k, n), out: (m, n), float32; transposed views cost nothing."""
@@ -206,13 +223,28 @@ class GpuDevice(GpuStream):
         """Wait for everything queued on every stream."""
         self.runtime.synchronize_all()
 
-    def capture(self, work: Callable[[], None]) -> Any:
-        """A graph of all that work() queues for training; nothing of it is done now."""
-        return self.runtime.capture(self._handle, work)
 
-    def replay(self, graph: Any) -> None:
-        """Queue all of a graph."""
-        self.runtime.replay(self._handle, graph)
+class Repeated:
+    """Work that is queued on a stream again and again, from the second time on as one CUDA graph.
+
+    It is named by a key: the same key means the same work on the same arrays, which must not be given back meanwhile.
+    """
+
+    def __init__(self, stream: GpuStream) -> None:
+        self._stream, self._key, self._graph = stream, None, None
+        self._times = 0
+
+    def queue(self, key: Any, work: Callable[[], None]) -> None:
+        """Queue work(), whose key this is."""
+        if key != self._key:
+            self._key, self._graph, self._times = key, None, 0
+        if not self._stream.graphs or self._times == 0:
+            self._times += 1
+            work()
+            return
+        if self._graph is None:
+            self._graph = self._stream.capture(work)
+        self._stream.replay(self._graph)
 
 
 def _warn(line: str) -> None:

@@ -76,6 +76,8 @@ class GpuCoalescer:
         self._own = GpuCoalesceMemory()
         self._totals = stream.empty(2, np.int32)
         self._capacity = -1
+        # How often its own memory was given back for larger: what was captured with the old is of no use any more.
+        self.generation = 0
         self._reserve(most_lookups)
 
     def plan(self, batch: Batch, memory: GpuCoalesceMemory | None = None) -> GpuCoalescePlan:
@@ -139,6 +141,7 @@ class GpuCoalescer:
         self._tile_heads = self._stream.empty(2 * tiles(lookups), np.int32)
         self._sort = RadixSort(self._stream, lookups)
         self._capacity = lookups
+        self.generation += 1
 
 
 def _kernel(name: str) -> CudaKernel:

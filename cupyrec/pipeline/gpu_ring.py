@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from cupyrec.batch import Batch, GpuCoalescePlan
-from cupyrec.devices.gpu import GpuDevice, GpuEvent, GpuStream
+from cupyrec.devices.gpu import GpuDevice, GpuEvent, GpuStream, Repeated
 from cupyrec.devices.numba_kernel import cpu_kernel
 from cupyrec.embedding.gpu_coalesce import GpuCoalesceMemory, GpuCoalescer
 from cupyrec.pipeline.gpu_planner import GpuPlanMemory
@@ -66,14 +66,15 @@ class BatchUpload:
             return GrowingArray(device, dtype, row=row, on_host=True, on_device=True)
 
         self._memory = both(np.float32, (dense_features,)), both(np.int64), both(np.int64), both(np.float32)
-        self._items: tuple[int, ...] = ()
+        # Of each array of the batch filled in.
+        self.items: tuple[int, ...] = ()
 
     def fill(self, batch: Batch) -> None:
         """Copy a batch to page-locked memory, from which all copies before must be done."""
         arrays = (batch.dense, batch.rows, batch.offsets, batch.labels)
-        self._items = tuple(array.shape[0] for array in arrays)
+        self.items = tuple(array.shape[0] for array in arrays)
         pairs = []
-        for memory, array, items in zip(self._memory, arrays, self._items, strict=True):
+        for memory, array, items in zip(self._memory, arrays, self.items, strict=True):
             memory.reserve(items)
             pairs += [array.reshape(-1), memory.host(items).reshape(-1)]
         # In one go: a thread that lets Python's lock go has to wait until it gets it again.
@@ -82,7 +83,7 @@ class BatchUpload:
     def put(self, stream: GpuStream) -> Batch:
         """Queue the copies of the batch filled in to the device; it with its arrays there."""
         arrays = []
-        for memory, items in zip(self._memory, self._items, strict=True):
+        for memory, items in zip(self._memory, self.items, strict=True):
             stream.copy(memory.host(items), memory.device(items))
             arrays.append(memory.device(items))
         return Batch(*arrays)
@@ -100,58 +101,81 @@ def _copy_four(start, stop, a, to_a, b, to_b, c, to_c, d, to_d):
 class LoadedBatch:
     """A batch on the device with its coalescing, in memory that is used again.
 
-    First `fill`, which may be in a thread of its own, then `load`. loaded: the event that it is on the device; used:
-    that nobody needs it any more.
+    First `fill`, which may be in a thread of its own, then `load`. loaded: the event that it is on the device, and its
+    number of unique rows on the host; used: that nobody needs it any more.
     """
 
-    def __init__(self, device: GpuDevice, dense_features: int) -> None:
+    def __init__(self, device: GpuDevice, stream: GpuStream, coalescer: GpuCoalescer, dense_features: int) -> None:
+        """stream: on which batches come; coalescer: on the same."""
+        self._stream, self._coalescer = stream, coalescer
         self._upload = BatchUpload(device, dense_features)
         self._coalesce_memory = GpuCoalesceMemory()
-        self.batch: Batch | None = None
-        self.coalesced: GpuCoalescePlan | None = None
+        self._unique = device.page_locked(1, np.int32)
+        self._repeated = Repeated(stream)
+        self._batch: Batch | None = None
+        self._coalesced: GpuCoalescePlan | None = None
         self.loaded, self.used = GpuEvent(device.runtime), GpuEvent(device.runtime)
+
+    @property
+    def batch(self) -> Batch:
+        """The batch loaded last, in device memory."""
+        assert self._batch is not None
+        return self._batch
+
+    @property
+    def coalesced(self) -> GpuCoalescePlan:
+        """Its coalescing."""
+        assert self._coalesced is not None
+        return self._coalesced
+
+    def unique(self) -> int:
+        """U; waits until it is known."""
+        self.loaded.synchronize()
+        return int(self._unique[0])
 
     def fill(self, batch: Batch) -> None:
         """Take a batch in, on the host. What was loaded before must be on the device."""
         self._upload.fill(batch)
 
-    def load(self, stream: GpuStream, coalescer: GpuCoalescer) -> tuple[Batch, GpuCoalescePlan]:
-        """Queue the copies of the batch taken in, and the sorting and deduplicating of its rows; both on the device."""
-        stream.wait(self.used)
-        self.batch = self._upload.put(stream)
-        self.coalesced = coalescer.plan(self.batch, self._coalesce_memory)
-        stream.record(self.loaded)
-        return self.batch, self.coalesced
+    def load(self) -> None:
+        """Queue the copies of the batch taken in, and the sorting and deduplicating of its rows on the device."""
+        self._stream.wait(self.used)
+        # Most batches are of one size: all is then as it was the last time.
+        self._repeated.queue((self._upload.items, self._coalescer.generation), self._queue)
+        self._stream.record(self.loaded)
+
+    def _queue(self) -> None:
+        self._batch = self._upload.put(self._stream)
+        self._coalesced = self._coalescer.plan(self._batch, self._coalesce_memory)
+        self._stream.copy(self._coalesced.unique_count, self._unique)
 
 
 class GpuRingEntry:
     """One batch on its way through a pipeline on a GPU; each event is done when the stage's work on it is.
 
-    unique:      U, known to the host from Plan on; plan: likewise, with device arrays.
+    plan:        from Plan on, with device arrays.
     slots:       (N,) int32, device: the slot of each lookup, from Plan on.
     miss_rows, evict_rows: the plan's, on the host, where the host moves such rows; else None.
     """
 
-    def __init__(self, device: GpuDevice, dense_features: int) -> None:
-        self.loading = LoadedBatch(device, dense_features)
+    def __init__(self, device: GpuDevice, loading: LoadedBatch) -> None:
+        self.loading = loading
         self.plan_memory = GpuPlanMemory()
         self.slots_memory = GrowingArray(device, np.int32, on_host=False, on_device=True)
-        self.unique_count = GrowingArray(device, np.int32, on_host=True, on_device=False)
         self.rows_memory = [GrowingArray(device, np.int64, on_host=True, on_device=False) for _ in range(2)]
         self.planned, self.collected, self.came, self.went, self.inserted = (GpuEvent(device.runtime) for _ in range(5))
-        self.unique = 0
         self.plan: Plan | None = None
         self.slots: Any = None
         self.miss_rows: Any = None
         self.evict_rows: Any = None
 
     @property
-    def batch(self) -> Batch | None:
-        """The batch, in device memory."""
+    def batch(self) -> Batch:
+        """The batch, in device memory, once Load is queued."""
         return self.loading.batch
 
     @property
-    def coalesced(self) -> GpuCoalescePlan | None:
+    def coalesced(self) -> GpuCoalescePlan:
         return self.loading.coalesced
 
     @property

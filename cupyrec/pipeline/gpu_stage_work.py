@@ -37,7 +37,7 @@ from cupyrec.embedding.place_lookups import place_lookups
 from cupyrec.embedding.radix_sort import RadixSort
 from cupyrec.pipeline.exchange import Exchange
 from cupyrec.pipeline.gpu_planner import GpuPlanner
-from cupyrec.pipeline.gpu_ring import GROWTH, GpuRingEntry, GpuStaging, GrowingArray
+from cupyrec.pipeline.gpu_ring import GROWTH, GpuRingEntry, GpuStaging, GrowingArray, LoadedBatch
 from cupyrec.pipeline.plan import Plan
 from cupyrec.pipeline.stages import COLLECT, INSERT, LOAD, STAGES, Board
 
@@ -101,14 +101,14 @@ class GpuStageWork:
         """The ring entry of a batch that is on its way."""
         entry = self._ring[batch % len(self._ring)]
         if entry is None:
-            entry = self._ring[batch % len(self._ring)] = GpuRingEntry(self._device, self._dense_features)
+            loading = LoadedBatch(self._device, self._load_stream, self._coalescer, self._dense_features)
+            entry = self._ring[batch % len(self._ring)] = GpuRingEntry(self._device, loading)
         return entry
 
     def load(self, number: int, batch: Batch) -> None:
         """Copy a batch to where the device can fetch it. All else of Load is queued when Plan comes by."""
         entry = self.entry(number)
         entry.plan = entry.slots = None
-        entry.unique_count.reserve(1)
         # What was in the entry has trained, or its training is queued: the planner has waited for it to be loaded.
         entry.loading.fill(batch)
 
@@ -119,7 +119,6 @@ class GpuStageWork:
         self._begun = None
         entry = self.entry(number)
         coalesced = entry.coalesced
-        assert coalesced is not None
         plan = entry.plan = self.planner.end_plan()
         entry.slots_memory.reserve(coalesced.lookups)
         entry.slots = entry.slots_memory.device(coalesced.lookups)
@@ -229,31 +228,17 @@ class GpuStageWork:
         if self._begun == number:
             return
         while self._loaded < board.done[LOAD]:
-            self._queue_load(self.entry(self._loaded))
+            self.entry(self._loaded).loading.load()
             self._loaded += 1
         while planner.may_look and self._shown <= number + board.lookahead:
             if self._shown == board.total:
                 planner.end()
                 break
-            self._show(self.entry(self._shown))
+            loading = self.entry(self._shown).loading
+            planner.look(loading.coalesced.unique_rows[: loading.unique()])
             self._shown += 1
         planner.begin_plan(self.entry(number).plan_memory)
         self._begun = number
-
-    def _queue_load(self, entry: GpuRingEntry) -> None:
-        """Bring a batch to the device; sort and deduplicate its rows there."""
-        stream = self._load_stream
-        _, coalesced = entry.loading.load(stream, self._coalescer)
-        stream.copy(coalesced.unique_count, entry.unique_count.host(1))
-        stream.record(entry.loading.loaded)
-
-    def _show(self, entry: GpuRingEntry) -> None:
-        """Show the planner a batch."""
-        entry.loading.loaded.synchronize()
-        entry.unique = int(entry.unique_count.host(1)[0])
-        coalesced = entry.coalesced
-        assert coalesced is not None
-        self.planner.look(coalesced.unique_rows[: entry.unique])
 
     def _sort_victims(self, plan: Plan, staging: GpuStaging) -> Any:
         """The victims' slots in the order of their rows, which stand beside them in the staging."""

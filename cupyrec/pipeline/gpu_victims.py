@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from cupyrec.devices.gpu import BLOCK_THREADS, GpuStream
+from cupyrec.devices.gpu import BLOCK_THREADS, GpuStream, Repeated
 from cupyrec.embedding.radix_sort import RadixSort
 from cupyrec.kernels import kernel
 from cupyrec.pipeline.gpu_nodes import CHOSEN, GROWTH
@@ -54,17 +54,17 @@ class GpuVictims:
         if self._capacity >= 0:
             self._stream.runtime.synchronize_all()
         unique = math.ceil(GROWTH * unique)
-        self._capacity, n, empty = unique, self._most_chosen(unique), self._stream.empty
+        self._capacity, n, empty = unique, min(unique + self.spare, self._slots), self._stream.empty
         self._keys, self._sorted_keys = empty(n, np.int64), empty(n, np.int64)
         self._chosen, self._victims = empty(n, np.int32), empty(n, np.int32)
-        self._sort = RadixSort(self._stream, n)
+        self._sort, self._repeated = RadixSort(self._stream, n), Repeated(self._stream)
 
     def queue(self, state: Any, unique: int, *, furthest: int, ahead: int, ring: int, since_end: int) -> Any:
         """Queue the choice that find_room has prepared in `state`. Returns the slots of the rows that leave, in order.
 
-        state: device, modified; unique: at most so many leave; furthest: the last batch known, `ahead` batches after
-        the planned one; ring: lists of batches; since_end: all numbers in slot_since are smaller. The result is
-        (EVICTED,) int32 and more, device: good until the next choice.
+        state: device, modified, the same array each time; unique: at most so many leave; furthest: the last batch
+        known, `ahead` batches after the planned one; ring: lists of batches; since_end: all numbers in slot_since are
+        smaller. The result is (EVICTED,) int32 and more, device: good until the next choice.
         """
         stream = self._stream
         lists = self.slot_list, self.slot_since, np.int32(furthest), np.int32(ring)
@@ -76,20 +76,19 @@ class GpuVictims:
                 kernel("planner", "count_since"), blocks, BLOCK_THREADS, *lists, *digit, state, self.cut, self._bins
             )
             stream.launch(kernel("planner", "move_cut"), 1, CUT_THREADS, *digit, self._bins, state, self.cut)
-        n = self._most_chosen(unique)
-        keys, chosen = self._keys[:n], self._chosen[:n]
         stream.launch_over(
             kernel("planner", "choose"), self._slots, *lists, np.int32(since_bits), np.int32(self.spare), self.cut,
-            state, keys, chosen,
+            state, self._keys, self._chosen,
         )  # fmt: skip
         # Above them stands the order of the list: the ranks', then those of the batches known ahead.
         bits = since_bits + (RANKS + ahead).bit_length()
-        victims = self._victims[:n]
-        self._sort.sort(keys, chosen, self._sorted_keys[:n], victims, bits=bits, count=state[CHOSEN : CHOSEN + 1])
-        return victims
+        # The same each time but for how many are meant, which stands on the device.
+        self._repeated.queue((bits, id(state)), lambda: self._sort_chosen(bits, state))
+        return self._victims
 
-    def _most_chosen(self, unique: int) -> int:
-        return min(unique + self.spare, self._slots)
+    def _sort_chosen(self, bits: int, state: Any) -> None:
+        arrays = self._keys, self._chosen, self._sorted_keys, self._victims
+        self._sort.sort(*arrays, bits=bits, count=state[CHOSEN : CHOSEN + 1])
 
 
 def digits_above(low_bits: int, bits: int) -> list[tuple[int, int]]:

@@ -68,6 +68,8 @@ class Board:
 
     def __init__(self, depth: Depth, lookahead: int) -> None:
         self.depth, self.lookahead = depth, lookahead
+        # Asked for many times a step.
+        self._holds, self._ring_size = depth.holds, depth.ring_size(lookahead)
         self.done = dict.fromkeys(STAGES, 0)
         self.total: int | None = None
         self._given_up: dict[int, int] = {}
@@ -95,7 +97,7 @@ class Board:
     def may_begin(self, stage: str) -> bool:
         """Whether the next batch of a stage is there and all that it must wait for is done."""
         batch = self.done[stage]
-        if self.exhausted(stage):
+        if self.total is not None and batch >= self.total:
             return False
         return all(self.done[other] > last for other, last in self.waits_for(stage, batch))
 
@@ -105,13 +107,13 @@ class Board:
         The first, so that its victims are final; the second, so that the rows that it reads from the host table have
         come there, and the staging that it writes is free.
         """
-        holds = self.depth.holds
+        holds = self._holds
         return max(batch - holds.past - 1, self._given_up.get(batch, -1)), batch - holds.future - 1
 
     def waits_for(self, stage: str, batch: int) -> list[tuple[str, int]]:
         """(stage, batch) pairs that must be done before; a negative batch always is."""
         if stage == LOAD:
-            return [(TRAIN, batch - self.depth.ring_size(self.lookahead))]
+            return [(TRAIN, batch - self._ring_size)]
         if stage == PLAN:
             last = batch + self.lookahead
             return [(LOAD, last if self.total is None else min(last, self.total - 1))]

@@ -52,11 +52,10 @@ class HotOnGpu:
 
     def __init__(self, device: GpuDevice, table_slots: Sequence[int], dense_features: int) -> None:
         self._device, self._stream = device, device.stream("load")
-        self._coalescer = GpuCoalescer(self._stream, table_slots)
+        coalescer = GpuCoalescer(self._stream, table_slots)
         # One is enough: the host waits for each batch's gradient before it comes to the next.
-        self._loading = LoadedBatch(device, dense_features)
+        self._loading = LoadedBatch(device, self._stream, coalescer, dense_features)
         self._offsets = GrowingArray(device, np.int64, on_host=True, on_device=True)
-        self._unique = device.page_locked(1, np.int32)
 
     def load(self, hot: Batch, batch: Batch) -> HotBatch:
         """As HotOnCpu.load. Training waits for it on the device."""
@@ -65,12 +64,11 @@ class HotOnGpu:
         loading.fill(hot)
         memory.reserve(bags)
         np.copyto(memory.host(bags), batch.offsets)
-        there, plan = loading.load(stream, self._coalescer)
+        loading.load()
         stream.copy(memory.host(bags), memory.device(bags))
-        stream.copy(plan.unique_count, self._unique)
         stream.record(loading.loaded)
         self._device.wait(loading.loaded)
-        return HotBatch(there, plan, memory.device(bags))
+        return HotBatch(loading.batch, loading.coalesced, memory.device(bags))
 
     def done(self) -> None:
         """Training with the batch loaded last is queued."""
@@ -78,8 +76,7 @@ class HotOnGpu:
 
     def unique(self, hot: HotBatch) -> int:
         """U of the batch loaded last; waits for it."""
-        self._loading.loaded.synchronize()
-        return int(self._unique[0])
+        return self._loading.unique()
 
 
 def make_hot_batches(device: Device, table_slots: Sequence[int], dense_features: int) -> HotOnCpu | HotOnGpu:

@@ -123,9 +123,9 @@ class _RowsOnGpu:
     def __init__(self, stage: TrainStage, device: GpuDevice, table: HostTable) -> None:
         self._stage, self._device = stage, device
         self._table = DeviceTable(device, table)
-        self._load_stream = device.stream("load")
-        self._coalescer = GpuCoalescer(self._load_stream, table.table_rows)
-        self._loaded = [LoadedBatch(device, stage.model.config.dense_features) for _ in range(LOADED_BATCHES)]
+        load_stream, dense_features = device.stream("load"), stage.model.config.dense_features
+        coalescer = GpuCoalescer(load_stream, table.table_rows)
+        self._loaded = [LoadedBatch(device, load_stream, coalescer, dense_features) for _ in range(LOADED_BATCHES)]
 
     def begin(self) -> Any:
         """The records, which are now on the device."""
@@ -145,9 +145,10 @@ class _RowsOnGpu:
 
     def train(self, number: int, batch: Batch) -> Any:
         device, loading = self._device, self._loaded[number % LOADED_BATCHES]
-        there, coalesced = loading.load(self._load_stream, self._coalescer)
+        loading.load()
         device.wait(loading.loaded)
-        loss = self._stage.run(there, self._table.on_device(), there.rows, coalesced)
+        there = loading.batch
+        loss = self._stage.run(there, self._table.on_device(), there.rows, loading.coalesced)
         self._table.changed = True
         device.record(loading.used)
         return loss

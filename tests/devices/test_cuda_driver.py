@@ -53,6 +53,7 @@ int cuStreamWaitEvent(void* stream, void* event, unsigned flags) {
 int cuMemcpyAsync(uint64_t target, uint64_t source, size_t size, void* stream) {
     return noted(target, source, size, (int64_t)stream);
 }
+int cuEventQuery(void* event) { return noted((int64_t)event, -1, -1, -1); }
 int cuGraphLaunch(void* graph, void* stream) { return noted((int64_t)graph, (int64_t)stream, -1, -1); }
 }
 """
