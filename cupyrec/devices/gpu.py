@@ -42,24 +42,41 @@ class GpuEvent:
             self._runtime.synchronize(self.handle)
 
 
+class StreamSettings:
+    """What all streams of a device share. graphs: whether what is the same each time is captured in CUDA graphs."""
+
+    def __init__(self, graphs: bool = True, say: Callable[[str], None] | None = None) -> None:
+        """say: is told what is slower than it might be; None: Python's warnings."""
+        self.graphs, self._say = graphs, say or _warn
+        self._is_told = False
+
+    def do_without_locked_pages(self, error: DeviceMemoryError) -> None:
+        """Graphs copy from and to locked pages alone; say so, once."""
+        self.graphs = False
+        if not self._is_told:
+            self._is_told = True
+            self._say(f"{error}; going on with ordinary memory and without CUDA graphs, which is slower")
+
+
 class GpuStream:
     """Runs what is queued on it in order, beside all other streams. One thread at a time may queue."""
 
     def __init__(
-        self,
-        runtime: CudaRuntime,
-        name: str,
-        *,
-        urgent: bool = False,
-        graphs: bool = True,
-        say: Callable[[str], None] | None = None,
+        self, runtime: CudaRuntime, name: str, *, urgent: bool = False, settings: StreamSettings | None = None
     ) -> None:
-        """urgent: whether its kernels go first; graphs: whether what is the same each time is captured in CUDA graphs;
-        say: is told what is slower than it might be; None: Python's warnings. Raises DeviceError.
-        """
-        self.runtime, self.graphs, self._say = runtime, graphs, say or _warn
+        """urgent: whether its kernels go first. Raises DeviceError."""
+        self.runtime, self._settings = runtime, settings or StreamSettings()
         self._handle = runtime.stream(name, urgent)
         self._nothing: dict[Any, Any] = {}
+
+    @property
+    def graphs(self) -> bool:
+        """Whether what is the same each time is to be captured, on all streams of the device."""
+        return self._settings.graphs
+
+    @graphs.setter
+    def graphs(self, wanted: bool) -> None:
+        self._settings.graphs = wanted
 
     def empty(self, shape: int | Sequence[int], dtype: Any = np.float32) -> Any:
         """A device array of whatever values. Raises DeviceMemoryError."""
@@ -75,12 +92,12 @@ class GpuStream:
     def page_locked(self, shape: int | Sequence[int], dtype: Any = np.float32) -> np.ndarray:
         """A host array of zeros that copies asynchronously.
 
-        Where its pages cannot be locked it is ordinary memory, whose copies the caller waits for, and `say` is told.
+        Where its pages cannot be locked it is ordinary memory, whose copies the caller waits for and no graph can hold.
         """
         try:
             return self.runtime.page_locked(shape, dtype)
         except DeviceMemoryError as error:
-            self._say(f"{error}; going on with ordinary memory, which is slower")
+            self._settings.do_without_locked_pages(error)
             return host_array(shape, dtype)
 
     def nothing(self, dtype: Any) -> Any:
@@ -169,11 +186,11 @@ class GpuDevice(GpuStream):
     ) -> None:
         """threads: of the host's CPU; graphs: whether what is the same in each step is captured in CUDA graphs.
 
-        say: as of a GpuStream, but told only once. Raises ConfigError, DeviceError.
+        say: see StreamSettings. Raises ConfigError, DeviceError.
         """
         if precision not in PRECISIONS:
             raise ConfigError(f"unknown precision {precision!r}; choose {', '.join(PRECISIONS)}")
-        super().__init__(runtime, "train", graphs=graphs, say=_once(say or _warn))
+        super().__init__(runtime, "train", settings=StreamSettings(graphs, say))
         self.host, self.precision = CpuDevice(threads), precision
         self.threads = self.host.threads
 
@@ -197,7 +214,7 @@ class GpuDevice(GpuStream):
         """A stream for a stage of the pipeline. Its kernels are short and go before those of training, whose matrix
         products fill the GPU: many short ones after each other would otherwise take longer than a step.
         """
-        return GpuStream(self.runtime, name, urgent=True, graphs=self.graphs, say=self._say)
+        return GpuStream(self.runtime, name, urgent=True, settings=self._settings)
 
     def matmul(self, A: Any, B: Any, out: Any) -> None:
         """Queue out[:] = A @ B. A: (m, k), B: (k, n), out: (m, n), float32; transposed views cost nothing."""
@@ -248,19 +265,7 @@ class Repeated:
 
 
 def _warn(line: str) -> None:
-    warnings.warn(line, RuntimeWarning, stacklevel=3)
-
-
-def _once(say: Callable[[str], None]) -> Callable[[str], None]:
-    """Says the first line and no other."""
-    said: list[str] = []
-
-    def say_first(line: str) -> None:
-        if not said:
-            said.append(line)
-            say(line)
-
-    return say_first
+    warnings.warn(line, RuntimeWarning, stacklevel=4)
 
 
 def _three(size: int | Sequence[int]) -> tuple[int, int, int]:

@@ -138,6 +138,11 @@ class GpuPlanner(KnownBatches):
         # There will be room, or nothing happens.
         self._queue_moves(memory)
 
+    @property
+    def counts_are_there(self) -> bool:
+        """Whether a plan was begun that `end_plan` need not wait for."""
+        return self._begun is not None and self._nodes.counts_are_there
+
     def end_plan(self) -> Plan:
         """The plan that was begun. Waits for its counts, and gives up holds while there is no room."""
         if self._begun is None:

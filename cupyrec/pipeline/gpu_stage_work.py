@@ -39,7 +39,7 @@ from cupyrec.pipeline.exchange import Exchange
 from cupyrec.pipeline.gpu_planner import GpuPlanner
 from cupyrec.pipeline.gpu_ring import GROWTH, GpuRingEntry, GpuStaging, GrowingArray, LoadedBatch
 from cupyrec.pipeline.plan import Plan
-from cupyrec.pipeline.stages import COLLECT, INSERT, LOAD, STAGES, Board
+from cupyrec.pipeline.stages import COLLECT, INSERT, LOAD, PLAN, STAGES, Board
 
 # Rows that are copied to the host table at a time: some 30 MB at D 128.
 FLUSHED_ROWS = 65_536
@@ -97,6 +97,10 @@ class GpuStageWork:
         by_host = {LOAD: True, COLLECT: self._into.by_host, INSERT: self._out.by_host}
         return tuple(stage for stage in STAGES[:-1] if not by_host.get(stage, False))
 
+    def is_ready(self, stage: str) -> bool:
+        """Whether a stage would not wait for the device: Plan, when the counts of what was begun have come."""
+        return stage != PLAN or self.planner.counts_are_there
+
     def entry(self, batch: int) -> GpuRingEntry:
         """The ring entry of a batch that is on its way."""
         entry = self._ring[batch % len(self._ring)]
@@ -130,8 +134,7 @@ class GpuStageWork:
             entry.evict_rows = _to_host(stream, out_memory, plan.evict_rows)
         stream.record(entry.planned)
         board.planned(plan)
-        if self._may_begin(number + 1):
-            self._begin_plan(number + 1)
+        self._begin_next_plan(number + 1)
         self._end(stream)
 
     def collect(self, number: int) -> None:
@@ -187,6 +190,8 @@ class GpuStageWork:
 
     def before_train(self, number: int) -> None:
         """Let training wait, on the device, for the rows of a batch."""
+        # So that it is under way while the batch trains.
+        self._begin_next_plan()
         self._device.wait(self.entry(number).inserted)
 
     def after_train(self, number: int) -> None:
@@ -214,13 +219,17 @@ class GpuStageWork:
             device.record().synchronize()
             scatter_records(device.host, on_host, slot_rows[part], self.table.records)
 
-    def _may_begin(self, number: int) -> bool:
-        """Whether there is such a batch, and all that the planner is to see of those after it."""
+    def _begin_next_plan(self, number: int | None = None) -> None:
+        """Begin to plan a batch if there is one, and all that the planner is to see of those after it. number: None:
+        the first that is not planned.
+        """
         board = self.board
+        number = board.done[PLAN] if number is None else number
         last = number + board.lookahead
         if board.total is not None:
             last = min(last, board.total - 1)
-        return not self._in_turn and number <= last < board.done[LOAD]
+        if not self._in_turn and number <= last < board.done[LOAD]:
+            self._begin_plan(number)
 
     def _begin_plan(self, number: int) -> None:
         """Queue the planning of a batch, unless that is done: show the planner what it may see by now before."""

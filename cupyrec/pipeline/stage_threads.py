@@ -26,10 +26,13 @@ class StageThreads:
         work: Mapping[str, Callable[[int], object]],
         clock: StageClock,
         own_stages: Collection[str] = (),
+        is_ready: Callable[[str], bool] = lambda stage: True,
     ) -> None:
-        """own_stages: those that the caller works on too, before it trains; none may end the run, as Load does."""
+        """own_stages: those that the caller works on too, before it trains; none may end the run, as Load does.
+        is_ready: whether one of them would not wait for the device; the caller rather trains than waits.
+        """
         self._board, self._work, self._clock = board, dict(work), clock
-        self._own_stages = [stage for stage in STAGES if stage in own_stages]
+        self._own_stages, self._is_ready = [stage for stage in STAGES if stage in own_stages], is_ready
         # Guards the board and all below. The stages' threads wait for the condition. The caller's may be interrupted,
         # and an interrupt in the code of a condition or of Thread.join can leave a lock open, or count a thread as
         # ended that still writes: it takes the lock as such, and waits for the bell, a lock opened at each change.
@@ -55,23 +58,23 @@ class StageThreads:
         Meanwhile the caller's own stages go on as far as they may. Raises StageError when a stage failed.
         """
         while True:
-            self._wait(
-                lambda: self._failure or self._board.exhausted(TRAIN) or self._next_own() or self._may_begin(TRAIN)
-            )
+            self._wait(lambda: self._failure or self._board.exhausted(TRAIN) or self._has_work())
             with self._lock:
                 if self._failure is not None:
                     raise stage_error(*self._failure)
                 if self._board.exhausted(TRAIN):
                     return None
-                stage = self._next_own()
-                if stage is None:
+                stages = [stage for stage in self._own_stages if self._board.may_begin(stage)]
+                stage = next(filter(self._is_ready, stages), None)
+                if stage is None and self._board.may_begin(TRAIN):
                     return self._board.done[TRAIN]
+                stage = stage or stages[0]
                 batch = self._board.done[stage]
             self._run_own(stage, batch)
 
-    def _next_own(self) -> str | None:
-        """The first of the caller's own stages that may go on. The lock is held."""
-        return next((stage for stage in self._own_stages if self._board.may_begin(stage)), None)
+    def _has_work(self) -> bool:
+        """Whether the caller may train, or go on with another stage. The lock is held."""
+        return any(self._board.may_begin(stage) for stage in (TRAIN, *self._own_stages))
 
     def _run_own(self, stage: str, batch: int) -> None:
         begun = time.perf_counter()

@@ -20,8 +20,9 @@ class StagesInTurn:
         work: Mapping[str, Callable[[int], object]],
         clock: StageClock,
         own_stages: Collection[str] = STAGES,
+        is_ready: Callable[[str], bool] = lambda stage: True,
     ) -> None:
-        """own_stages: all are the caller's here."""
+        """own_stages: all are the caller's here; is_ready: it waits where it must."""
         self._board, self._work, self._clock = board, dict(work), clock
 
     def begin_train(self) -> int | None:

@@ -126,7 +126,7 @@ class ScratchpadSystem:
         self._flushed_at = None
         try:
             stages = self._stages(work, source)
-            with self.driver(board, stages, self._clock, work.own_stages) as self._driver:
+            with self.driver(board, stages, self._clock, work.own_stages, work.is_ready) as self._driver:
                 yield from self._steps(work, self._driver)
             source.raise_error()
         finally:

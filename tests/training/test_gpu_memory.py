@@ -10,7 +10,6 @@ from emulated_cuda import POOL_ROUND_BYTES, EmulatedCuda
 from cupyrec import Batch, BatchList, DlrmConfig, Trainer, load_model
 from cupyrec.config import EXCHANGES, SYSTEMS, SystemConfig
 from cupyrec.devices.gpu import GpuDevice
-from cupyrec.devices.host_memory import host_array
 from cupyrec.errors import DeviceMemoryError, MemoryPlanError, StageError
 from cupyrec.optim.registry import make_optimizer
 from cupyrec.pipeline.lookahead import window_batch_bytes
@@ -37,8 +36,8 @@ class CountingCuda(EmulatedCuda):
     peak_bytes = locked_bytes = peak_locked_bytes = 0
 
     def page_locked(self, shape, dtype):
-        # Not really: what is locked here stays for good.
-        array = host_array(shape, dtype)
+        base = super().page_locked(shape, dtype)  # held for good
+        array = np.ndarray(base.shape, base.dtype, buffer=memoryview(base).cast("B") if base.size else None)
         self._count_locked(array.nbytes)
         weakref.finalize(array, self._count_locked, -array.nbytes).atexit = False
         return array

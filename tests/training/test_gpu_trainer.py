@@ -336,7 +336,7 @@ def test_pages_that_cannot_be_locked_are_done_without(name):
     trainer.fit(made_source(8), valid=made_source(1, first=50), eval_every=3)
     plain.fit(made_source(8))
     assert weights(trainer) == weights(plain)
-    assert said == ["no pages can be locked; going on with ordinary memory, which is slower"]
+    assert said == ["no pages can be locked; going on with ordinary memory and without CUDA graphs, which is slower"]
 
 
 def test_without_anybody_to_tell_it_python_warns():
