@@ -67,7 +67,7 @@ SYSTEMS = ("auto", "resident", "hybrid", "static", "serial", "scratchpipe")
 # As in cupyrec.pipeline.replacement, said again here so that the options need not load Numba.
 REPLACEMENTS = ("lookahead", "lru", "lfu", "random")
 DEFAULT_SCRATCHPAD = "10%"
-EXCHANGES = ("auto", "staged", "direct")
+EXCHANGES = ("auto", "staged", "direct", "direct-in", "direct-out")
 DEVICES = ("auto", "cpu", "gpu")
 # As in cupyrec.devices.cuda_runtime, for the same reason.
 PRECISIONS = ("fp32", "tf32", "bf16")
@@ -84,7 +84,8 @@ class SystemConfig:
     replacement: which row leaves: lookahead, or lru, lfu, random for comparison.
     row_counts:  file of how often each row is used; None: static counts for itself, the others while training.
     exchange:    how serial and scratchpipe move rows between host and GPU: staged (the host gathers, copies cross the
-                 link), direct (kernels read and write host memory), or auto, which tries both.
+                 link), direct (kernels read and write host memory), direct-in or direct-out (that direction direct, the
+                 other staged), or auto, which tries all.
     """
 
     name: str = "auto"
@@ -232,8 +233,8 @@ class RunConfig:
     exchange: str = option(
         "auto",
         choice(*EXCHANGES),
-        "How rows move between host and GPU, for serial and scratchpipe: gathered by the host and copied (staged), or "
-        "read and written by the GPU (direct); auto tries both.",
+        "How rows move between host and GPU, for serial and scratchpipe: gathered by the host and copied (staged), "
+        "read and written by the GPU (direct), or one direction so and the other so; auto tries all.",
         "|".join(EXCHANGES),
     )
     device: str = option(

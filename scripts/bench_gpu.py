@@ -11,9 +11,10 @@ Sections, and what they take on an H100, about:
     planning     look and plan on the device                                           40 s
 
 Results go into FOLDER/gpu_<device>.json after every measurement; a run that is cut off loses nothing, and one that is
-started again goes on. What did not fit in the time is named there. Every section is a process of its own, which is
-started again after a crash and leaves out what it was at. What is timed was compared before with `resident`, the CPU
-or NumPy; where that fails it is said, and the rest of the section is left out.
+started again goes on, or begins another file where sources or machine are others. What did not fit in the time is named
+there. Every section is a process of its own, which is started again after a crash and leaves out what it was at. What
+is timed was compared before with `resident`, the CPU or NumPy; where that fails it is said, and the rest of the section
+is left out.
 """
 
 from __future__ import annotations
@@ -66,7 +67,7 @@ def run_here(names: list[str], scale: Scale, folder: Path, ends: dict[str, float
     report = Report(path, facts, device.threads, scale.name)
     for name in names:
         SECTIONS[name][0](Section(report, name, ends[name], impatient=impatient), scale, device)
-    return path
+    return report.path
 
 
 def run_each(names: list[str], arguments: argparse.Namespace, ends: dict[str, float]) -> int:

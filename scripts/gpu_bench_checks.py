@@ -14,11 +14,13 @@ from cupyrec.devices.cpu import CpuDevice
 from cupyrec.devices.gpu import GpuDevice
 from cupyrec.embedding.gpu_coalesce import GpuCoalescer
 from cupyrec.embedding.host_table import HostTable
+from cupyrec.errors import DeviceError
 from cupyrec.functions.embedding_bag import embedding_bag_forward
 from cupyrec.models.dlrm import Dlrm
 from cupyrec.optim.row_update import RowUpdate
 from cupyrec.optim.schedule import WarmupPolynomialDecay
 from cupyrec.optim.sgd import Sgd
+from cupyrec.pipeline.exchange import Exchange, all_exchanges, staged_exchange
 from cupyrec.systems.registry import make_system
 from cupyrec.systems.train_stage import TrainStage
 
@@ -45,12 +47,25 @@ def small_batches(scale: Scale, host: CpuDevice, config: DlrmConfig, count: int)
     return BatchSource(host, config, scale.check_batch_size, scale.bag_lookups, SKEWED).batches(count)
 
 
-def trained_bytes(scale: Scale, device: Any, system: SystemConfig) -> tuple[bytes, list[float]]:
-    """All weights after a few steps, and the losses."""
+def exchanges_there(device: GpuDevice, table: HostTable) -> tuple[dict[str, Exchange], str]:
+    """All exchanges by name, and ""; where the table's pages cannot be locked the staged one alone, and why."""
+    try:
+        return all_exchanges(device, table), ""
+    except DeviceError as error:
+        staged = staged_exchange(device, table)
+        return {staged.name: staged}, str(error)
+
+
+def trained_bytes(
+    scale: Scale, device: Any, system: SystemConfig, exchange: str | None = None
+) -> tuple[bytes, list[float]]:
+    """All weights after a few steps, and the losses. exchange: by name; None: the one of `system`."""
     config = small(scale.config, scale.check_rows)
     stage = make_stage(device, config, scale.check_batch_size)
     table = HostTable(device.host, config.table_rows, config.dimension, seed=1)
-    made = make_system(system, stage, table)
+    made: Any = make_system(system, stage, table)
+    if exchange is not None:
+        made._exchange = exchanges_there(device, table)[0][exchange]
     batches = small_batches(scale, device.host, config, CHECKED_STEPS)
     losses = [float(result.loss) for result in made.train(iter(batches))]
     return table.records.tobytes() + device.download(stage.model.parameters).tobytes(), losses
@@ -65,13 +80,14 @@ def compile_for_host(scale: Scale) -> None:
 def check_systems(scale: Scale, device: GpuDevice) -> dict[str, Any]:
     """Whether the scratchpad gives the bits of `resident`, and `resident` what the CPU gives but for rounding."""
     expected, losses = trained_bytes(scale, device, SystemConfig("resident"))
-    batch = small_batches(scale, device.host, small(scale.config, scale.check_rows), 1)[0]
-    slots = str(2 * np.unique(batch.rows).size)
+    config = small(scale.config, scale.check_rows)
+    slots = str(2 * np.unique(small_batches(scale, device.host, config, 1)[0].rows).size)
+    exchanges, _ = exchanges_there(device, HostTable(device.host, config.table_rows, config.dimension, seed=1))
     values: dict[str, Any] = {}
-    for exchange in ("staged", "direct"):
+    for exchange in exchanges:
         for name in ("scratchpipe", "serial"):
-            config = SystemConfig(name, slots, 3, exchange=exchange)
-            values[f"{name} {exchange} same bits"] = trained_bytes(scale, device, config)[0] == expected
+            trained, _ = trained_bytes(scale, device, SystemConfig(name, slots, 3), exchange)
+            values[f"{name}, {exchange}: same bits"] = trained == expected
     _, on_cpu = trained_bytes(scale, CpuDevice(1), SystemConfig("resident"))
     values["largest relative error of a loss"] = float(np.max(np.abs(np.divide(losses, on_cpu) - 1)))
     right = all(value for key, value in values.items() if key.endswith("bits"))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import faulthandler
+import hashlib
+import itertools
 import json
 import os
 import re
@@ -24,18 +26,36 @@ PATIENCE, LEAST_PATIENCE_S = 5, 60
 BROKEN_DEVICE = 3
 
 
-def commit() -> str | None:
-    """The commit of the sources, with a plus where they differ from it; None where git does not know."""
-    root = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[1]
+# What must be the same for a file of results to be gone on with.
+IDENTITY = ("device", "processor", "versions", "commit", "sources", "scale")
+
+
+def commit(root: Path = ROOT) -> str | None:
+    """The commit of the sources, and whether they differ from it; None where git does not know it."""
 
     def git(*arguments: str) -> str:
         command = ["git", "-C", str(root), "-c", f"safe.directory={root}", *arguments]
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
     try:
-        return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "--untracked-files=no") else "")
+        # A copy without .git may lie within another repository.
+        if Path(git("rev-parse", "--show-toplevel")).resolve() != root.resolve():
+            return None
+        return git("rev-parse", "HEAD") + (
+            " with changes" if git("status", "--porcelain", "--untracked-files=no") else ""
+        )
     except (OSError, subprocess.CalledProcessError):
         return None
+
+
+def sources_digest(root: Path = ROOT) -> str:
+    """Tells sources apart whatever git knows: of the bytes of the package and of the scripts."""
+    digest = hashlib.sha256()
+    for path in sorted(each for folder in ("cupyrec", "scripts") for each in (root / folder).rglob("*")):
+        if path.suffix in (".py", ".cu", ".cuh"):
+            digest.update(f"{path.relative_to(root)} {hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
+    return digest.hexdigest()[:16]
 
 
 def memory() -> dict[str, str]:
@@ -52,21 +72,36 @@ def slug(name: str) -> str:
     return re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_")
 
 
+def identity(data: dict[str, Any]) -> list[Any]:
+    """What results of one file have in common."""
+    host = data.get("host", {})
+    facts = {**data, "processor": [host.get("cpu"), host.get("threads")]}
+    return [facts.get(name) for name in IDENTITY]
+
+
 class Report:
-    """`data` is what the file holds. A file that is there is gone on with."""
+    """`data` is what the file holds. A file that is there is gone on with where the same sources were measured on the
+    same machine; else it is left as it is, and `path` has a number more.
+    """
 
     def __init__(self, path: Path, device: dict[str, Any], host_threads: int, scale: str) -> None:
-        self.path = path
         self.data: dict[str, Any] = {
             "device": device,
             "host": {"cpu": processor_name(), "threads": host_threads, "memory": memory()},
             "versions": versions("cupyrec", "numpy", "numba"),
             "commit": commit(),
+            "sources": sources_digest(),
             "scale": scale,
             "sections": {},
         }
-        if path.exists():
-            self.data["sections"] = json.loads(path.read_text(encoding="utf-8"))["sections"]
+        for number in itertools.count(1):
+            self.path = path if number == 1 else path.with_stem(f"{path.stem}_{number}")
+            if not self.path.exists():
+                break
+            there = json.loads(self.path.read_text(encoding="utf-8"))
+            if identity(there) == identity(self.data):
+                self.data["sections"] = there["sections"]
+                break
 
     def section(self, name: str) -> dict[str, Any]:
         """The results of a section by item; to be changed by `put` alone."""

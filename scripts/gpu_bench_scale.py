@@ -154,7 +154,9 @@ class BatchSource:
         """The batch of a number."""
         rows = np.empty(self._lookups, np.int64)
         a_table = self._lookups // self._config.features
-        key = np.uint64((number + 1) * 0x9E3779B97F4A7C15 % 2**64)
+        # Mixed: the counters of the lookups are multiplied by the same constant, and an unmixed number would make batch
+        # 64 the same as batch 0 but for one lookup.
+        key = np.uint64(_bits(np.uint64(0), np.uint64(number + 1)))
         arguments = key, a_table, self._rows, self._multiplier, self._locality.exponent
         self._host.launch(_draw, self._lookups, rows, *arguments)
         return Batch(self._dense[number % DENSE_SETS], rows, self._offsets, self._labels[number % DENSE_SETS])

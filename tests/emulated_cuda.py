@@ -142,7 +142,7 @@ class EmulatedCuda:
 
     # Streams and events
 
-    def stream(self, name, urgent=False):
+    def stream(self, name):
         return self._streams.add(name)
 
     def event(self):

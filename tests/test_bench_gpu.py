@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from cupyrec.config import EXCHANGES
+
 ROOT = Path(__file__).parents[1]
 STEP = {
     "step_ms",
@@ -15,7 +17,7 @@ STEP = {
     "windows_ms",
     "stages_ms",
     "host_stages_ms",
-    "gpu_idle_share",
+    "share_outside_train",
     "floors",
     "warm_steps",
 }
@@ -55,6 +57,7 @@ def test_it_says_where_it_ran(measured):
     assert measured["host"].keys() == {"cpu", "threads", "memory"}
     assert "numpy" in measured["versions"]
     assert measured["scale"] == "tiny"
+    assert len(measured["sources"]) == 16
 
 
 def test_ceilings(measured):
@@ -67,6 +70,10 @@ def test_ceilings(measured):
 def test_systems(measured):
     found = items(measured, "systems")
     assert found["check"]["right"]
+    ways = [each for each in EXCHANGES if each != "auto"]
+    assert len(ways) == 4
+    checked = {f"{name}, {way}: same bits" for name in ("scratchpipe", "serial") for way in ways}
+    assert {key for key, value in found["check"].items() if key.endswith("bits") and value} == checked
     fastest = found["host table"]["auto_exchange"]
     other, *_ = sorted({"staged", "direct"} - {fastest})
     scratchpads = ["scratchpipe / 50% / " + fastest, "scratchpipe / 30% / " + fastest]
@@ -83,7 +90,30 @@ def test_systems(measured):
     assert rows <= found["host rows"].keys()
     bars = found["bars"]
     assert [each["case"] for each in bars["against resident or the link"]] == ["Zipf 0.6, 50%", "Zipf 0.6, 30%"]
-    assert all(isinstance(bars[f"times {name}"]["met"], bool) for name in ("static", "hybrid"))
+    outside = [each["case"] for each in bars["outside Train"]]
+    assert outside == ["Zipf 0.6, resident", "Zipf 0.6, 50%, scratchpipe", "Zipf 0.6, 30%, scratchpipe"]
+
+
+def test_a_scratchpad_that_was_never_full_counts_in_no_mean(scripts):
+    from gpu_bench_scale import TINY
+    from gpu_bench_systems import bars_of
+
+    items = {"host table": {"auto_exchange": "direct"}, "Zipf 0.6 / hybrid": {"step_ms": 12.0}}
+    items["Zipf 0.6 / resident"] = {"step_ms": 2.0, "share_outside_train": 0.04}
+    for share, ms, full in (("50%", 1.0, False), ("30%", 2.0, True)):
+        items[f"Zipf 0.6 / scratchpipe / {share} / direct"] = {
+            "step_ms": ms,
+            "full": full,
+            "floors": {"link_ms": 1.0},
+            "share_outside_train": 0.06,
+        }
+        items[f"Zipf 0.6 / static / {share}"] = {"step_ms": 6.0}
+    bars = bars_of(items, TINY)
+    against = {each["case"]: (each["full"], each["over_resident"]) for each in bars["against resident or the link"]}
+    assert against == {"Zipf 0.6, 50%": (False, 0.5), "Zipf 0.6, 30%": (True, 1.0)}
+    assert (bars["times static"]["mean"], bars["times static"]["cases"], bars["times static"]["met"]) == (3.0, 1, True)
+    assert (bars["times hybrid"]["mean"], bars["times hybrid"]["cases"], bars["times hybrid"]["met"]) == (6.0, 1, True)
+    assert [each["met"] for each in bars["outside Train"]] == [True, False, False]
 
 
 def test_train(measured):
@@ -101,6 +131,15 @@ def test_train(measured):
             "dense_sgd",
         } <= names
         assert {"embedding_bag_of_rows", "update_short_at_rows", "bias_activation_forward"} <= names
+
+
+def test_train_is_held_against_its_floor(scripts, measured):
+    from gpu_bench_train import train_bars
+
+    cases = [each["case"] for each in measured["sections"]["train"]["bars"]["share of floor"]]
+    assert cases == [f"Zipf 0.6 / {each}, with graphs" for each in ("fp32", "tf32", "bf16")]
+    bars = train_bars({"a, with graphs": {"share_of_floor": 0.7}, "b, with graphs": {"share_of_floor": 0.69}})
+    assert [each["met"] for each in bars["share of floor"]] == [True, False]
 
 
 def test_embeddings(measured):
@@ -159,6 +198,68 @@ def test_a_run_goes_on_where_one_was_cut_off(scripts, tmp_path):
     kept = json.loads(path.read_text())["sections"]["any"]
     assert kept["fails"]["error"] == "ValueError: no figure"
     assert "ended during" in kept["crashed"]["error"]
+
+
+def test_results_of_other_sources_or_machines_are_not_mixed(scripts, tmp_path, monkeypatch):
+    import gpu_bench_report
+    from gpu_bench_report import Report
+
+    path = tmp_path / "gpu.json"
+
+    def report(device="one", threads=1, scale="tiny"):
+        return Report(path, {"name": device}, threads, scale)
+
+    report().put("any", "a", {"ms": 1})
+    assert report().section("any") == {"a": {"ms": 1}}
+    for other in ({"device": "another"}, {"threads": 2}, {"scale": "paper"}):
+        assert report(**other).path.name == "gpu_2.json"
+        assert report(**other).section("any") == {}
+    for function in ("commit", "sources_digest", "versions"):
+        with monkeypatch.context() as changed:
+            changed.setattr(gpu_bench_report, function, lambda *names: "another")
+            assert report().path.name == "gpu_2.json"
+            report().put("any", "b", {"ms": 2})
+            assert report().section("any") == {"b": {"ms": 2}}
+            (tmp_path / "gpu_2.json").unlink()
+    assert json.loads(path.read_text())["sections"] == {"any": {"a": {"ms": 1}}}
+
+
+def test_sources_are_told_apart_with_git_and_without(scripts, tmp_path):
+    import subprocess
+
+    from gpu_bench_report import commit, sources_digest
+
+    def git(*arguments):
+        subprocess.run(["git", "-C", str(tmp_path), *arguments], check=True, capture_output=True)
+
+    root, script = tmp_path / "copy", tmp_path / "copy/scripts/any.py"
+    script.parent.mkdir(parents=True)
+    script.write_text("1\n")
+    first = sources_digest(root)
+    git("init", "-q")
+    git("add", ".")
+    git("-c", "user.name=a", "-c", "user.email=a@b", "commit", "-q", "-m", "first")
+    assert commit(root) is None  # the repository is not its own
+    known = commit(tmp_path)
+    assert known is not None
+    assert len(known) == 40
+    script.write_text("2\n")
+    assert commit(tmp_path) == f"{known} with changes"
+    assert sources_digest(root) != first
+
+
+def test_batches_are_drawn_anew_each(scripts):
+    from gpu_bench_scale import BatchSource, Locality
+
+    from cupyrec.config import DlrmConfig
+    from cupyrec.devices.cpu import CpuDevice
+
+    config = DlrmConfig((1_000_000,) * 2, 2, 4, (4,), (1,))
+    source = BatchSource(CpuDevice(1), config, 100, 5, Locality("any", 0.0, 0))
+    rows = [source.batch(number).validate(config.table_rows, 2).rows for number in range(200)]
+    # Two of 1,000 lookups in two million rows have one in common, if any.
+    in_common = [np.intersect1d(rows[0], each).size for each in rows[1:]]
+    assert max(in_common) < 10
 
 
 def test_drawn_rows_follow_their_locality(scripts):

@@ -31,7 +31,7 @@ CHOICES = {
     "optimizer": ("sgd", "adagrad", "rowwise-adagrad"),
     "system": ("auto", "resident", "hybrid", "static", "serial", "scratchpipe"),
     "replacement": ("lookahead", "lru", "lfu", "random"),
-    "exchange": ("auto", "staged", "direct"),
+    "exchange": ("auto", "staged", "direct", "direct-in", "direct-out"),
     "device": ("auto", "cpu", "gpu"),
     "precision": ("fp32", "tf32", "bf16"),
 }

@@ -1,5 +1,6 @@
 """What README.md promises: its Python runs as it stands, and learns."""
 
+import json
 import re
 from pathlib import Path
 
@@ -45,8 +46,23 @@ def test_every_option_named_in_the_readme_exists():
     from cupyrec.cli.train import train
 
     known = {
-        option for command in (train, evaluate, generate, advise) for each in command.params for option in each.opts
+        option
+        for command in (train, evaluate, generate, advise)
+        for each in command.params
+        for option in (*each.opts, *each.secondary_opts)
     } | {"--help"}
     named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", (ROOT / "README.md").read_text(encoding="utf-8")))
     assert named
     assert named <= known
+
+
+def test_the_tables_of_the_gpu_are_those_of_the_file(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
+    from gpu_table import markdown, readme_systems, readme_train
+
+    data = json.loads((ROOT / "docs/measured/gpu_h200.json").read_text(encoding="utf-8"))
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    for table in (readme_systems(data["sections"]), readme_train(data["sections"])):
+        assert f"\n\n{table}\n\n" in readme
+    assert data["sections"].keys() == data["commits"].keys()
+    assert "systems at " in markdown(data)

@@ -195,9 +195,9 @@ class CupyRuntime:
         return self._cupy.ndarray(array.shape, array.dtype, self._cupy.cuda.MemoryPointer(memory, 0))
 
     @_in_our_errors
-    def stream(self, name: str, urgent: bool = False) -> CupyStream:
-        # Non-blocking: no order with CUDA's default stream. A lower number goes first.
-        return CupyStream(name, self._cupy.cuda.Stream(non_blocking=True, priority=-1 if urgent else 0))
+    def stream(self, name: str) -> CupyStream:
+        # Non-blocking: no order with CUDA's default stream.
+        return CupyStream(name, self._cupy.cuda.Stream(non_blocking=True))
 
     @_in_our_errors
     def event(self) -> Any:
@@ -278,8 +278,8 @@ class CupyRuntime:
     @_in_our_errors
     def capture(self, stream: CupyStream, work: Callable[[], None]) -> Any:
         with self._capturing:
-            stream.stream.begin_capture(self._cuda.streamCaptureModeRelaxed)
             try:
+                stream.stream.begin_capture(self._cuda.streamCaptureModeRelaxed)
                 work()
             except BaseException:
                 with contextlib.suppress(RuntimeError):

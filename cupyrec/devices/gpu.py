@@ -61,12 +61,10 @@ class StreamSettings:
 class GpuStream:
     """Runs what is queued on it in order, beside all other streams. One thread at a time may queue."""
 
-    def __init__(
-        self, runtime: CudaRuntime, name: str, *, urgent: bool = False, settings: StreamSettings | None = None
-    ) -> None:
-        """urgent: whether its kernels go first. Raises DeviceError."""
+    def __init__(self, runtime: CudaRuntime, name: str, *, settings: StreamSettings | None = None) -> None:
+        """name: for people. Raises DeviceError."""
         self.runtime, self._settings = runtime, settings or StreamSettings()
-        self._handle = runtime.stream(name, urgent)
+        self._handle = runtime.stream(name)
         self._nothing: dict[Any, Any] = {}
 
     @property
@@ -211,10 +209,8 @@ class GpuDevice(GpuStream):
             sys.setswitchinterval(before)
 
     def stream(self, name: str = "") -> GpuStream:
-        """A stream for a stage of the pipeline. Its kernels are short and go before those of training, whose matrix
-        products fill the GPU: many short ones after each other would otherwise take longer than a step.
-        """
-        return GpuStream(self.runtime, name, urgent=True, settings=self._settings)
+        """A stream for a stage of the pipeline."""
+        return GpuStream(self.runtime, name, settings=self._settings)
 
     def matmul(self, A: Any, B: Any, out: Any) -> None:
         """Queue out[:] = A @ B. A: (m, k), B: (k, n), out: (m, n), float32; transposed views cost nothing."""
@@ -250,10 +246,13 @@ class Repeated:
     def __init__(self, stream: GpuStream) -> None:
         self._stream, self._key, self._graph = stream, None, None
         self._times = 0
+        self._graph_before: Any = None
 
     def queue(self, key: Any, work: Callable[[], None]) -> None:
         """Queue work(), whose key this is."""
         if key != self._key:
+            # The device may still be at it: it is kept until the key changes again.
+            self._graph_before = self._graph or self._graph_before
             self._key, self._graph, self._times = key, None, 0
         if not self._stream.graphs or self._times == 0:
             self._times += 1

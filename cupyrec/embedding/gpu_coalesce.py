@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -13,6 +14,8 @@ from cupyrec.embedding.radix_sort import SORT_BYTES_PER_ITEM, RadixSort
 from cupyrec.kernels import kernel
 from cupyrec.kernels.compaction import TILE_ITEMS, TILE_THREADS, exclusive_scan, tiles
 
+# Memory that is too small for a batch becomes so many times what that needs.
+GROWTH = 1.125
 # What a plan takes of device memory: lookups, bags, unique rows, where their segments begin, long segments; and what
 # making it takes beside that: sorted rows, what the sort needs, heads of the tiles.
 GPU_PLAN_BYTES_PER_LOOKUP = 4 + 4 + 8 + 8 + (4 + 4) / (LONG_SEGMENT + 1)
@@ -90,8 +93,10 @@ class GpuCoalescer:
         """
         N = batch.lookups
         memory = memory or self._own
-        memory.reserve(self._stream, N)
         self._reserve(N)
+        if memory.capacity < N:
+            # As much as any batch so far has needed: memories of a ring then hardly ever grow.
+            memory.reserve(self._stream, self._capacity)
         plan = memory.plan(N)
         self._sort.sort(batch.rows, None, self._rows[:N], plan.segment_lookups, bits=self._bits)
         self._cut_segments(batch, memory)
@@ -137,6 +142,7 @@ class GpuCoalescer:
             return
         if self._capacity >= 0:
             self._stream.runtime.synchronize_all()
+            lookups = math.ceil(GROWTH * lookups)
         self._rows = self._stream.empty(max(lookups, 1), np.int64)
         self._tile_heads = self._stream.empty(2 * tiles(lookups), np.int32)
         self._sort = RadixSort(self._stream, lookups)

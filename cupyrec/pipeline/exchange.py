@@ -7,9 +7,9 @@ direct   kernels read and write the page-locked host table over the link; the CP
 from __future__ import annotations
 
 import itertools
-import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -20,10 +20,10 @@ from cupyrec.devices.cpu import CpuDevice
 from cupyrec.devices.gpu import GpuDevice, GpuStream
 from cupyrec.embedding.host_table import HostTable
 from cupyrec.embedding.move_rows import gather_records, scatter_records
-from cupyrec.errors import ConfigError, DeviceError
+from cupyrec.errors import ConfigError, DeviceError, DeviceMemoryError
 from cupyrec.pipeline.gpu_ring import GpuStaging
 
-STAGED, DIRECT = "staged", "direct"
+STAGED, DIRECT, DIRECT_IN, DIRECT_OUT = "staged", "direct", "direct-in", "direct-out"
 # Rows that `auto` moves each way, as many as a large batch, and how often, to see which way is fastest.
 TRIED_ROWS = 131_072
 TRIALS = 3
@@ -64,9 +64,10 @@ class Exchange:
 
     @property
     def name(self) -> str:
-        """staged, direct, or how each direction goes where they differ."""
-        same = self.into.name == self.out.name
-        return self.into.name if same else f"{self.into.name} in, {self.out.name} out"
+        """As `--exchange` has it."""
+        if self.into.name == self.out.name:
+            return self.into.name
+        return DIRECT_IN if self.into.name == DIRECT else DIRECT_OUT
 
 
 class StagedIn:
@@ -150,10 +151,20 @@ def direct_exchange(device: GpuDevice, table: HostTable) -> Exchange:
     return Exchange(DirectIn(records), DirectOut(records))
 
 
-def make_exchange(name: str, device: GpuDevice, table: HostTable, say: Callable[[str], None]) -> Exchange:
+def all_exchanges(device: GpuDevice, table: HostTable) -> dict[str, Exchange]:
+    """The four, by name. Locks the pages of the table for good. Raises DeviceError where that cannot be."""
+    staged, direct = staged_exchange(device, table), direct_exchange(device, table)
+    ways = itertools.product((staged.into, direct.into), (staged.out, direct.out))
+    return {each.name: each for each in itertools.starmap(Exchange, ways)}
+
+
+def make_exchange(
+    name: str, device: GpuDevice, table: HostTable, say: Callable[[str], None], *, slots: int = TRIED_ROWS
+) -> Exchange:
     """The exchange that is asked for; `auto` tries all and takes the fastest. say: is told what was chosen, and why.
 
-    Where the table's pages cannot be locked it is the staged one. Raises ConfigError on an unknown name.
+    slots: S; no more rows are tried at once. Where the table's pages cannot be locked, or memory is too short to try,
+    it is the staged one. Raises ConfigError on an unknown name.
     """
     if name not in EXCHANGES:
         raise ConfigError(f"unknown exchange {name!r}; choose {', '.join(EXCHANGES)}")
@@ -161,28 +172,34 @@ def make_exchange(name: str, device: GpuDevice, table: HostTable, say: Callable[
     if name == STAGED or table.records.shape[0] == 0:
         return staged
     try:
-        direct = direct_exchange(device, table)
+        exchanges = all_exchanges(device, table)
     except DeviceError as error:
         say(f"exchange staged, because the host table cannot be reached from the GPU: {error}")
         return staged
-    if name == DIRECT:
-        return direct
-    seconds = try_exchanges(device, table, staged, direct)
-    ways = itertools.product((staged.into, direct.into), (staged.out, direct.out))
-    chosen = min((Exchange(*each) for each in ways), key=lambda each: seconds[each.name])
+    if name in exchanges:
+        return exchanges[name]
+    most_rows = min(TRIED_ROWS, slots, table.records.shape[0])
+    try:
+        seconds = try_exchanges(device, table, exchanges.values(), most_rows)
+    except DeviceMemoryError as error:
+        say(f"exchange staged, because there is no memory to try the others: {error}")
+        return staged
+    chosen = exchanges[min(seconds, key=lambda each: seconds[each])]
     shown = ", ".join(f"{each} {seconds[each] * 1e3:.2f} ms" for each in seconds)
-    say(f"exchange {chosen.name}: {min(TRIED_ROWS, table.records.shape[0]):,} rows each way took {shown}")
+    say(f"exchange {chosen.name}: {most_rows:,} rows each way took {shown}")
     return chosen
 
 
-def try_exchanges(device: GpuDevice, table: HostTable, staged: Exchange, direct: Exchange) -> dict[str, float]:
-    """What moving rows in and out takes in each of the four ways, by name: the least of a few trials, both directions
-    at once. The rows keep their values.
+def try_exchanges(
+    device: GpuDevice, table: HostTable, exchanges: Iterable[Exchange], most_rows: int = TRIED_ROWS
+) -> dict[str, float]:
+    """What moving rows in and out takes in each way, by name: the least of a few trials, both directions at once.
+
+    The rows keep their values. most_rows: each way. Raises DeviceMemoryError.
     """
-    trial = _Trial(device, table)
+    trial = _Trial(device, table, most_rows)
     with device.running():
-        ways = itertools.product((staged.into, direct.into), (staged.out, direct.out))
-        return {each.name: trial.seconds(each) for each in (Exchange(*way) for way in ways)}
+        return {each.name: trial.seconds(each) for each in exchanges}
 
 
 class _Trial:
@@ -190,17 +207,14 @@ class _Trial:
     where they are stages of different batches.
     """
 
-    def __init__(self, device: GpuDevice, table: HostTable) -> None:
+    def __init__(self, device: GpuDevice, table: HostTable, most_rows: int) -> None:
         R, width = table.records.shape
-        count = min(TRIED_ROWS, R)
+        count = min(most_rows, R)
         # Spread like the rows of a batch, in two halves, so that no row is read while it is written.
         rows = np.sort(np.unique(np.random.default_rng(0).integers(0, R, 2 * count)))
         self._rows = rows[0::2], rows[1::2] if rows.shape[0] > 1 else rows
         self._on_device = [device.upload(each) for each in self._rows]
-        self._device, self._stagings = (
-            device,
-            [GpuStaging(device, width, in_on_host=True, out_on_host=True) for _ in range(2)],
-        )
+        self._stagings = [GpuStaging(device, width, in_on_host=True, out_on_host=True) for _ in range(2)]
         most = max(each.shape[0] for each in self._rows)
         for staging in self._stagings:
             staging.reserve(most, most)
@@ -233,10 +247,8 @@ class _Trial:
             lambda: exchange.into.gather(in_rows, other),
             lambda: exchange.out.scatter(out_rows, other),
         )
-        threads = [threading.Thread(target=work, daemon=True) for work in works]
         begun = time.perf_counter()
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        with ThreadPoolExecutor(len(works)) as pool:
+            for done in [pool.submit(work) for work in works]:
+                done.result()
         return time.perf_counter() - begun

@@ -63,11 +63,6 @@ class GpuNodes:
         self._stream.copy(self.state, self.counts)
         self._stream.record(self._counted)
 
-    @property
-    def counts_are_there(self) -> bool:
-        """Whether `counts` need not be waited for."""
-        return self._counted.is_done
-
     def wait_for_counts(self) -> None:
         """Wait until `counts` are there."""
         self._counted.synchronize()

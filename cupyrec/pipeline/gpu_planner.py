@@ -37,11 +37,11 @@ class GpuPlanMemory:
         if self.capacity >= 0:
             stream.runtime.synchronize_all()
         unique = math.ceil(GROWTH * unique)
-        self.capacity = unique
         self.unique_slots = stream.empty(unique, np.int32)
         self.miss_rows, self.miss_slots = stream.empty(unique, np.int64), stream.empty(unique, np.int32)
         self.evict_rows, self.evict_slots = stream.empty(unique, np.int64), stream.empty(unique, np.int32)
         self.miss_count, self.evict_count = stream.empty(1, np.int32), stream.empty(1, np.int32)
+        self.capacity = unique
 
 
 class GpuPlanner(KnownBatches):
@@ -77,6 +77,7 @@ class GpuPlanner(KnownBatches):
         stream.copy(counts, self._row_counts)
         self._tile_capacity = -1
         self._filled = 0  # slots, as of the last plan
+        self._largest_unique = 0
         # Listings are numbered, so that rows in one list are in order; the next number.
         self._since = 0
         self._begun: GpuPlanMemory | None = None
@@ -110,6 +111,7 @@ class GpuPlanner(KnownBatches):
             self._victims.slot_list, self._victims.slot_since, self._row_counts, np.int32(self._has_counts),
             known.state,
         )  # fmt: skip
+        self._largest_unique = max(self._largest_unique, unique)
         self._add(unique)
 
     def plan(self, memory: GpuPlanMemory) -> Plan:
@@ -123,7 +125,9 @@ class GpuPlanner(KnownBatches):
             raise RuntimeError(f"batch {self.planned} is being planned already")
         self._check_plan()
         batch, (start, unique) = self.planned, self._batch(self.planned)
-        memory.reserve(self._stream, unique)
+        if memory.capacity < unique:
+            # As much as any batch known has: memories of a ring then hardly ever grow.
+            memory.reserve(self._stream, self._largest_unique)
         self._victims.reserve(unique)
         self._reserve_tiles(tiles(unique))
         self._stream.launch(
@@ -137,11 +141,6 @@ class GpuPlanner(KnownBatches):
         self._queue_room(memory, batch + self.holds.future + 1)
         # There will be room, or nothing happens.
         self._queue_moves(memory)
-
-    @property
-    def counts_are_there(self) -> bool:
-        """Whether a plan was begun that `end_plan` need not wait for."""
-        return self._begun is not None and self._nodes.counts_are_there
 
     def end_plan(self) -> Plan:
         """The plan that was begun. Waits for its counts, and gives up holds while there is no room."""

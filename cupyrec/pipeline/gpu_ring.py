@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -19,13 +20,28 @@ from cupyrec.pipeline.plan import Plan
 GROWTH = 1.125
 
 
+@dataclass
+class Largest:
+    """The most items that any of some arrays has had to have room for."""
+
+    items: int = 0
+
+
 class GrowingArray:
     """An array in page-locked host memory, device memory or both, as long as the largest so far."""
 
     def __init__(
-        self, device: GpuDevice, dtype: Any, *, row: Sequence[int] = (), on_host: bool, on_device: bool
+        self,
+        device: GpuDevice,
+        dtype: Any,
+        *,
+        row: Sequence[int] = (),
+        on_host: bool,
+        on_device: bool,
+        largest: Largest | None = None,
     ) -> None:
-        """row: the shape of one item."""
+        """row: the shape of one item; largest: shared by arrays for the same thing: what one needs others will."""
+        self._largest = largest or Largest()
         self._device, self._dtype, self._row = device, dtype, tuple(row)
         self._on_host, self._on_device = on_host, on_device
         self._capacity = self._viewed = -1
@@ -39,12 +55,14 @@ class GrowingArray:
             return
         if self._capacity >= 0:
             self._device.synchronize()  # what is given back may still be in use
-        self._capacity, self._viewed = math.ceil(GROWTH * items), -1
-        shape = (self._capacity, *self._row)
+        self._largest.items = max(items, self._largest.items)
+        capacity = math.ceil(GROWTH * self._largest.items)
+        shape = (capacity, *self._row)
         if self._on_host:
             self._host = self._device.page_locked(shape, self._dtype)
         if self._on_device:
             self._array = self._device.empty(shape, self._dtype)
+        self._capacity, self._viewed = capacity, -1  # where there was too little memory, as before
 
     def host(self, items: int) -> Any:
         """(items, ...), page-locked."""
@@ -61,11 +79,13 @@ class GrowingArray:
 class BatchUpload:
     """Memory for one batch on both sides of the link."""
 
-    def __init__(self, device: GpuDevice, dense_features: int) -> None:
-        def both(dtype: Any, row: Sequence[int] = ()) -> GrowingArray:
-            return GrowingArray(device, dtype, row=row, on_host=True, on_device=True)
-
-        self._memory = both(np.float32, (dense_features,)), both(np.int64), both(np.int64), both(np.float32)
+    def __init__(self, device: GpuDevice, dense_features: int, largest: Sequence[Largest] | None = None) -> None:
+        """largest: of dense features, rows, offsets and labels; shared by the uploads of a ring."""
+        kinds = ((np.float32, (dense_features,)), (np.int64, ()), (np.int64, ()), (np.float32, ()))
+        self._memory = [
+            GrowingArray(device, dtype, row=row, on_host=True, on_device=True, largest=each)
+            for (dtype, row), each in zip(kinds, largest or largest_of_a_batch(), strict=True)
+        ]
         # Of each array of the batch filled in.
         self.items: tuple[int, ...] = ()
 
@@ -89,6 +109,11 @@ class BatchUpload:
         return Batch(*arrays)
 
 
+def largest_of_a_batch() -> list[Largest]:
+    """For uploads that share them."""
+    return [Largest() for _ in range(4)]
+
+
 @cpu_kernel
 def _copy_four(start, stop, a, to_a, b, to_b, c, to_c, d, to_d):
     """to_a[:] = a, and so on."""
@@ -105,10 +130,17 @@ class LoadedBatch:
     number of unique rows on the host; used: that nobody needs it any more.
     """
 
-    def __init__(self, device: GpuDevice, stream: GpuStream, coalescer: GpuCoalescer, dense_features: int) -> None:
-        """stream: on which batches come; coalescer: on the same."""
+    def __init__(
+        self,
+        device: GpuDevice,
+        stream: GpuStream,
+        coalescer: GpuCoalescer,
+        dense_features: int,
+        largest: Sequence[Largest] | None = None,
+    ) -> None:
+        """stream: on which batches come; coalescer: on the same; largest: see BatchUpload."""
         self._stream, self._coalescer = stream, coalescer
-        self._upload = BatchUpload(device, dense_features)
+        self._upload = BatchUpload(device, dense_features, largest)
         self._coalesce_memory = GpuCoalesceMemory()
         self._unique = device.page_locked(1, np.int32)
         self._repeated = Repeated(stream)
@@ -150,6 +182,16 @@ class LoadedBatch:
         self._stream.copy(self._coalesced.unique_count, self._unique)
 
 
+@dataclass
+class RingSizes:
+    """What the entries and stagings of one ring have had to have room for. batch: see BatchUpload."""
+
+    batch: list[Largest] = field(default_factory=largest_of_a_batch)
+    lookups: Largest = field(default_factory=Largest)
+    missed: Largest = field(default_factory=Largest)
+    evicted: Largest = field(default_factory=Largest)
+
+
 class GpuRingEntry:
     """One batch on its way through a pipeline on a GPU; each event is done when the stage's work on it is.
 
@@ -158,11 +200,14 @@ class GpuRingEntry:
     miss_rows, evict_rows: the plan's, on the host, where the host moves such rows; else None.
     """
 
-    def __init__(self, device: GpuDevice, loading: LoadedBatch) -> None:
+    def __init__(self, device: GpuDevice, loading: LoadedBatch, sizes: RingSizes) -> None:
         self.loading = loading
         self.plan_memory = GpuPlanMemory()
-        self.slots_memory = GrowingArray(device, np.int32, on_host=False, on_device=True)
-        self.rows_memory = [GrowingArray(device, np.int64, on_host=True, on_device=False) for _ in range(2)]
+        self.slots_memory = GrowingArray(device, np.int32, on_host=False, on_device=True, largest=sizes.lookups)
+        self.rows_memory = [
+            GrowingArray(device, np.int64, on_host=True, on_device=False, largest=each)
+            for each in (sizes.missed, sizes.evicted)
+        ]
         self.planned, self.collected, self.came, self.went, self.inserted = (GpuEvent(device.runtime) for _ in range(5))
         self.plan: Plan | None = None
         self.slots: Any = None
@@ -189,13 +234,26 @@ class GpuStaging:
     evict_rows, evict_slots: the victims in the order in which their records stand.
     """
 
-    def __init__(self, device: GpuDevice, record_width: int, *, in_on_host: bool, out_on_host: bool) -> None:
-        def records(on_host: bool) -> GrowingArray:
-            return GrowingArray(device, np.float32, row=(record_width,), on_host=on_host, on_device=True)
+    def __init__(
+        self,
+        device: GpuDevice,
+        record_width: int,
+        *,
+        in_on_host: bool,
+        out_on_host: bool,
+        sizes: RingSizes | None = None,
+    ) -> None:
+        sizes = sizes or RingSizes()
 
-        self._into, self._out = records(in_on_host), records(out_on_host)
+        def records(on_host: bool, largest: Largest) -> GrowingArray:
+            return GrowingArray(
+                device, np.float32, row=(record_width,), on_host=on_host, on_device=True, largest=largest
+            )
+
+        self._into, self._out = records(in_on_host, sizes.missed), records(out_on_host, sizes.evicted)
         self.evict_rows, self.evict_slots = (
-            GrowingArray(device, dtype, on_host=False, on_device=True) for dtype in (np.int64, np.int32)
+            GrowingArray(device, dtype, on_host=False, on_device=True, largest=sizes.evicted)
+            for dtype in (np.int64, np.int32)
         )
 
     def reserve(self, missed: int, evicted: int) -> None:

@@ -1,8 +1,8 @@
 """What each stage does to a batch on a GPU: the same as stage_work does on the CPU, queued on a stream for each stage.
 
 The board says when a stage may queue its work for a batch; events, when the device may do it. What is not here needs no
-event because the host has waited already: for the count of unique rows before planning, for a plan before the host
-gathers its rows, for victims before the host writes them to its table.
+event because the host has waited already: for the count of unique rows before planning; for a plan, and for the victims
+that it may bring back to be in the host table, before the host gathers; for victims before the host writes them there.
 
     stream   waits for                            because
     load     Train of the batch that had the      it overwrites what training reads
@@ -37,9 +37,9 @@ from cupyrec.embedding.place_lookups import place_lookups
 from cupyrec.embedding.radix_sort import RadixSort
 from cupyrec.pipeline.exchange import Exchange
 from cupyrec.pipeline.gpu_planner import GpuPlanner
-from cupyrec.pipeline.gpu_ring import GROWTH, GpuRingEntry, GpuStaging, GrowingArray, LoadedBatch
+from cupyrec.pipeline.gpu_ring import GROWTH, GpuRingEntry, GpuStaging, GrowingArray, LoadedBatch, RingSizes
 from cupyrec.pipeline.plan import Plan
-from cupyrec.pipeline.stages import COLLECT, INSERT, LOAD, PLAN, STAGES, Board
+from cupyrec.pipeline.stages import COLLECT, INSERT, LOAD, STAGES, Board
 
 # Rows that are copied to the host table at a time: some 30 MB at D 128.
 FLUSHED_ROWS = 65_536
@@ -74,17 +74,22 @@ class GpuStageWork:
         self._in_stream, self._out_stream, self._insert_stream = streams[3:]
         self.planner = make_planner(self._plan_stream)
         self._coalescer = GpuCoalescer(self._load_stream, table.table_rows)
+        self._sizes = RingSizes()
         self._ring: list[GpuRingEntry | None] = [None] * board.depth.ring_size(board.lookahead)
         width = table.records.shape[1]
         self._staging = [
-            GpuStaging(device, width, in_on_host=self._into.by_host, out_on_host=self._out.by_host)
+            GpuStaging(device, width, in_on_host=self._into.by_host, out_on_host=self._out.by_host, sizes=self._sizes)
             for _ in range(board.depth.staging_sets)
         ]
         # (S,) int64, device: the row whose value is in each slot when all that is queued is done, -1 for none.
         self._slot_rows = device.zeros(pad.shape[0], np.int64)
         device.fill(self._slot_rows, 0xFF)
         device.record().synchronize()
+        # Now, because memory may have run short when it is needed.
+        flushed = min(pad.shape[0], FLUSHED_ROWS)
         self._flushed = GrowingArray(device, np.float32, row=(width,), on_host=True, on_device=True)
+        self._flushed.reserve(flushed)
+        self._flushed_slots = device.empty(flushed, np.int32)
         # Direct writes go through the host table in the order of its rows: its pages are then met one after another.
         self._row_bits = max(table.records.shape[0] - 1, 0).bit_length()
         self._sort = RadixSort(self._collect_stream, 0)
@@ -97,16 +102,13 @@ class GpuStageWork:
         by_host = {LOAD: True, COLLECT: self._into.by_host, INSERT: self._out.by_host}
         return tuple(stage for stage in STAGES[:-1] if not by_host.get(stage, False))
 
-    def is_ready(self, stage: str) -> bool:
-        """Whether a stage would not wait for the device: Plan, when the counts of what was begun have come."""
-        return stage != PLAN or self.planner.counts_are_there
-
     def entry(self, batch: int) -> GpuRingEntry:
         """The ring entry of a batch that is on its way."""
         entry = self._ring[batch % len(self._ring)]
         if entry is None:
-            loading = LoadedBatch(self._device, self._load_stream, self._coalescer, self._dense_features)
-            entry = self._ring[batch % len(self._ring)] = GpuRingEntry(self._device, loading)
+            sizes, features = self._sizes, self._dense_features
+            loading = LoadedBatch(self._device, self._load_stream, self._coalescer, features, sizes.batch)
+            entry = self._ring[batch % len(self._ring)] = GpuRingEntry(self._device, loading, sizes)
         return entry
 
     def load(self, number: int, batch: Batch) -> None:
@@ -134,7 +136,8 @@ class GpuStageWork:
             entry.evict_rows = _to_host(stream, out_memory, plan.evict_rows)
         stream.record(entry.planned)
         board.planned(plan)
-        self._begin_next_plan(number + 1)
+        if self._may_begin(number + 1):
+            self._begin_plan(number + 1)
         self._end(stream)
 
     def collect(self, number: int) -> None:
@@ -153,6 +156,9 @@ class GpuStageWork:
             before = number - len(self._staging)
             if before >= 0:
                 self.entry(before).came.synchronize()  # the copies from this staging are done
+            written = max(self.board.collect_follows(number))
+            if written >= 0:
+                self.entry(written).went.synchronize()  # what it reads has come to the host table
             self._into.gather(entry.miss_rows, staging)
         self._end(stream)
 
@@ -190,8 +196,6 @@ class GpuStageWork:
 
     def before_train(self, number: int) -> None:
         """Let training wait, on the device, for the rows of a batch."""
-        # So that it is under way while the batch trains.
-        self._begin_next_plan()
         self._device.wait(self.entry(number).inserted)
 
     def after_train(self, number: int) -> None:
@@ -213,23 +217,19 @@ class GpuStageWork:
             part = slots[at : at + FLUSHED_ROWS]
             self._flushed.reserve(part.shape[0])
             gathered, on_host = self._flushed.device(part.shape[0]), self._flushed.host(part.shape[0])
-            on_device = device.upload(part)
+            on_device = device.upload(part, self._flushed_slots[: part.shape[0]])
             gather_records(device, self.pad, on_device, gathered)
             device.copy(gathered, on_host)
             device.record().synchronize()
             scatter_records(device.host, on_host, slot_rows[part], self.table.records)
 
-    def _begin_next_plan(self, number: int | None = None) -> None:
-        """Begin to plan a batch if there is one, and all that the planner is to see of those after it. number: None:
-        the first that is not planned.
-        """
+    def _may_begin(self, number: int) -> bool:
+        """Whether there is such a batch, and all that the planner is to see of those after it."""
         board = self.board
-        number = board.done[PLAN] if number is None else number
         last = number + board.lookahead
         if board.total is not None:
             last = min(last, board.total - 1)
-        if not self._in_turn and number <= last < board.done[LOAD]:
-            self._begin_plan(number)
+        return not self._in_turn and number <= last < board.done[LOAD]
 
     def _begin_plan(self, number: int) -> None:
         """Queue the planning of a batch, unless that is done: show the planner what it may see by now before."""

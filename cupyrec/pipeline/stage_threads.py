@@ -26,13 +26,11 @@ class StageThreads:
         work: Mapping[str, Callable[[int], object]],
         clock: StageClock,
         own_stages: Collection[str] = (),
-        is_ready: Callable[[str], bool] = lambda stage: True,
     ) -> None:
-        """own_stages: those that the caller works on too, before it trains; none may end the run, as Load does.
-        is_ready: whether one of them would not wait for the device; the caller rather trains than waits.
-        """
+        """own_stages: those that the caller works on too, before it trains; none may end the run, as Load does."""
         self._board, self._work, self._clock = board, dict(work), clock
-        self._own_stages, self._is_ready = [stage for stage in STAGES if stage in own_stages], is_ready
+        self.own_seconds = 0.0
+        self._own_stages = [stage for stage in STAGES if stage in own_stages]
         # Guards the board and all below. The stages' threads wait for the condition. The caller's may be interrupted,
         # and an interrupt in the code of a condition or of Thread.join can leave a lock open, or count a thread as
         # ended that still writes: it takes the lock as such, and waits for the bell, a lock opened at each change.
@@ -55,26 +53,28 @@ class StageThreads:
     def begin_train(self) -> int | None:
         """Wait until the next batch may train, and return its number; None when all have.
 
-        Meanwhile the caller's own stages go on as far as they may. Raises StageError when a stage failed.
+        Meanwhile the caller's own stages go on as far as they may; own_seconds is how long. Raises StageError when a
+        stage failed.
         """
+        self.own_seconds = 0.0
         while True:
-            self._wait(lambda: self._failure or self._board.exhausted(TRAIN) or self._has_work())
+            self._wait(
+                lambda: self._failure or self._board.exhausted(TRAIN) or self._next_own() or self._may_begin(TRAIN)
+            )
             with self._lock:
                 if self._failure is not None:
                     raise stage_error(*self._failure)
                 if self._board.exhausted(TRAIN):
                     return None
-                stages = [stage for stage in self._own_stages if self._board.may_begin(stage)]
-                stage = next(filter(self._is_ready, stages), None)
-                if stage is None and self._board.may_begin(TRAIN):
+                stage = self._next_own()
+                if stage is None:
                     return self._board.done[TRAIN]
-                stage = stage or stages[0]
                 batch = self._board.done[stage]
             self._run_own(stage, batch)
 
-    def _has_work(self) -> bool:
-        """Whether the caller may train, or go on with another stage. The lock is held."""
-        return any(self._board.may_begin(stage) for stage in (TRAIN, *self._own_stages))
+    def _next_own(self) -> str | None:
+        """The first of the caller's own stages that may go on. The lock is held."""
+        return next((stage for stage in self._own_stages if self._board.may_begin(stage)), None)
 
     def _run_own(self, stage: str, batch: int) -> None:
         begun = time.perf_counter()
@@ -85,7 +85,9 @@ class StageThreads:
             if failed is error:
                 raise
             raise failed from error
-        self._clock.note(stage, batch, begun, time.perf_counter())
+        ended = time.perf_counter()
+        self._clock.note(stage, batch, begun, ended)
+        self.own_seconds += ended - begun
         with self._lock:
             self._board.finished(stage)
             self._tell()

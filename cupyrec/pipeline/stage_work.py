@@ -44,10 +44,6 @@ class StageWork:
         """Stages for the thread that trains: none, each has work of its own to do."""
         return ()
 
-    def is_ready(self, stage: str) -> bool:
-        """Whether a stage would wait for nothing."""
-        return True
-
     def entry(self, batch: int) -> RingEntry:
         """The ring entry of a batch that is on its way."""
         entry = self._ring[batch % len(self._ring)]

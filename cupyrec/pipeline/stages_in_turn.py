@@ -20,10 +20,11 @@ class StagesInTurn:
         work: Mapping[str, Callable[[int], object]],
         clock: StageClock,
         own_stages: Collection[str] = STAGES,
-        is_ready: Callable[[str], bool] = lambda stage: True,
     ) -> None:
-        """own_stages: all are the caller's here; is_ready: it waits where it must."""
+        """own_stages: all are the caller's here."""
         self._board, self._work, self._clock = board, dict(work), clock
+        # Training stands still for all that is done here.
+        self.own_seconds = 0.0
 
     def begin_train(self) -> int | None:
         """Do what there is to do before the next batch may train, and return its number; None when all have trained."""

@@ -6,7 +6,7 @@ from typing import Any, SupportsFloat
 
 from cupyrec.batch import Batch
 from cupyrec.devices.device import Device
-from cupyrec.devices.gpu import GpuDevice
+from cupyrec.devices.gpu import GpuDevice, Repeated
 from cupyrec.models.dlrm import Dlrm
 from cupyrec.systems.loss import LossReader
 
@@ -34,43 +34,25 @@ class GraphedDensePart:
         self._device, self._model = device, model
         self._dense = device.zeros((max_samples, model.config.dense_features))
         self._labels = device.zeros(max_samples)
+        self._samples, self._inputs = -1, (self._dense, self._labels)
         self._losses = LossReader(device)
-        # By the number of samples: None after the first time, then (graph, dY).
-        self._graphs: dict[int, tuple[Any, Any] | None] = {}
-        self._views: dict[int, tuple[Any, Any]] = {}
+        # Most batches are of one size.
+        self._repeated = Repeated(device)
+        self._dY: Any = None
 
     def run(self, batch: Batch, Y: Any) -> tuple[SupportsFloat, Any]:
         """As DensePart.run; the loss is a PendingLoss."""
         device, B = self._device, batch.samples
-        dense, labels = self._inputs(B)
-        device.copy(batch.dense, dense)
-        device.copy(batch.labels, labels)
-        dY = self._replay(B, Y) if device.graphs else self._queue(B, Y)
-        return self._losses.read(self._model.loss_sum, B), dY
+        if self._samples != B:
+            self._samples, self._inputs = B, (self._dense[:B], self._labels[:B])
+        for given, put in zip((batch.dense, batch.labels), self._inputs, strict=True):
+            device.copy(given, put)
+        self._repeated.queue(B, lambda: self._queue(Y))
+        return self._losses.read(self._model.loss_sum, B), self._dY
 
-    def _replay(self, B: int, Y: Any) -> Any:
-        # Libraries set themselves up in the first run, which a capture would not allow.
-        if B not in self._graphs:
-            self._graphs[B] = None
-            return self._queue(B, Y)
-        captured = self._graphs[B]
-        if captured is None:
-            made: list[Any] = []
-            graph = self._device.capture(lambda: made.append(self._queue(B, Y)))
-            captured = self._graphs[B] = (graph, made[0])
-        graph, dY = captured
-        self._device.replay(graph)
-        return dY
-
-    def _queue(self, B: int, Y: Any) -> Any:
-        dense, labels = self._inputs(B)
-        return self._model.backward(self._model.forward(dense, Y), labels)
-
-    def _inputs(self, B: int) -> tuple[Any, Any]:
-        # Views of device arrays cost microseconds.
-        if B not in self._views:
-            self._views[B] = self._dense[:B], self._labels[:B]
-        return self._views[B]
+    def _queue(self, Y: Any) -> None:
+        dense, labels = self._inputs
+        self._dY = self._model.backward(self._model.forward(dense, Y), labels)
 
 
 def make_dense_part(device: Device, model: Dlrm, *, max_samples: int) -> DensePart | GraphedDensePart:

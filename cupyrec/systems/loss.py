@@ -40,6 +40,7 @@ class LossReader:
 
     def __init__(self, device: GpuDevice) -> None:
         self._device = device
+        self._events = [GpuEvent(device.runtime) for _ in range(LOSSES)]
         self._places = device.page_locked(LOSSES, "float64")
         self._pending: list[PendingLoss | None] = [None] * LOSSES
         self._read = 0
@@ -53,5 +54,5 @@ class LossReader:
             float(before)  # its place is used again
         place = self._places[at : at + 1]
         self._device.copy(loss_sum, place)
-        pending = self._pending[at] = PendingLoss(place, samples, self._device.record())
+        pending = self._pending[at] = PendingLoss(place, samples, self._device.record(self._events[at]))
         return pending

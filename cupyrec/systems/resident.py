@@ -20,7 +20,7 @@ from cupyrec.devices.gpu import GpuDevice
 from cupyrec.embedding.coalesce import Coalescer
 from cupyrec.embedding.gpu_coalesce import GpuCoalescer
 from cupyrec.embedding.host_table import HostTable
-from cupyrec.pipeline.gpu_ring import LoadedBatch
+from cupyrec.pipeline.gpu_ring import LoadedBatch, largest_of_a_batch
 from cupyrec.pipeline.stage_clock import StageClock
 from cupyrec.pipeline.stages import TRAIN
 from cupyrec.systems.device_table import DeviceTable
@@ -123,9 +123,13 @@ class _RowsOnGpu:
     def __init__(self, stage: TrainStage, device: GpuDevice, table: HostTable) -> None:
         self._stage, self._device = stage, device
         self._table = DeviceTable(device, table)
+        self._is_training = False
         load_stream, dense_features = device.stream("load"), stage.model.config.dense_features
         coalescer = GpuCoalescer(load_stream, table.table_rows)
-        self._loaded = [LoadedBatch(device, load_stream, coalescer, dense_features) for _ in range(LOADED_BATCHES)]
+        largest = largest_of_a_batch()
+        self._loaded = [
+            LoadedBatch(device, load_stream, coalescer, dense_features, largest) for _ in range(LOADED_BATCHES)
+        ]
 
     def begin(self) -> Any:
         """The records, which are now on the device."""
@@ -134,6 +138,10 @@ class _RowsOnGpu:
     def ahead(self, batches: Iterator[Batch]) -> Generator[Batch, None, None]:
         """The batches, copied by another thread to where the device can fetch them."""
 
+        if self._is_training:
+            raise RuntimeError("training is under way: its results must be exhausted or closed before it begins again")
+        self._is_training = True
+
         def filled() -> Iterator[Batch]:
             for number, batch in enumerate(batches):
                 loading = self._loaded[number % LOADED_BATCHES]
@@ -141,15 +149,19 @@ class _RowsOnGpu:
                 loading.fill(batch)
                 yield batch
 
-        return read_ahead(filled(), LOADED_BATCHES - 2)
+        try:
+            with closing(read_ahead(filled(), LOADED_BATCHES - 2)) as ahead:
+                yield from ahead
+        finally:
+            self._is_training = False
 
     def train(self, number: int, batch: Batch) -> Any:
         device, loading = self._device, self._loaded[number % LOADED_BATCHES]
         loading.load()
         device.wait(loading.loaded)
         there = loading.batch
-        loss = self._stage.run(there, self._table.on_device(), there.rows, loading.coalesced)
-        self._table.changed = True
+        records, self._table.changed = self._table.on_device(), True
+        loss = self._stage.run(there, records, there.rows, loading.coalesced)
         device.record(loading.used)
         return loss
 

@@ -35,7 +35,12 @@ from cupyrec.systems.train_stage import TrainStage
 
 
 class Driver(Protocol):
-    """What makes the stages go on: StageThreads or StagesInTurn."""
+    """What makes the stages go on: StageThreads or StagesInTurn.
+
+    own_seconds: of the last begin_train, how long the caller worked on stages, and did not wait.
+    """
+
+    own_seconds: float
 
     def begin_train(self) -> int | None: ...
 
@@ -126,7 +131,7 @@ class ScratchpadSystem:
         self._flushed_at = None
         try:
             stages = self._stages(work, source)
-            with self.driver(board, stages, self._clock, work.own_stages, work.is_ready) as self._driver:
+            with self.driver(board, stages, self._clock, work.own_stages) as self._driver:
                 yield from self._steps(work, self._driver)
             source.raise_error()
         finally:
@@ -139,7 +144,9 @@ class ScratchpadSystem:
 
     def finish(self) -> None:
         """Bring every row's value to the host table, unless that was done since the last step."""
-        if self._work is not None and self._driver is not None and self._flushed_at != self.steps_done:
+        if self._work is not None and self._driver is None:
+            self._end(self._work)  # which has failed before
+        elif self._work is not None and self._driver is not None and self._flushed_at != self.steps_done:
             with self._driver.paused():
                 self._work.flush()
             # From now on, until the next step, the stages move rows but change no value.
@@ -172,6 +179,7 @@ class ScratchpadSystem:
         while True:
             with clock.measured() as waiting:
                 number = driver.begin_train()
+            own_seconds = driver.own_seconds
             if number is None:
                 return
             entry, learning_rate = work.entry(number), stage.learning_rate
@@ -193,7 +201,13 @@ class ScratchpadSystem:
             )
             driver.end_train()
             yield StepResult(
-                stage.steps_done, batch.samples, loss, learning_rate, waiting.seconds, traffic, clock.take(number)
+                stage.steps_done,
+                batch.samples,
+                loss,
+                learning_rate,
+                waiting.seconds - own_seconds,
+                traffic,
+                clock.take(number),
             )
 
     def _make_work(self, board: Board, say: Callable[[str], None]) -> StageWork | GpuStageWork:
@@ -210,7 +224,7 @@ class ScratchpadSystem:
         if not isinstance(device, GpuDevice):
             return StageWork(device, self.table, self._pad, Planner(self.slots, **settings), board)
         if self._exchange is None:
-            self._exchange = make_exchange(self._wanted_exchange, device, self.table, say)
+            self._exchange = make_exchange(self._wanted_exchange, device, self.table, say, slots=self.slots)
         return GpuStageWork(
             device,
             self.table,

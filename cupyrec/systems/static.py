@@ -101,8 +101,10 @@ class StaticSystem:
             for number, (batch, waited_s) in enumerate(self._clock.each_loaded(batches)):
                 yield self._step(number, batch, waited_s)
         finally:
-            self.finish()
-            self._runs -= 1
+            try:
+                self.finish()
+            finally:
+                self._runs -= 1
 
     def predict(self, batch: Batch) -> Any:
         """Logits (B,), host; valid until the next call. Changes no weight."""
@@ -167,9 +169,9 @@ class StaticSystem:
         with clock.stage(EXCHANGE_BACK, number):
             bytes_out = host_rows.receive(dY)
         with clock.stage(UPDATE, number):
+            self._changed = True
             # A gradient is divided by the length of the whole bag, whichever side its row is on.
             stage.update_rows(self._pad, dY, hot.offsets, hot.plan)
-            self._changed = True
             self._hot.done()
             misses = host_rows.update(cold, batch.offsets)
             stage.update_dense()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, SupportsFloat
 
 import numpy as np
@@ -14,6 +15,7 @@ from cupyrec.models.dlrm import Dlrm
 from cupyrec.optim.registry import Optimizer
 from cupyrec.optim.row_update import RowUpdate
 from cupyrec.optim.schedule import WarmupPolynomialDecay
+from cupyrec.pipeline.gpu_ring import GROWTH
 from cupyrec.systems.dense_part import make_dense_part
 
 
@@ -114,5 +116,5 @@ class TrainStage:
         """(at least chunks, D), device: room for the sums of long segments."""
         if self._partial_sums is None or self._partial_sums.shape[0] < chunks:
             self.device.synchronize()  # what is given back may still be in use
-            self._partial_sums = self.device.zeros((chunks, self.model.config.dimension))
+            self._partial_sums = self.device.zeros((math.ceil(GROWTH * chunks), self.model.config.dimension))
         return self._partial_sums

@@ -64,7 +64,7 @@ class ScratchpadMemory:
         staged = min(slots, self.unique)
         in_staging = self.staging_sets * staged * (2 * self.record_bytes + ON_ITS_WAY_BYTES)
         flushed = min(slots, FLUSHED_ROWS) * (self.record_bytes + 4)
-        tried = self.tried_rows * (4 * self.record_bytes + ON_ITS_WAY_BYTES)
+        tried = min(self.tried_rows, slots) * (4 * self.record_bytes + ON_ITS_WAY_BYTES)
         return int(GROWTH * max(in_staging + SORT_BYTES_PER_ITEM * staged + flushed, tried))
 
     def total_bytes(self, slots: int) -> int:
@@ -81,5 +81,5 @@ def scratchpad_memory(system: SystemConfig, rows: int, unique: int, record_bytes
     if system.name not in DEPTH_OF:
         return ScratchpadMemory(unique, record_bytes, staging_sets=0)
     # The rows that are tried are different ones each way.
-    tried_rows = min(TRIED_ROWS, -(-rows // 2)) if system.exchange == "auto" else 0
+    tried_rows = min(TRIED_ROWS, rows) if system.exchange == "auto" else 0
     return ScratchpadMemory(unique, record_bytes, DEPTH_OF[system.name].staging_sets, tried_rows)

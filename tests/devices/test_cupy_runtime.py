@@ -201,7 +201,7 @@ class FakeCupy:
                 CUDADriverError=CudaError, launchKernel=lambda *given: self.log.append(("launchKernel", *given))
             ),
             compiler=SimpleNamespace(CompileException=CompileException),
-            Stream=lambda non_blocking, priority: FakeStream(self.log, non_blocking),
+            Stream=lambda non_blocking: FakeStream(self.log, non_blocking),
             Event=lambda block: SimpleNamespace(ptr=77, block=block),
             UnownedMemory=lambda pointer, size, owner, device: SimpleNamespace(ptr=pointer, owner=owner, device=device),
             MemoryPointer=lambda memory, offset: memory,
