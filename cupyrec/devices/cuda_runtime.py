@@ -87,7 +87,7 @@ class CudaRuntime(Protocol):
     def matmul(self, stream: Any, A: Any, B: Any, out: Any, precision: str) -> None:
         """out[:] = A @ B. float32, 2-d; each of A and B is C-contiguous or the transpose of such; out is C-contiguous.
 
-        precision: one of PRECISIONS: how the factors are rounded before they are multiplied; sums are float32.
+        precision: one of PRECISIONS: how far the factors may be rounded before they are multiplied; sums are float32.
         """
 
     def copy(self, stream: Any, source: Any, target: Any) -> None:
