@@ -243,8 +243,8 @@ class RunConfig:
     precision: str = option(
         "fp32",
         choice(*PRECISIONS),
-        "Of the factors in matrix products on a GPU, at least; bf16 lets cuBLAS choose between it and tf32. All else is "
-        "fp32.",
+        "Of the factors in matrix products on a GPU, at least; bf16 lets cuBLAS choose between it and tf32. All else "
+        "is fp32.",
         "|".join(PRECISIONS),
     )
     cuda_graphs: bool = option(

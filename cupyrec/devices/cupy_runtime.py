@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import functools
-import hashlib
 import importlib.util
-import re
 import threading
 import weakref
 from collections.abc import Callable, Sequence
@@ -19,13 +16,14 @@ from cupyrec.byte_sizes import format_bytes
 from cupyrec.devices.cublas import WORKSPACE_BYTES, Cublas, load_cublas
 from cupyrec.devices.cuda_driver import NOT_READY, DriverCalls, Launcher, load_driver
 from cupyrec.devices.cuda_kernel import CudaKernel
+from cupyrec.devices.cupy_errors import device_error, first_line, in_our_errors
+from cupyrec.devices.cupy_kernels import CompiledKernels
 from cupyrec.devices.host_memory import host_array
-from cupyrec.errors import CupyrecError, DeviceError, DeviceMemoryError
+from cupyrec.errors import DeviceError, DeviceMemoryError
 
 LEAST_CAPABILITY = (7, 0)
 # A kernel that wants more shared memory than this has to say so before it is launched.
 SHARED_BYTES_WITHOUT_ASKING = 48 * 1024
-OUT_OF_MEMORY = re.compile("cudaErrorMemoryAllocation|CUDA_ERROR_OUT_OF_MEMORY|CUBLAS_STATUS_ALLOC_FAILED")
 
 
 def gpu_is_available() -> bool:
@@ -46,41 +44,17 @@ def why_no_gpu() -> str:
             return "there is no NVIDIA GPU"
         properties = cupy.cuda.runtime.getDeviceProperties(0)
     except ImportError as error:
-        return f"CuPy cannot be loaded: {_first_line(error)}"
+        return f"CuPy cannot be loaded: {first_line(error)}"
     except RuntimeError as error:
-        return f"the NVIDIA driver cannot be used: {_first_line(error)}"
+        return f"the NVIDIA driver cannot be used: {first_line(error)}"
     capability = properties["major"], properties["minor"]
     if capability < LEAST_CAPABILITY:
         return f"the GPU has compute capability {capability[0]}.{capability[1]}, but 7.0 is the least that will do"
     try:
         load_cublas(cupy.cuda.cublas.__file__)
     except (ImportError, OSError) as error:
-        return f"cuBLAS, a part of the CUDA toolkit, cannot be loaded: {_first_line(error)}"
+        return f"cuBLAS, a part of the CUDA toolkit, cannot be loaded: {first_line(error)}"
     return ""
-
-
-def _in_our_errors(method: Callable[..., Any]) -> Callable[..., Any]:
-    """Errors of CUDA and CuPy as DeviceError, and DeviceMemoryError where memory is short."""
-
-    @functools.wraps(method)
-    def call(*arguments: Any) -> Any:
-        try:
-            return method(*arguments)
-        except CupyrecError:
-            raise
-        except MemoryError as error:  # CuPy's OutOfMemoryError
-            raise DeviceMemoryError(_first_line(error)) from error
-        except RuntimeError as error:
-            if not hasattr(error, "status"):
-                raise
-            raise _device_error(error) from error
-
-    return call
-
-
-def _device_error(error: RuntimeError) -> DeviceError:
-    kind = DeviceMemoryError if OUT_OF_MEMORY.search(str(error)) else DeviceError
-    return kind(f"CUDA failed: {_first_line(error)}")
 
 
 class CupyStream:
@@ -119,12 +93,9 @@ class CupyRuntime:
 
         self._cupy, self._cuda = cupy, cupy.cuda.runtime
         self._cublas_library = load_cublas(cupy.cuda.cublas.__file__)
-        self._lock = threading.RLock()
+        self._kernels = CompiledKernels(cupy)
         # Who waits for the whole device while another thread captures would spoil the graph.
         self._capturing = threading.Lock()
-        self._modules: dict[tuple[Any, ...], Any] = {}
-        self._kernels: dict[CudaKernel, Any] = {}
-        self._shared_bytes: dict[CudaKernel, int] = {}
         self._locked: set[int] = set()
         self._device = self._cuda.getDevice()
         try:
@@ -132,9 +103,9 @@ class CupyRuntime:
         except OSError as error:
             raise DeviceError(f"the NVIDIA driver cannot be loaded: {error}") from error
         # Any call of CUDA's runtime, as this one is, makes the GPU known to the thread.
-        self._thread = CallingThread(calls, _in_our_errors(self._cuda.memGetInfo))
+        self._thread = CallingThread(calls, in_our_errors(self._cuda.memGetInfo))
 
-    @_in_our_errors
+    @in_our_errors
     def describe(self) -> dict[str, Any]:
         properties = self._cuda.getDeviceProperties(self._device)
         return {
@@ -148,23 +119,23 @@ class CupyRuntime:
             "numpy_version": np.__version__,
         }
 
-    @_in_our_errors
+    @in_our_errors
     def memory_bytes(self) -> tuple[int, int]:
         free, total = self._cuda.memGetInfo()
         return free + self._cupy.get_default_memory_pool().free_bytes(), total
 
-    @_in_our_errors
+    @in_our_errors
     def empty(self, shape: int | Sequence[int], dtype: Any) -> Any:
         return self._cupy.empty(shape, dtype)
 
-    @_in_our_errors
+    @in_our_errors
     def page_locked(self, shape: int | Sequence[int], dtype: Any) -> np.ndarray:
         # Pages of its own, and huge ones where it is large: the host's threads read tables in random order.
         array = host_array(shape, dtype)
         self.lock_pages(array)
         return array
 
-    @_in_our_errors
+    @in_our_errors
     def lock_pages(self, array: np.ndarray) -> None:
         if not array.nbytes:
             return
@@ -175,7 +146,7 @@ class CupyRuntime:
             self._cuda.hostRegister(pointer, array.nbytes, flags)
         except RuntimeError as error:
             raise DeviceMemoryError(
-                f"the pages of {format_bytes(array.nbytes)} of host memory cannot be locked: {_first_line(error)}; "
+                f"the pages of {format_bytes(array.nbytes)} of host memory cannot be locked: {first_line(error)}; "
                 "locked memory must fit in memory, in the control group (container) and in `ulimit -l`"
             ) from error
         owner = _owner(array)
@@ -183,7 +154,7 @@ class CupyRuntime:
         unregister = self._cuda.hostUnregister
         weakref.finalize(owner, _unlock_pages, unregister, pointer, self._locked, id(owner)).atexit = False
 
-    @_in_our_errors
+    @in_our_errors
     def mapped(self, array: np.ndarray) -> Any:
         if not array.nbytes:
             return self._cupy.empty(array.shape, array.dtype)
@@ -194,12 +165,12 @@ class CupyRuntime:
         memory = self._cupy.cuda.UnownedMemory(first.devicePointer, array.nbytes, array, self._device)
         return self._cupy.ndarray(array.shape, array.dtype, self._cupy.cuda.MemoryPointer(memory, 0))
 
-    @_in_our_errors
+    @in_our_errors
     def stream(self, name: str) -> CupyStream:
         # Non-blocking: no order with CUDA's default stream.
         return CupyStream(name, self._cupy.cuda.Stream(non_blocking=True))
 
-    @_in_our_errors
+    @in_our_errors
     def event(self) -> Any:
         # Blocking: a thread that waits sleeps, because there are as many of them as stages, and the host's cores have
         # rows to gather; to wake up takes some 20 us. Each event can tell the time, which costs next to nothing.
@@ -207,29 +178,29 @@ class CupyRuntime:
 
     def record(self, event: Any, stream: CupyStream) -> None:
         if status := self._thread.calls.record(event.ptr, stream.pointer):
-            raise _device_error(self._error(status))
+            raise device_error(self._error(status))
 
     def wait(self, stream: CupyStream, event: Any) -> None:
         if status := self._thread.calls.wait(stream.pointer, event.ptr, 0):
-            raise _device_error(self._error(status))
+            raise device_error(self._error(status))
 
     def is_done(self, event: Any) -> bool:
         # Not event.done, which takes an error for "not done", for ever.
         status = self._thread.calls.query(event.ptr)
         if status and status != NOT_READY:
-            raise _device_error(self._error(status))
+            raise device_error(self._error(status))
         return not status
 
-    @_in_our_errors
+    @in_our_errors
     def synchronize(self, event: Any) -> None:
         self._cuda.eventSynchronize(event.ptr)
 
-    @_in_our_errors
+    @in_our_errors
     def synchronize_all(self) -> None:
         with self._capturing:
             self._cuda.deviceSynchronize()
 
-    @_in_our_errors
+    @in_our_errors
     def elapsed_ms(self, begun: Any, ended: Any) -> float:
         return self._cuda.eventElapsedTime(begun.ptr, ended.ptr)
 
@@ -244,14 +215,14 @@ class CupyRuntime:
     ) -> None:
         launcher = self._thread.launchers.get(kernel) or self._launcher(kernel, arguments)
         if shared_bytes > SHARED_BYTES_WITHOUT_ASKING:
-            self._allow_shared_bytes(kernel, shared_bytes)
+            self._kernels.allow_shared_bytes(kernel, shared_bytes)
         if status := launcher.launch(stream.argument, grid, block, shared_bytes, arguments):
             raise DeviceError(
                 f"CUDA failed at the launch of {kernel} on {grid} blocks of {block} threads: "
-                f"{_first_line(self._error(status))}"
+                f"{first_line(self._error(status))}"
             )
 
-    @_in_our_errors
+    @in_our_errors
     def matmul(self, stream: CupyStream, A: Any, B: Any, out: Any, precision: str) -> None:
         if A.shape[1]:
             self._cublas(stream).matmul(A, B, out, precision)
@@ -264,18 +235,18 @@ class CupyRuntime:
         if self._is_pageable(source) or self._is_pageable(target):
             self._copy_and_wait(*given)
         elif status := self._thread.calls.copy(*given):
-            raise _device_error(self._error(status))
+            raise device_error(self._error(status))
 
-    @_in_our_errors
+    @in_our_errors
     def _copy_and_wait(self, target: int, source: int, size_bytes: int, stream: int) -> None:
         """By CuPy, which lets other threads go on: CUDA may keep the caller waiting."""
         self._cuda.memcpyAsync(target, source, size_bytes, self._cuda.memcpyDefault, stream)
 
-    @_in_our_errors
+    @in_our_errors
     def fill(self, stream: CupyStream, array: Any, byte: int) -> None:
         self._cuda.memsetAsync(array.data.ptr, byte, array.nbytes, stream.pointer)
 
-    @_in_our_errors
+    @in_our_errors
     def capture(self, stream: CupyStream, work: Callable[[], None]) -> Any:
         with self._capturing:
             try:
@@ -289,7 +260,7 @@ class CupyRuntime:
 
     def replay(self, stream: CupyStream, graph: Any) -> None:
         if status := self._thread.calls.replay(graph.graphExec, stream.pointer):
-            raise _device_error(self._error(status))
+            raise device_error(self._error(status))
 
     def _error(self, status: int) -> Any:
         """An error of the driver by its number, as CuPy names it."""
@@ -304,49 +275,13 @@ class CupyRuntime:
             stream.cublas = Cublas(self._cublas_library, stream.pointer, workspace)
         return stream.cublas
 
-    @_in_our_errors
+    @in_our_errors
     def _launcher(self, kernel: CudaKernel, arguments: Sequence[Any]) -> Launcher:
         """The calling thread's launcher of a kernel, made once. Raises DeviceError, TypeError, ValueError."""
         kernel.check(arguments)  # before it is compiled in vain
-        with self._lock:
-            function = self._compiled(kernel).kernel
-        thread = self._thread
-        launcher = thread.launchers[kernel] = Launcher(thread.calls, kernel, function.ptr, self._cupy.ndarray)
+        function, thread = self._kernels.function(kernel), self._thread
+        launcher = thread.launchers[kernel] = Launcher(thread.calls, kernel, function, self._cupy.ndarray)
         return launcher
-
-    def _compiled(self, kernel: CudaKernel) -> Any:
-        """A kernel of CuPy, compiled once for each set of constants. Raises DeviceError."""
-        with self._lock:
-            if kernel not in self._kernels:
-                key = kernel.path, kernel.defines
-                if key not in self._modules:
-                    options = ("--std=c++17", "-lineinfo", *kernel.options)
-                    self._modules[key] = self._cupy.RawModule(code=source_of(kernel), options=options)
-                try:
-                    self._kernels[kernel] = self._modules[key].get_function(kernel.name)
-                except self._cupy.cuda.compiler.CompileException as error:
-                    raise DeviceError(f"{kernel} cannot be compiled: {first_compile_error(str(error))}") from error
-            return self._kernels[kernel]
-
-    @_in_our_errors
-    def _allow_shared_bytes(self, kernel: CudaKernel, shared_bytes: int) -> None:
-        with self._lock:
-            if shared_bytes > self._shared_bytes.get(kernel, 0):
-                self._kernels[kernel].max_dynamic_shared_size_bytes = shared_bytes
-                self._shared_bytes[kernel] = shared_bytes
-
-
-def source_of(kernel: CudaKernel) -> str:
-    """The source of a kernel for CuPy, which keeps compiled code on disk and asks by the source, not by its headers."""
-    headers = sorted(kernel.path.parent.glob("*.cuh"))
-    digest = hashlib.sha256(b"".join(header.read_bytes() for header in headers)).hexdigest()
-    return f'// headers {digest}\n#line 1 "{kernel.path.name}"\n{kernel.path.read_text(encoding="utf-8")}'
-
-
-def first_compile_error(log: str) -> str:
-    """The first error of a compiler's log, which names file and line."""
-    lines = [line.strip() for line in log.splitlines() if line.strip()]
-    return next((line for line in lines if "error" in line), lines[0] if lines else "the compiler does not say why")
 
 
 def _pointer(array: Any) -> int:
@@ -377,8 +312,3 @@ def _unlock_pages(unregister: Callable[[int], None], pointer: int, locked: set[i
 def _version(number: int) -> str:
     """12090 as 12.9."""
     return f"{number // 1000}.{number % 1000 // 10}"
-
-
-def _first_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip(" =")]
-    return lines[0] if lines else type(error).__name__

@@ -15,7 +15,8 @@ from cupyrec.devices import cupy_runtime
 from cupyrec.devices.cublas import COMPUTE_TYPES, OP_N, PROTOTYPES, WORKSPACE_BYTES, Cublas, gemm_arguments
 from cupyrec.devices.cuda_driver import DriverCalls
 from cupyrec.devices.cuda_kernel import CudaKernel
-from cupyrec.devices.cupy_runtime import CupyRuntime, first_compile_error, gpu_is_available, source_of, why_no_gpu
+from cupyrec.devices.cupy_kernels import first_compile_error, source_of
+from cupyrec.devices.cupy_runtime import CupyRuntime, gpu_is_available, why_no_gpu
 from cupyrec.errors import DeviceError, DeviceMemoryError
 from cupyrec.kernels import kernel
 
@@ -484,8 +485,8 @@ def test_much_shared_memory_is_asked_for_once(runtime):
         kernel = SimpleNamespace(ptr=FUNCTION)
         max_dynamic_shared_size_bytes = property(None, lambda self, size_bytes: asked.append(size_bytes))
 
-    runtime._compiled(INIT_ROWS)
-    runtime._kernels[INIT_ROWS] = Kernel()
+    runtime._kernels.function(INIT_ROWS)
+    runtime._kernels._kernels[INIT_ROWS] = Kernel()
     for kilobytes in (48, 60, 50, 64):
         launch(runtime, shared_bytes=kilobytes * 1024)
     assert asked == [60 * 1024, 64 * 1024]

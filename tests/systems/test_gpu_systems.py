@@ -16,6 +16,7 @@ from cupyrec.config import SYSTEMS, SystemConfig
 from cupyrec.errors import CupyrecError
 from cupyrec.pipeline.stages import STAGES
 from cupyrec.pipeline.stages_in_turn import StagesInTurn
+from cupyrec.systems.loss import LOSSES
 from cupyrec.systems.scratchpipe import ScratchpipeSystem
 
 STREAMS = ("train", "load", "plan", "collect", "in", "out", "insert", "link")
@@ -179,3 +180,14 @@ def test_without_any_one_wait_some_order_gives_other_weights(name, exchange, wai
     orders = [f"latest:{awaited}", f"earliest:{waiting}", *adversarial_orders(STREAMS)]
     assert any(goes_wrong(order, wait) for order in orders)
     assert not any(goes_wrong(order, None) for order in orders[:2])
+
+
+def test_more_losses_may_go_unread_than_there_are_places_for():
+    batches = batches_of_one_size(LOSSES + 5)
+    unread = trained("resident", emulated_device("lazy"), batches)
+    device, read = emulated_device("lazy"), []
+    with device.running():
+        results = made_system("resident", small_config(TABLE_ROWS), device=device).train(batches)
+        for result in results:
+            read.append(float(result.loss))
+    assert [step[3] for step in unread if isinstance(step, tuple)] == read
