@@ -31,10 +31,12 @@ from cupyrec.devices.cuda_kernel import CudaKernel
 
 __all__ = ["ORDERS", "CompileError", "KernelFault", "run_kernel"]
 
-# Ordered: block after block, thread after thread. Shuffled: some blocks at once, and another thread may go on wherever
-# memory is accessed; with an even number, threads that became ready last tend to go first, so that some run far ahead.
-ORDERS = ("ascending", "descending", "shuffled-1", "shuffled-2")
-KINDS = ("ascending", "descending", "shuffled")
+# Ascending, descending: block after block, thread after thread, and each thread has its turn. First ahead, last ahead:
+# of the threads of a block that may go on always the first one, or the last; the others starve. Shuffled: some blocks
+# at once, and another thread may go on wherever memory is accessed; with an even number, threads that became ready last
+# tend to go first, so that some run far ahead.
+ORDERS = ("ascending", "descending", "shuffled-1", "shuffled-2", "first-ahead", "last-ahead")
+KINDS = ("ascending", "descending", "shuffled", "first-ahead", "last-ahead")
 
 SHARED_LIMIT = 96 * 1024  # bytes of a block, on the smallest GPU
 STACKS = 2048  # at least the threads of a block
@@ -117,13 +119,13 @@ def run_kernel(
         if isinstance(each, np.ndarray)
     ]
     message = ctypes.create_string_buffer(MESSAGE_BYTES)
-    kind, _, seed = order.partition("-")
+    kind, _, seed = order.partition("-") if order.startswith("shuffled-") else (order, "", "0")
     launch = _Launch(
         grid=grid,
         block=block,
         shared_bytes=shared_bytes,
         order=KINDS.index(kind),
-        seed=int(seed or 0),
+        seed=int(seed),
         stacks=_stacks.address,
         stack_bytes=STACK_BYTES,
         stack_count=STACKS,

@@ -2,6 +2,9 @@
 //
 // A fiber runs until it ends, waits for others (barrier, warp collective), or comes to a place where the order of the
 // launch lets another one go on. Ordered launches run block after block and switch only where a fiber must wait.
+// Of the fibers that may go on it is the one that has waited longest; where one is to be ahead, it is the first one of
+// the block, or the last: a fiber runs as far ahead of those after it as barriers and collectives allow, and these
+// starve. So of any two threads each is once as far ahead of the other as it can be.
 // Shuffled ones have several blocks in flight, pick the next fiber by a seeded generator, and also switch at atomics
 // and accesses to memory, so that threads which should have waited for each other are seen in bad orders.
 //
@@ -70,7 +73,8 @@ struct Warp {
 struct Block {
     Fiber* fibers;
     Warp* warps;
-    unsigned* queue;  // ring of the threads that may go on
+    unsigned* queue;        // ring of the threads that may go on; where one is to be ahead:
+    unsigned* ready_ranks;  // a bit for each of them, at its place in the order of the launch
     unsigned head, ready, live, at_barrier;
     unsigned char* dynamic;
     unsigned char* shared;  // its static shared memory while another block runs
@@ -90,7 +94,8 @@ unsigned* block_order = nullptr;  // shuffled only
 unsigned threads = 0, warp_count = 0;
 unsigned char** free_stacks = nullptr;
 unsigned free_stack_count = 0;
-bool is_shuffled = false;
+bool is_shuffled = false, is_reversed = false, is_unfair = false;
+unsigned first_rank = 0;     // unfair: where the search for the fiber that goes on begins
 unsigned recent_of_8 = 0;  // shuffled: how often, of 8 times, the fiber that became ready last goes on
 unsigned accesses_left = 0, atomics = 0, idle = 0;
 Word random_state = 0;
@@ -122,17 +127,45 @@ template <class... Values>
 
 // ---- Which fiber goes on ----
 
+// Its own inverse.
+unsigned nth_thread(unsigned i) { return is_reversed ? threads - 1 - i : i; }
+
 void push(Block* block, unsigned thread) {
+    if (is_unfair) {
+        unsigned rank = nth_thread(thread);
+        block->ready_ranks[rank / WARP_LANES] |= 1u << rank % WARP_LANES;
+        ++block->ready;
+        return;
+    }
     unsigned at = block->head + block->ready++;
     block->queue[at < threads ? at : at - threads] = thread;
 }
 
+// The first one that is ready, from first_rank on and around. One is.
+unsigned pop_first(Block* block) {
+    unsigned w = first_rank / WARP_LANES, bits = block->ready_ranks[w] & ~0u << first_rank % WARP_LANES;
+    while (!bits) {
+        w = w + 1 < warp_count ? w + 1 : 0;
+        bits = block->ready_ranks[w];
+    }
+    unsigned bit = (unsigned)__builtin_ctz(bits);
+    block->ready_ranks[w] &= ~(1u << bit);
+    --block->ready;
+    return nth_thread(w * WARP_LANES + bit);
+}
+
 unsigned pop(Block* block) {
+    if (is_unfair) return pop_first(block);
     if (is_shuffled && block->ready > 1) {
         unsigned last = block->ready - 1;
         unsigned chosen = random_below(8) < recent_of_8 ? last : random_below(block->ready);
         unsigned at = (block->head + chosen) % threads;
         unsigned thread = block->queue[at];
+        if (chosen == last) {
+            // Not by an exchange with the oldest, which would become the next one to be the last.
+            --block->ready;
+            return thread;
+        }
         block->queue[at] = block->queue[block->head];
         block->queue[block->head] = thread;
     }
@@ -141,8 +174,6 @@ unsigned pop(Block* block) {
     --block->ready;
     return thread;
 }
-
-unsigned nth_thread(unsigned i) { return launch->order == 1 ? threads - 1 - i : i; }
 
 void enter(Block* block) {
     if (block == entered) return;
@@ -155,7 +186,7 @@ void enter(Block* block) {
 // Begins the next block of the grid in the place of one that has ended.
 void begin(Block* block) {
     Word i = next_block++;
-    Word b = is_shuffled ? block_order[i] : launch->order == 1 ? block_count - 1 - i : i;
+    Word b = is_shuffled ? block_order[i] : is_reversed ? block_count - 1 - i : i;
     block->index.x = (unsigned)(b % grid_size.x);
     block->index.y = (unsigned)(b / grid_size.x % grid_size.y);
     block->index.z = (unsigned)(b / grid_size.x / grid_size.y);
@@ -165,6 +196,7 @@ void begin(Block* block) {
         unsigned lanes = threads - w * WARP_LANES;
         block->warps[w].live = lanes < WARP_LANES ? (1u << lanes) - 1 : ~0u;
         block->warps[w].waiting = 0;
+        block->ready_ranks[w] = 0;
     }
     for (unsigned i = 0; i < threads; ++i) {
         unsigned t = nth_thread(i);
@@ -251,7 +283,10 @@ void suspend() {
 // Lets another fiber run, where there is one that can.
 void let_others_on() {
     if (entered->ready) {
+        // Those that are behind have their turn, one after another.
+        first_rank = (nth_thread(current->thread) + 1) % threads;
         Fiber* to = next();
+        first_rank = 0;
         push(current->block, current->thread);
         switch_to(to);
     } else {
@@ -322,7 +357,7 @@ void release_collective(Fiber& fiber) {
         if (taking >> i & 1) lanes[i].result = result_of(lanes, taking, i);
     warp.waiting &= ~taking;
     for (unsigned i = 0; i < WARP_LANES; ++i) {
-        unsigned lane = launch->order == 1 ? WARP_LANES - 1 - i : i;
+        unsigned lane = is_reversed ? WARP_LANES - 1 - i : i;
         if (taking >> lane & 1) release(lanes[lane]);
     }
 }
@@ -424,7 +459,10 @@ void run(const Launch& the_launch, unsigned most_threads, void (*the_invoke)(voi
     }
     warp_count = (threads + WARP_LANES - 1) / WARP_LANES;
     block_count = (Word)grid_size.x * grid_size.y * grid_size.z;
-    is_shuffled = launch->order == 2;
+    is_shuffled = launch->order == SHUFFLED;
+    is_reversed = launch->order == DESCENDING || launch->order == LAST_AHEAD;
+    is_unfair = launch->order == FIRST_AHEAD || launch->order == LAST_AHEAD;
+    first_rank = 0;
     random_state = (launch->seed + 1) * 0x9E3779B97F4A7C15ull;
     recent_of_8 = launch->seed % 2 ? 0 : 7;
     accesses_left = 1 + random_below(MOST_ACCESSES);
@@ -455,6 +493,7 @@ void run(const Launch& the_launch, unsigned most_threads, void (*the_invoke)(voi
         block->fibers = (Fiber*)__builtin_malloc(threads * sizeof(Fiber));
         block->warps = (Warp*)__builtin_malloc(warp_count * sizeof(Warp));
         block->queue = (unsigned*)__builtin_malloc(threads * sizeof(unsigned));
+        block->ready_ranks = (unsigned*)__builtin_malloc(warp_count * sizeof(unsigned));
         block->dynamic = (unsigned char*)__builtin_aligned_alloc(256, (launch->shared_bytes + 511) / 256 * 256);
         block->shared = (unsigned char*)__builtin_malloc(static_bytes());
         for (unsigned t = 0; t < threads; ++t) {
@@ -484,6 +523,7 @@ void run(const Launch& the_launch, unsigned most_threads, void (*the_invoke)(voi
         __builtin_free(made[b].fibers);
         __builtin_free(made[b].warps);
         __builtin_free(made[b].queue);
+        __builtin_free(made[b].ready_ranks);
         __builtin_free(made[b].dynamic);
         __builtin_free(made[b].shared);
     }

@@ -49,10 +49,13 @@ struct Array {
     int is_writable;
 };
 
+// In which order threads and blocks run. The order is that of KINDS in __init__.py.
+enum Order { ASCENDING, DESCENDING, SHUFFLED, FIRST_AHEAD, LAST_AHEAD };
+
 struct Launch {
     unsigned grid[3], block[3];
     unsigned shared_bytes;
-    int order;                  // 0 ascending, 1 descending, 2 shuffled
+    int order;                  // an Order
     Word seed;                  // of the shuffled order
     unsigned char* stacks;      // stack_count of stack_bytes each
     Word stack_bytes;

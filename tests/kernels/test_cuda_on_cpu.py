@@ -268,18 +268,50 @@ def test_numbers_are_those_of_cuda(kernel):
 
 
 def test_an_order_gives_the_same_every_time_and_another_one_another_order(kernel):
-    k = kernel("int* order, int* next", "order[atomicAdd(next, 1)] = blockIdx.x * blockDim.x + threadIdx.x;")
+    k = kernel(
+        "int* order, int* next",
+        """for (int i = 0; i < 3; ++i) {
+            order[atomicAdd(next, 1)] = blockIdx.x * blockDim.x + threadIdx.x;
+            if (i == 0) __syncwarp();
+        }""",
+    )
     seen = {}
     for order in (*ORDERS, "shuffled-12345"):
-        runs = [np.zeros(300, np.int32) for _ in range(2)]
+        runs = [np.zeros(3 * 192, np.int32) for _ in range(2)]
         for run in runs:
-            run_kernel(k, 3, 100, (run, np.zeros(1, np.int32)), order=order)
+            run_kernel(k, 2, 96, (run, np.zeros(1, np.int32)), order=order)
         np.testing.assert_array_equal(*runs)
-        assert sorted(runs[0]) == list(range(300))
+        assert sorted(runs[0]) == sorted([*range(192)] * 3)
         seen[order] = runs[0].tolist()
     assert len({tuple(each) for each in seen.values()}) == len(seen)
-    assert seen["ascending"] == list(range(300))
-    assert seen["descending"] == list(range(299, -1, -1))
+
+    def once_then_twice(threads):
+        return [*threads, *np.repeat(threads, 2).tolist()]
+
+    def of_all(first_to_last, size):
+        return [each for at in range(0, 192, size) for each in once_then_twice(first_to_last[at : at + size])]
+
+    up, down = list(range(192)), list(range(191, -1, -1))
+    # All threads of a block have their turn; or a warp comes as far as it can before the next one does.
+    assert seen["ascending"] == of_all(up, 96)
+    assert seen["descending"] == of_all(down, 96)
+    assert seen["first-ahead"] == of_all(up, 32)
+    assert seen["last-ahead"] == of_all(down, 32)
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_threads_that_wait_by_an_atomic_let_the_others_on(kernel, order):
+    """Each waits for the one beside it, whichever is ahead."""
+    k = kernel(
+        "int* done, int from, int step",
+        """const int t = threadIdx.x;
+        if (t != from) while (atomicAdd(done + t - step, 0) == 0) {}
+        atomicExch(done + t, 1);""",
+    )
+    for first, step in ((0, 1), (69, -1)):
+        done = np.zeros(70, np.int32)
+        run_kernel(k, 1, 70, (done, np.int32(first), np.int32(step)), order=order)
+        assert done.all()
 
 
 def test_several_threads_of_python_at_once(kernel):
@@ -335,10 +367,37 @@ SYNC;
 const float other = __shfl_sync(0xffffffffu, part[(warp + 1) % 4], 5);
 if (threadIdx.x % 32 == 0) out[blockIdx.x * 4 + warp] = other;"""
 
+# The first warp reads what all have written. Without a barrier another one may be at the next round already: but only
+# if it comes through all of a round's work while the first one starves.
+ROUNDS = """__shared__ float part[128];
+for (int i = 0; i < 2; ++i) {
+    float x = 0;
+    for (int k = 0; k < 24; ++k) x += __shfl_xor_sync(0xffffffffu, in[(blockIdx.x + i) % 5 * 128 + threadIdx.x], k);
+    SYNC;
+    part[threadIdx.x] = x;
+    __syncthreads();
+    if (threadIdx.x < 2) out[blockIdx.x * 4 + i * 2 + threadIdx.x] = part[threadIdx.x + 96] + part[threadIdx.x + 32];
+}"""
+# The same, in a warp.
+LANE_ROUNDS = """__shared__ float part[32];
+for (int i = 0; i < 2; ++i) {
+    const float x = in[(blockIdx.x + i) % 5 * 32 + threadIdx.x];
+    SYNC;
+    part[threadIdx.x] = x;
+    __syncwarp();
+    if (threadIdx.x < 2) out[blockIdx.x * 4 + i * 2 + threadIdx.x] = part[threadIdx.x + 30] + part[threadIdx.x + 10];
+}"""
+
 
 @pytest.mark.parametrize(
     ("body", "sync", "threads"),
-    [(BLOCK_SUM, "__syncthreads()", 128), (WARP_SUM, "__syncwarp()", 32), (WARP_TO_WARP, "__syncthreads()", 128)],
+    [
+        (BLOCK_SUM, "__syncthreads()", 128),
+        (WARP_SUM, "__syncwarp()", 32),
+        (WARP_TO_WARP, "__syncthreads()", 128),
+        (ROUNDS, "__syncthreads()", 128),
+        (LANE_ROUNDS, "__syncwarp()", 32),
+    ],
 )
 def test_a_missing_barrier_is_seen(kernel, body, sync, threads):
     values = np.random.default_rng(3).random(5 * threads).astype(np.float32)

@@ -1,4 +1,4 @@
-"""bce_with_logits.cu, executed on the CPU, against the definition and the CPU's own form."""
+"""bce_with_logits.cu, on a GPU or executed on the CPU, against the definition and the CPU's own form."""
 
 import math
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import reference
 from cuda_on_cpu import ORDERS
-from emulated_gpu import on_emulated_gpu, same_in_all_orders
+from on_gpu import check_same_in_all_orders, on_emulated_gpu, on_gpu
 
 from cupyrec.devices.cpu import CpuDevice
 from cupyrec.functions.bce_with_logits import bce_with_logits
@@ -16,13 +16,17 @@ def poisoned_outputs(samples):
     return np.full(samples, np.nan, dtype=np.float32), np.full(1, np.nan)
 
 
-@pytest.mark.parametrize("samples", [0, 1, 31, 33, 200, 1023, 1024, 1025, 2500])
-def test_values(samples):
+def made_inputs(samples):
+    """logits, labels"""
     random = np.random.default_rng(samples)
     logits = (4 * random.standard_normal(samples)).astype(np.float32)
-    labels = random.integers(0, 2, samples).astype(np.float32)
-    inputs = logits, labels
-    *same, dlogits, loss_sum = same_in_all_orders(ORDERS[:3], bce_with_logits, *inputs, *poisoned_outputs(samples))
+    return logits, random.integers(0, 2, samples).astype(np.float32)
+
+
+@pytest.mark.parametrize("samples", [0, 1, 31, 33, 200, 1023, 1024, 1025, 2500])
+def test_values(gpu_device, samples):
+    logits, labels = inputs = made_inputs(samples)
+    *same, dlogits, loss_sum = on_gpu(gpu_device, bce_with_logits, *inputs, *poisoned_outputs(samples))
     expected_loss, expected_gradient = reference.bce_with_logits(logits.astype(np.float64), labels)
     assert loss_sum[0] == pytest.approx(expected_loss, rel=1e-12)
     np.testing.assert_allclose(dlogits, expected_gradient, rtol=1e-7, atol=0)
@@ -35,26 +39,31 @@ def test_values(samples):
     assert loss_sum[0] == pytest.approx(cpu_loss_sum[0], rel=1e-13)
 
 
-def test_the_sum_is_of_double_precision():
+@pytest.mark.parametrize("samples", [33, 1025])
+def test_any_order_of_threads_gives_the_same_bits(samples):
+    check_same_in_all_orders(ORDERS, bce_with_logits, *made_inputs(samples), *poisoned_outputs(samples))
+
+
+def test_the_sum_is_of_double_precision(gpu_device):
     """One large loss and many that float32 would lose beside it."""
     logits = np.full(3000, -18, dtype=np.float32)
     logits[1500] = 1e6
-    *_, loss_sum = on_emulated_gpu(bce_with_logits, logits, np.zeros_like(logits), *poisoned_outputs(3000))
+    *_, loss_sum = on_gpu(gpu_device, bce_with_logits, logits, np.zeros_like(logits), *poisoned_outputs(3000))
     assert loss_sum[0] - 1e6 == pytest.approx(2999 * math.log1p(math.exp(-18)), rel=1e-5)
 
 
-def test_extreme_logits_neither_overflow_nor_vanish():
+def test_extreme_logits_neither_overflow_nor_vanish(gpu_device):
     logits = np.array([1e4, -1e4, 1e4, -1e4, -80, 0], dtype=np.float32)
     labels = np.array([1, 0, 0, 1, 0, 1], dtype=np.float32)
-    *_, dlogits, loss_sum = on_emulated_gpu(bce_with_logits, logits, labels, *poisoned_outputs(6))
+    *_, dlogits, loss_sum = on_gpu(gpu_device, bce_with_logits, logits, labels, *poisoned_outputs(6))
     assert loss_sum[0] == pytest.approx(2e4 + math.log(2), rel=1e-12)
     np.testing.assert_allclose(dlogits * 6, [0, 0, 1, -1, math.exp(-80), -0.5], rtol=1e-6, atol=0)
 
 
 @pytest.mark.parametrize(("logit", "label"), [(np.nan, 1), (0.5, np.nan), (np.inf, 0), (-np.inf, 1)])
-def test_what_is_not_finite_reaches_the_loss(logit, label):
+def test_what_is_not_finite_reaches_the_loss(gpu_device, logit, label):
     logits, labels = np.array([1, logit, -1], dtype=np.float32), np.array([1, label, 0], dtype=np.float32)
-    *_, loss_sum = on_emulated_gpu(bce_with_logits, logits, labels, *poisoned_outputs(3))
+    *_, loss_sum = on_gpu(gpu_device, bce_with_logits, logits, labels, *poisoned_outputs(3))
     assert not math.isfinite(loss_sum[0])
 
 

@@ -1,9 +1,9 @@
-"""bias_activation.cu, executed on the CPU: the bits of the CPU's own form, at odd sizes and alignments."""
+"""bias_activation.cu, on a GPU or executed on the CPU: the bits of the CPU's own form, at odd sizes and alignments."""
 
 import numpy as np
 import pytest
 from cuda_on_cpu import ORDERS, run_kernel
-from emulated_gpu import on_emulated_gpu, same_in_all_orders
+from on_gpu import check_same_in_all_orders, on_emulated_gpu, on_gpu
 
 from cupyrec.devices.cpu import CpuDevice
 from cupyrec.functions.bias_activation import (
@@ -47,22 +47,22 @@ def bits(array):
 
 
 @pytest.mark.parametrize("relu", RELU)
-@pytest.mark.parametrize(("at", "shape"), list(enumerate(SHAPES)))
-def test_forward(at, shape, relu):
+@pytest.mark.parametrize("shape", SHAPES)
+def test_forward(gpu_device, shape, relu):
     X, b = normal(shape, 1), normal(shape[1], 2)
     X[-1, 0] = -b[0]
 
     def operation(device, Y, b):
         bias_activation_forward(device, Y, b, relu=relu)
 
-    Y, same_b = same_in_all_orders([ORDERS[0], ORDERS[1 + at % 3]], operation, X, b)
+    Y, same_b = on_gpu(gpu_device, operation, X, b)
     np.testing.assert_array_equal(bits(Y), bits(cpu_forward(X, b, relu)))
     np.testing.assert_array_equal(same_b, b)
 
 
 @pytest.mark.parametrize("relu", RELU)
-@pytest.mark.parametrize(("at", "shape"), list(enumerate(SHAPES)))
-def test_backward(at, shape, relu):
+@pytest.mark.parametrize("shape", SHAPES)
+def test_backward(gpu_device, shape, relu):
     Y, dY = cpu_forward(normal(shape, 3), normal(shape[1], 4), relu), normal(shape, 5)
     # More room than is needed: the rest stays as it is.
     blocks = sum_blocks(shape[0])
@@ -71,8 +71,7 @@ def test_backward(at, shape, relu):
     def operation(device, dY, Y, db, partial_sums):
         bias_activation_backward(device, dY, Y, db, relu=relu, partial_sums=partial_sums)
 
-    orders = [ORDERS[0], ORDERS[1 + at % 3]]
-    results = same_in_all_orders(orders, operation, dY, Y, db, partial_sums)
+    results = on_gpu(gpu_device, operation, dY, Y, db, partial_sums)
     expected_dY, expected_db = dY.copy(), poison(shape[1])
     bias_activation_backward(CpuDevice(1), expected_dY, Y, expected_db, relu=relu)
     np.testing.assert_array_equal(bits(results[0]), bits(expected_dY))
@@ -85,15 +84,32 @@ def test_backward(at, shape, relu):
     np.testing.assert_allclose(results[2], exact.sum(axis=0), rtol=0, atol=1e-6 * np.abs(exact).sum(axis=0).max())
 
 
-def test_more_sum_blocks_than_a_tile_has_rows():
-    partial_sums, db = normal((2 * SUM_BLOCK + 3, 37), 6), poison(37)
-    arguments = partial_sums, np.int64(len(partial_sums)), np.int32(37), db
+@pytest.mark.parametrize("shape", [(33, 127), (130, 33), (64, 32)])
+def test_any_order_of_threads_gives_the_same_bits(shape):
+    def operation(device, Y, b, dY, db, partial_sums):
+        bias_activation_forward(device, Y, b, relu=True)
+        bias_activation_backward(device, dY, Y, db, relu=True, partial_sums=partial_sums)
+
+    arrays = normal(shape, 3), normal(shape[1], 4), normal(shape, 5), poison(shape[1])
+    check_same_in_all_orders(ORDERS, operation, *arrays, poison(sum_blocks(shape[0]), shape[1]))
+
+
+def add_partial_sums(device, partial_sums, db):
     add = kernel("bias_activation", "add_partial_sums", RELU=1, **DEFINES)
-    for order in ORDERS:
-        db[:] = np.nan
-        run_kernel(add, -(-37 // COLUMNS), (COLUMNS, ROW_THREADS), arguments, order=order)
-        # NumPy adds whole rows one after another.
-        np.testing.assert_array_equal(bits(db), bits(partial_sums.sum(axis=0)))
+    width = db.shape[0]
+    counts = np.int64(partial_sums.shape[0]), np.int32(width)
+    device.launch(add, -(-width // COLUMNS), (COLUMNS, ROW_THREADS), partial_sums, *counts, db)
+
+
+def test_more_sum_blocks_than_a_tile_has_rows(gpu_device):
+    partial_sums, db = normal((2 * SUM_BLOCK + 3, 37), 6), poison(37)
+    _, db = on_gpu(gpu_device, add_partial_sums, partial_sums, db)
+    # NumPy adds whole rows one after another.
+    np.testing.assert_array_equal(bits(db), bits(partial_sums.sum(axis=0)))
+
+
+def test_any_order_of_threads_gives_the_same_sum_of_many_blocks():
+    check_same_in_all_orders(ORDERS, add_partial_sums, normal((2 * SUM_BLOCK + 3, 37), 6), poison(37))
 
 
 @pytest.mark.parametrize(("grid", "block"), [(1, 1), ((2, 3), (3, 5)), ((1, 2), (64, 1))])
@@ -107,7 +123,7 @@ def test_forward_on_any_grid(grid, block, width):
 
 
 @pytest.mark.parametrize("offsets", [(1, 0), (0, 3), (2, 2)])
-def test_views_that_are_not_aligned(offsets):
+def test_views_that_are_not_aligned(gpu_device, offsets):
     """As the biases are, which lie among all parameters; what lies around them stays as it is."""
     X, b = normal(5 * 8 + 4, 9), normal(8 + 4, 10)
     at, b_at = offsets
@@ -115,13 +131,13 @@ def test_views_that_are_not_aligned(offsets):
     def operation(device, Y, b):
         bias_activation_forward(device, Y[at : at + 40].reshape(5, 8), b[b_at : b_at + 8], relu=True)
 
-    Y, _ = on_emulated_gpu(operation, X, b)
+    Y, _ = on_gpu(gpu_device, operation, X, b)
     X[at : at + 40] = cpu_forward(X[at : at + 40].reshape(5, 8), b[b_at : b_at + 8], True).reshape(-1)
     np.testing.assert_array_equal(bits(Y), bits(X))
 
 
 @pytest.mark.parametrize("width", [3, 4])
-def test_nan_and_kink(width):
+def test_nan_and_kink(gpu_device, width):
     """NaN is not swallowed, neither in a pass; where the output is 0 or -0 the gradient is 0."""
     X = np.zeros((3, width), dtype=np.float32)
     X[:, :3] = [[np.nan, -1, 2], [-0.0, 0, np.inf], [1, -np.inf, np.nan]]
@@ -132,20 +148,20 @@ def test_nan_and_kink(width):
 
     # -0 is kept by adding -0 alone.
     arrays = X, np.full(width, -0.0, dtype=np.float32), np.ones((3, width), np.float32), poison(width), poison(1, width)
-    Y, _, dY, db, _ = on_emulated_gpu(operation, *arrays)
+    Y, _, dY, db, _ = on_gpu(gpu_device, operation, *arrays)
     np.testing.assert_array_equal(Y[:, :3], [[np.nan, 0, 2], [0, 0, np.inf], [1, 0, np.nan]])
     np.testing.assert_array_equal(dY[:, :3], [[1, 0, 1], [0, 0, 1], [1, 0, 1]])
     np.testing.assert_array_equal(db[:3], [2, 0, 3])
 
 
-def test_no_samples():
+def test_no_samples(gpu_device):
     Y, b, db = np.empty((0, 3), np.float32), np.ones(3, np.float32), poison(3)
 
     def operation(device, Y, b, dY, db, partial_sums):
         bias_activation_forward(device, Y, b, relu=True)
         bias_activation_backward(device, dY, Y, db, relu=True, partial_sums=partial_sums)
 
-    assert not on_emulated_gpu(operation, Y, b, Y, db, np.empty((0, 3), np.float32))[3].any()
+    assert not on_gpu(gpu_device, operation, Y, b, Y, db, np.empty((0, 3), np.float32))[3].any()
 
 
 def test_refused():

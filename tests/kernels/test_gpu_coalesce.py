@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from batch_strategies import lookups, random_batch
+from cuda_on_cpu import ORDERS
 from gpu_devices import emulated_device
 from hypothesis import given, settings
 
@@ -118,7 +119,7 @@ def test_more_long_segments_than_a_block_has_threads():
     check_batch(batch_of_rows(rows, [rows.size]), [300])
 
 
-@pytest.mark.parametrize("thread_order", ["descending", "shuffled-1", "shuffled-2"])
+@pytest.mark.parametrize("thread_order", ORDERS[1:])
 def test_no_order_of_threads_changes_the_plan(thread_order):
     table_rows = [3, 2000]
     batch = random_batch(np.random.default_rng(3), table_rows, 300)

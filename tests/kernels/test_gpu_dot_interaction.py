@@ -1,10 +1,10 @@
-"""dot_interaction.cu, executed on the CPU, against the reference and the CPU's own form."""
+"""dot_interaction.cu, on a GPU or executed on the CPU, against the reference and the CPU's own form."""
 
 import numpy as np
 import pytest
 import reference
 from cuda_on_cpu import ORDERS
-from emulated_gpu import on_emulated_gpu, same_in_all_orders
+from on_gpu import check_same_in_all_orders, on_emulated_gpu, on_gpu
 
 from cupyrec.devices.cpu import CpuDevice
 from cupyrec.functions.dot_interaction import (
@@ -71,16 +71,21 @@ def assert_right(X, Y, dR, R, dX, dY, *, self_interaction):
         assert (np.abs(actual.astype(np.float64) - other) <= 8e-7 * size).all()
 
 
-@pytest.mark.parametrize(("at", "shape"), list(enumerate([*SHAPES, (2, MANY_FEATURES, 3, True)])))
-def test_equals_loops(at, shape):
+@pytest.mark.parametrize("shape", [*SHAPES, (2, MANY_FEATURES, 3, True)])
+def test_equals_loops(gpu_device, shape):
     X, Y, dR = arrays(*shape)
-    orders = [ORDERS[0], ORDERS[1 + at % 3]]
     poison = poison_like(dR, X, Y)
-    *same, R, dX, dY = same_in_all_orders(orders, forward_and_backward(shape[3]), X, Y, dR, *poison)
+    *same, R, dX, dY = on_gpu(gpu_device, forward_and_backward(shape[3]), X, Y, dR, *poison)
     for array, before in zip(same, (X, Y, dR), strict=True):
         np.testing.assert_array_equal(array, before)
     assert_right(X, Y, dR, R, dX, dY, self_interaction=shape[3])
     np.testing.assert_array_equal(R[:, : shape[2]], X)
+
+
+@pytest.mark.parametrize("shape", SHAPES[1:10:2])
+def test_any_order_of_threads_gives_the_same_bits(shape):
+    X, Y, dR = arrays(*shape)
+    check_same_in_all_orders(ORDERS, forward_and_backward(shape[3]), X, Y, dR, *poison_like(dR, X, Y))
 
 
 def test_the_shapes_are_of_all_kinds():
@@ -99,30 +104,30 @@ def test_the_shapes_are_of_all_kinds():
             assert 32 <= threads <= 256
 
 
-def test_order_of_the_pairs():
+def test_order_of_the_pairs(gpu_device):
     # Products of primes tell which pair stands where.
     X, Y = np.array([[2]], dtype=np.float32), np.array([[[3], [5], [7], [11]]], dtype=np.float32)
     R = np.full((1, 11), np.nan, dtype=np.float32)
-    *_, R = on_emulated_gpu(dot_interaction_forward, X, Y, R)
+    *_, R = on_gpu(gpu_device, dot_interaction_forward, X, Y, R)
     np.testing.assert_array_equal(R, [[2, 6, 10, 15, 14, 21, 35, 22, 33, 55, 77]])
 
 
 @pytest.mark.parametrize("at", ["X", "Y", "dR"])
-def test_nan_reaches_its_sample_and_no_other(at):
+def test_nan_reaches_its_sample_and_no_other(gpu_device, at):
     given = dict(zip(["X", "Y", "dR"], arrays(31, 8, 16, True), strict=True))
     given[at][2, -1] = np.nan
     poison = poison_like(given["dR"], given["X"], given["Y"])
-    *_, R, dX, dY = on_emulated_gpu(forward_and_backward(True), *given.values(), *poison)
+    *_, R, dX, dY = on_gpu(gpu_device, forward_and_backward(True), *given.values(), *poison)
     expected = np.arange(31) == 2
     for array in (R, dX, dY) if at != "dR" else (dY,):
         np.testing.assert_array_equal(np.isnan(array.reshape(31, -1)).any(axis=1), expected)
 
 
-def test_no_samples_and_no_features():
+def test_no_samples_and_no_features(gpu_device):
     X, Y, dR = arrays(0, 8, 16, False)
-    on_emulated_gpu(forward_and_backward(False), X, Y, dR, *poison_like(dR, X, Y))
+    on_gpu(gpu_device, forward_and_backward(False), X, Y, dR, *poison_like(dR, X, Y))
     X, Y, dR = arrays(5, 0, 3, False)
-    *_, R, dX, dY = on_emulated_gpu(forward_and_backward(False), X, Y, dR, *poison_like(dR, X, Y))
+    *_, R, dX, dY = on_gpu(gpu_device, forward_and_backward(False), X, Y, dR, *poison_like(dR, X, Y))
     np.testing.assert_array_equal(R, X)
     np.testing.assert_array_equal(dX, dR)
     assert dY.shape == (5, 0, 3)

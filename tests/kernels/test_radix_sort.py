@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from cuda_on_cpu import ORDERS
 from gpu_devices import emulated_device
 
 from cupyrec.embedding.radix_sort import SORT_ITEMS, RadixSort
@@ -94,7 +95,7 @@ def test_only_as_many_as_the_device_counts(count):
         assert np.all(sorted_array[count:].view(np.uint8) == UNTOUCHED)
 
 
-@pytest.mark.parametrize("thread_order", ["descending", "shuffled-1", "shuffled-2", "shuffled-3"])
+@pytest.mark.parametrize("thread_order", [*ORDERS[1:], "shuffled-3"])
 def test_no_order_of_threads_changes_the_result(thread_order):
     device = emulated_device(thread_order=thread_order)
     check(device, random_keys(np.random.default_rng(5), SORT_ITEMS + 300, distinct=50), bits=9)

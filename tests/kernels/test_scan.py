@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from cuda_on_cpu import ORDERS
 from gpu_devices import emulated_device
 
 from cupyrec.kernels import kernel
@@ -27,7 +28,7 @@ def test_sums_of_what_is_before(gpu_device, items):
         np.testing.assert_array_equal(got, expected)
 
 
-@pytest.mark.parametrize("thread_order", ["descending", "shuffled-1", "shuffled-2", "shuffled-4"])
+@pytest.mark.parametrize("thread_order", [*ORDERS[1:], "shuffled-4"])
 @pytest.mark.parametrize("threads", [32, 64, 96, 1024])
 def test_no_order_of_threads_changes_them(threads, thread_order):
     """A block goes through many widths: none of its warps may run ahead into the next one's sums."""

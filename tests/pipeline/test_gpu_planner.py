@@ -118,6 +118,17 @@ def test_streams_that_run_late(order):
         )
 
 
+@pytest.mark.parametrize("order", ORDERS[1:])
+def test_no_order_of_threads_changes_the_victims(order):
+    """Several warps count the rows of one list, and in bins of each other's."""
+    random = np.random.default_rng(8)
+    batches = [np.unique(random.integers(0, 1000, 60)).tolist() for _ in range(12)]
+    slots, settings = 400, {"lookahead": 2, "holds": HOLDS, "replacement": "lru"}
+    with small_digits(1, 12):
+        plans = gpu_plans(emulated_device(thread_order=order), batches, slots, **settings)
+    assert plans == run_planner(batches, slots, **settings)
+
+
 def test_growing_far_beyond_the_first_memory_changes_nothing(gpu_device):
     random = np.random.default_rng(4)
     batches = [np.unique(random.integers(0, 5000, 3 + 40 * (b % 7))).tolist() for b in range(40)]

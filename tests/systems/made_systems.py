@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+import time
 from contextlib import closing
 
 import numpy as np
@@ -13,6 +15,7 @@ from cupyrec.models.dlrm import Dlrm
 from cupyrec.optim.registry import make_optimizer
 from cupyrec.optim.schedule import WarmupPolynomialDecay
 from cupyrec.systems.registry import make_system
+from cupyrec.systems.scratchpipe import ScratchpipeSystem
 from cupyrec.systems.train_stage import TrainStage
 
 MAX_SAMPLES = 8
@@ -39,6 +42,29 @@ def made_system(system, config, **settings):
     """system: its name, or a SystemConfig."""
     stage, table = stage_and_table(config, **settings)
     return make_system(SystemConfig(system) if isinstance(system, str) else system, stage, table)
+
+
+class DelayedSystem(ScratchpipeSystem):
+    """Every stage takes its time, before and after it works, and another one each time."""
+
+    def slow_down(self, seed, most_ms):
+        self._random, self._most_s = random.Random(seed), most_ms / 1e3
+        return self
+
+    def delay(self):
+        time.sleep(self._random.choice((0, 0, self._random.random())) * self._most_s)
+
+    def _stages(self, work, source):
+        def delayed(stage):
+            def do(number):
+                self.delay()
+                ended = stage(number)
+                self.delay()
+                return ended
+
+            return do
+
+        return {name: delayed(stage) for name, stage in super()._stages(work, source).items()}
 
 
 def weights(system):

@@ -1,6 +1,5 @@
 """The promise: `serial` and `scratchpipe` give the weights of `resident`, bit for bit, whatever the circumstances."""
 
-import random
 import time
 
 import numpy as np
@@ -8,14 +7,22 @@ import pytest
 from batch_strategies import random_batch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from made_systems import DENSE_FEATURES, MAX_SAMPLES, made_system, run, small_config, stage_and_table, weights
+from made_systems import (
+    DENSE_FEATURES,
+    MAX_SAMPLES,
+    DelayedSystem,
+    made_system,
+    run,
+    small_config,
+    stage_and_table,
+    weights,
+)
 
 from cupyrec.batch import Batch
 from cupyrec.config import SystemConfig
 from cupyrec.errors import ScratchpadError
 from cupyrec.pipeline.replacement import REPLACEMENTS
 from cupyrec.pipeline.stages import PIPELINED
-from cupyrec.systems.scratchpipe import ScratchpipeSystem
 
 DYNAMIC = ("serial", "scratchpipe")
 
@@ -81,29 +88,6 @@ def test_the_same_bits_whatever_the_data_and_the_scratchpad(case, replacement):
     slots = max(1, max(map(unique_rows, batches)) + spare)
     lookahead = lookahead if replacement == "lookahead" else None
     check_exact(batches, table_rows, slots, lookahead=lookahead, replacement=replacement, probe=probe, **case)
-
-
-class DelayedSystem(ScratchpipeSystem):
-    """Every stage takes its time, before and after it works, and another one each time."""
-
-    def slow_down(self, seed, most_ms):
-        self._random, self._most_s = random.Random(seed), most_ms / 1e3
-        return self
-
-    def delay(self):
-        time.sleep(self._random.choice((0, 0, self._random.random())) * self._most_s)
-
-    def _stages(self, work, source):
-        def delayed(stage):
-            def do(number):
-                self.delay()
-                ended = stage(number)
-                self.delay()
-                return ended
-
-            return do
-
-        return {name: delayed(stage) for name, stage in super()._stages(work, source).items()}
 
 
 @settings(max_examples=30)
