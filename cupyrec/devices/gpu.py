@@ -271,5 +271,6 @@ def _three(size: int | Sequence[int]) -> tuple[int, int, int]:
     """Blocks or threads in three directions."""
     if isinstance(size, int):
         return size, 1, 1
-    x, y, z = (*((size,) if isinstance(size, np.integer) else size), 1, 1)[:3]
-    return int(x), int(y), int(z)
+    # One of NumPy's numbers, else several.
+    x, y, z = (*np.atleast_1d(size).tolist(), 1, 1)[:3]
+    return x, y, z
