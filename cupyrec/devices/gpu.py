@@ -269,8 +269,9 @@ def _warn(line: str) -> None:
 
 def _three(size: int | Sequence[int]) -> tuple[int, int, int]:
     """Blocks or threads in three directions."""
-    if isinstance(size, int):
+    if type(size) is int:  # by far the most
         return size, 1, 1
-    # One of NumPy's numbers, else several.
-    x, y, z = (*np.atleast_1d(size).tolist(), 1, 1)[:3]
-    return x, y, z
+    if not isinstance(size, Sequence):
+        return int(size), 1, 1
+    x, y, z = (*size, 1, 1)[:3]
+    return int(x), int(y), int(z)
