@@ -6,6 +6,7 @@ import hashlib
 import threading
 from typing import Any
 
+from cupyrec.devices.capturing import Capturing
 from cupyrec.devices.cuda_kernel import CudaKernel
 from cupyrec.devices.cupy_errors import in_our_errors
 from cupyrec.errors import DeviceError
@@ -14,8 +15,8 @@ from cupyrec.errors import DeviceError
 class CompiledKernels:
     """The kernels of one GPU. Any thread may ask."""
 
-    def __init__(self, cupy: Any) -> None:
-        self._cupy, self._lock = cupy, threading.RLock()
+    def __init__(self, cupy: Any, capturing: Capturing) -> None:
+        self._cupy, self._lock, self._capturing = cupy, threading.RLock(), capturing
         self._modules: dict[tuple[Any, ...], Any] = {}
         self._kernels: dict[CudaKernel, Any] = {}
         self._shared_bytes: dict[CudaKernel, int] = {}
@@ -23,8 +24,12 @@ class CompiledKernels:
     @in_our_errors
     def function(self, kernel: CudaKernel) -> int:
         """The driver's handle of a kernel. Raises DeviceError."""
-        with self._lock:
-            return self._compiled(kernel).kernel.ptr
+        compiled = self._kernels.get(kernel)
+        if compiled is None:
+            # In this order: a thread that captures asks for what is compiled, and needs no lock for it.
+            with self._capturing.between(), self._lock:
+                compiled = self._kernels.get(kernel) or self._compiled(kernel)
+        return compiled.kernel.ptr
 
     @in_our_errors
     def allow_shared_bytes(self, kernel: CudaKernel, shared_bytes: int) -> None:
@@ -35,16 +40,15 @@ class CompiledKernels:
                 self._shared_bytes[kernel] = shared_bytes
 
     def _compiled(self, kernel: CudaKernel) -> Any:
-        """A kernel of CuPy."""
-        if kernel not in self._kernels:
-            key = kernel.path, kernel.defines
-            if key not in self._modules:
-                options = ("--std=c++17", "-lineinfo", *kernel.options)
-                self._modules[key] = self._cupy.RawModule(code=source_of(kernel), options=options)
-            try:
-                self._kernels[kernel] = self._modules[key].get_function(kernel.name)
-            except self._cupy.cuda.compiler.CompileException as error:
-                raise DeviceError(f"{kernel} cannot be compiled: {first_compile_error(str(error))}") from error
+        """A kernel of CuPy, loaded too."""
+        key = kernel.path, kernel.defines
+        if key not in self._modules:
+            options = ("--std=c++17", "-lineinfo", *kernel.options)
+            self._modules[key] = self._cupy.RawModule(code=source_of(kernel), options=options)
+        try:
+            self._kernels[kernel] = self._modules[key].get_function(kernel.name)
+        except self._cupy.cuda.compiler.CompileException as error:
+            raise DeviceError(f"{kernel} cannot be compiled: {first_compile_error(str(error))}") from error
         return self._kernels[kernel]
 
 

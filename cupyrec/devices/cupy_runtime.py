@@ -6,20 +6,20 @@ import contextlib
 import ctypes
 import importlib.util
 import threading
-import weakref
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
-from cupyrec.byte_sizes import format_bytes
+from cupyrec.devices.capturing import Capturing
 from cupyrec.devices.cublas import WORKSPACE_BYTES, Cublas, load_cublas
 from cupyrec.devices.cuda_driver import NOT_READY, DriverCalls, Launcher, load_driver
 from cupyrec.devices.cuda_kernel import CudaKernel
 from cupyrec.devices.cupy_errors import device_error, first_line, in_our_errors
 from cupyrec.devices.cupy_kernels import CompiledKernels
 from cupyrec.devices.host_memory import host_array
-from cupyrec.errors import DeviceError, DeviceMemoryError
+from cupyrec.devices.locked_pages import LockedPages
+from cupyrec.errors import DeviceError
 
 LEAST_CAPABILITY = (7, 0)
 # A kernel that wants more shared memory than this has to say so before it is launched.
@@ -93,10 +93,9 @@ class CupyRuntime:
 
         self._cupy, self._cuda = cupy, cupy.cuda.runtime
         self._cublas_library = load_cublas(cupy.cuda.cublas.__file__)
-        self._kernels = CompiledKernels(cupy)
-        # Who waits for the whole device while another thread captures would spoil the graph.
-        self._capturing = threading.Lock()
-        self._locked: set[int] = set()
+        self._capturing = Capturing()
+        self._locked = LockedPages(self._cuda, self._capturing)
+        self._kernels = CompiledKernels(cupy, self._capturing)
         self._device = self._cuda.getDevice()
         try:
             calls = load_driver()
@@ -139,20 +138,7 @@ class CupyRuntime:
     def lock_pages(self, array: np.ndarray) -> None:
         if not array.nbytes:
             return
-        pointer = _host_pointer(array)
-        # Portable: for all contexts; mapped: kernels reach it.
-        flags = self._cuda.hostAllocPortable | self._cuda.hostAllocMapped  # the same bits as cudaHostRegister's
-        try:
-            self._cuda.hostRegister(pointer, array.nbytes, flags)
-        except RuntimeError as error:
-            raise DeviceMemoryError(
-                f"the pages of {format_bytes(array.nbytes)} of host memory cannot be locked: {first_line(error)}; "
-                "locked memory must fit in memory, in the control group (container) and in `ulimit -l`"
-            ) from error
-        owner = _owner(array)
-        self._locked.add(id(owner))
-        unregister = self._cuda.hostUnregister
-        weakref.finalize(owner, _unlock_pages, unregister, pointer, self._locked, id(owner)).atexit = False
+        self._locked.lock(array)
 
     @in_our_errors
     def mapped(self, array: np.ndarray) -> Any:
@@ -197,7 +183,7 @@ class CupyRuntime:
 
     @in_our_errors
     def synchronize_all(self) -> None:
-        with self._capturing:
+        with self._capturing.between():
             self._cuda.deviceSynchronize()
 
     @in_our_errors
@@ -248,7 +234,7 @@ class CupyRuntime:
 
     @in_our_errors
     def capture(self, stream: CupyStream, work: Callable[[], None]) -> Any:
-        with self._capturing:
+        with self._capturing.capture():
             try:
                 stream.stream.begin_capture(self._cuda.streamCaptureModeRelaxed)
                 work()
@@ -256,7 +242,9 @@ class CupyRuntime:
                 with contextlib.suppress(RuntimeError):
                     stream.stream.end_capture()
                 raise
-            return stream.stream.end_capture()
+            graph = stream.stream.end_capture()
+        self._locked.unlock_freed_if_now()
+        return graph
 
     def replay(self, stream: CupyStream, graph: Any) -> None:
         if status := self._thread.calls.replay(graph.graphExec, stream.pointer):
@@ -267,7 +255,7 @@ class CupyRuntime:
         return self._cupy.cuda.driver.CUDADriverError(status)
 
     def _is_pageable(self, array: Any) -> bool:
-        return isinstance(array, np.ndarray) and id(_owner(array)) not in self._locked
+        return isinstance(array, np.ndarray) and array not in self._locked
 
     def _cublas(self, stream: CupyStream) -> Cublas:
         if stream.cublas is None:
@@ -290,23 +278,6 @@ def _pointer(array: Any) -> int:
 
 def _host_pointer(array: np.ndarray) -> int:
     return array.__array_interface__["data"][0]
-
-
-def _owner(array: np.ndarray) -> np.ndarray:
-    """The array that all its views keep alive.
-
-    Not the memory map below it, which tells of its end only when the memory is gone.
-    """
-    while isinstance(array.base, np.ndarray):
-        array = array.base
-    return array
-
-
-def _unlock_pages(unregister: Callable[[int], None], pointer: int, locked: set[int], owner: int) -> None:
-    locked.discard(owner)
-    # The memory is about to go: nobody is left whom an error would help.
-    with contextlib.suppress(RuntimeError):
-        unregister(pointer)
 
 
 def _version(number: int) -> str:

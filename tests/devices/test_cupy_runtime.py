@@ -6,6 +6,7 @@ import gc
 import subprocess
 import sys
 import threading
+import weakref
 from types import SimpleNamespace
 
 import numpy as np
@@ -631,6 +632,24 @@ def test_pages_are_locked_for_the_life_of_an_array_and_its_views(runtime, cupy):
     assert locked == {}
     assert runtime.page_locked((0, 3), np.float32).shape == (0, 3)
     assert runtime.mapped(np.zeros((0, 3), np.float32)).shape == (0, 3)
+
+
+def test_pages_freed_while_a_graph_is_captured_are_unlocked_after_it(runtime, cupy):
+    locked, stream = cupy.cuda.runtime.locked, runtime.stream("train")
+    kept, freed = runtime.page_locked(5, np.float32), [runtime.page_locked(3, np.float32)]
+    memory = weakref.ref(freed[0].base)
+
+    def work():
+        freed.clear()
+        gc.collect()
+        # Else the next array might be given the same address, which CUDA takes for locked.
+        assert len(locked) == 2
+        assert memory() is not None
+
+    runtime.capture(stream, work)
+    assert list(locked) == [kept.ctypes.data]
+    gc.collect()
+    assert memory() is None
 
 
 def test_pages_that_cannot_be_locked_or_are_not(runtime, cupy):

@@ -1,0 +1,81 @@
+"""Host memory whose pages are locked for a GPU."""
+
+from __future__ import annotations
+
+import contextlib
+import weakref
+from collections import deque
+from typing import Any
+
+import numpy as np
+
+from cupyrec.byte_sizes import format_bytes
+from cupyrec.devices.capturing import Capturing
+from cupyrec.devices.cupy_errors import first_line
+from cupyrec.errors import DeviceMemoryError
+
+
+class LockedPages:
+    """Locks pages for as long as their array lives. Any thread may ask.
+
+    CUDA may wait for the whole device to lock or unlock, which spoils a graph that is being captured, and it refuses
+    to unlock then. So both are done between captures: what is freed meanwhile keeps its memory until then, or the
+    next array at the same address could not be locked.
+    """
+
+    def __init__(self, cuda: Any, capturing: Capturing) -> None:
+        """cuda: CuPy's runtime calls."""
+        self._cuda, self._capturing = cuda, capturing
+        self._owners: set[int] = set()
+        # (address, memory) of arrays that are gone.
+        self._freed: deque[tuple[int, Any]] = deque()
+
+    def __contains__(self, array: np.ndarray) -> bool:
+        """Whether the pages of an array, or of the one that it is a view of, were locked here."""
+        return id(_owner(array)) in self._owners
+
+    def lock(self, array: np.ndarray) -> None:
+        """Lock the pages of an array and all its views. Raises DeviceMemoryError."""
+        pointer, owner = array.__array_interface__["data"][0], _owner(array)
+        # Portable: for all contexts; mapped: kernels reach it. The bits are cudaHostRegister's too.
+        flags = self._cuda.hostAllocPortable | self._cuda.hostAllocMapped
+        with self._capturing.between():
+            self._unlock_freed()
+            try:
+                self._cuda.hostRegister(pointer, array.nbytes, flags)
+            except RuntimeError as error:
+                raise DeviceMemoryError(
+                    f"the pages of {format_bytes(array.nbytes)} of host memory cannot be locked: {first_line(error)}; "
+                    "locked memory must fit in memory, in the control group (container) and in `ulimit -l`"
+                ) from error
+        self._owners.add(id(owner))
+        weakref.finalize(owner, self._note_freed, pointer, owner.base, id(owner)).atexit = False
+
+    def unlock_freed_if_now(self) -> None:
+        """Unlock the pages of arrays that are gone, unless a graph is captured: it is done later then."""
+        with self._capturing.between_if_now() as is_now:
+            if is_now:
+                self._unlock_freed()
+
+    def _unlock_freed(self) -> None:
+        while self._freed:
+            pointer, _ = self._freed.popleft()
+            # Nobody is left whom an error would help.
+            with contextlib.suppress(RuntimeError):
+                self._cuda.hostUnregister(pointer)
+
+    def _note_freed(self, pointer: int, memory: Any, owner: int) -> None:
+        """An array is gone. Called by whatever thread was the last to have it, even in the middle of a capture."""
+        self._owners.discard(owner)
+        self._freed.append((pointer, memory))
+        self.unlock_freed_if_now()
+
+
+def _owner(array: np.ndarray) -> np.ndarray:
+    """The array that all its views keep alive.
+
+    Not the memory map below it, which tells of its end only when the memory is gone.
+    """
+    while isinstance(array.base, np.ndarray):
+        array = array.base
+    return array
