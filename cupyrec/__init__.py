@@ -18,7 +18,7 @@ _MODULE_OF = {
     "CupyrecError": "cupyrec.errors",
     "DlrmConfig": "cupyrec.config",
     "RowwiseAdagrad": "cupyrec.optim.rowwise_adagrad",
-    "RunConfig": "cupyrec.config",
+    "RunConfig": "cupyrec.run_config",
     "Sgd": "cupyrec.optim.sgd",
     "SystemConfig": "cupyrec.config",
     "TraceFile": "cupyrec.pipeline.trace_file",

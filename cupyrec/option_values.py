@@ -112,3 +112,8 @@ def choice(*names: str) -> Callable[[Any], str]:
         return str(value)
 
     return convert
+
+
+def option_name(field_name: str) -> str:
+    """`batch_size` as the command line and the file write it: `batch-size`."""
+    return field_name.replace("_", "-")

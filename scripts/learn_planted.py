@@ -16,10 +16,10 @@ from pathlib import Path
 
 from machine import processor_name, versions
 
-from cupyrec.config import RunConfig
 from cupyrec.datasets.planted_model import PlantedModel
 from cupyrec.datasets.synthetic import generate_blocks, write_blocks
 from cupyrec.devices.cpu import usable_cores
+from cupyrec.run_config import RunConfig
 from cupyrec.training.metrics import BinaryMetrics, MetricsResult
 from cupyrec.training.progress import open_progress
 from cupyrec.training.run import run_training

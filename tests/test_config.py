@@ -9,8 +9,10 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from cupyrec.config import DlrmConfig, RunConfig, SystemConfig, option_name, read_config_file
+from cupyrec.config import DlrmConfig, SystemConfig
 from cupyrec.errors import ConfigError
+from cupyrec.option_values import option_name
+from cupyrec.run_config import RunConfig, read_config_file
 
 if sys.version_info >= (3, 11):
     import tomllib

@@ -13,8 +13,9 @@ import click
 
 from cupyrec.cli import INTERRUPTED_EXIT_CODE, say
 from cupyrec.cli.advice_report import describe_advice
-from cupyrec.config import RunConfig, option_name, read_config_file
 from cupyrec.errors import ConfigError
+from cupyrec.option_values import option_name
+from cupyrec.run_config import RunConfig, read_config_file
 
 if TYPE_CHECKING:
     from cupyrec.training.advise_result import Advice

@@ -10,7 +10,8 @@ import click
 
 from cupyrec.cli import INTERRUPTED_EXIT_CODE, say
 from cupyrec.cli.report import describe_run
-from cupyrec.config import RunConfig, option_name, read_config_file
+from cupyrec.option_values import option_name
+from cupyrec.run_config import RunConfig, read_config_file
 
 
 def _options(command: Any) -> Any:

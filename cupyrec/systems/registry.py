@@ -6,11 +6,12 @@ from dataclasses import fields, replace
 from typing import Any
 
 from cupyrec.byte_sizes import format_bytes
-from cupyrec.config import SystemConfig, option_name
+from cupyrec.config import SystemConfig
 from cupyrec.devices.device import Device
 from cupyrec.devices.gpu import GpuDevice
 from cupyrec.embedding.host_table import HostTable
 from cupyrec.embedding.row_counts import read_row_counts
+from cupyrec.option_values import option_name
 from cupyrec.pipeline.stage_clock import StageClock
 from cupyrec.scratchpad_size import scratchpad_slots
 from cupyrec.systems.hybrid import HybridSystem

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from cupyrec.config import DlrmConfig, RunConfig
+from cupyrec.config import DlrmConfig
 from cupyrec.devices.device import Device
 from cupyrec.devices.gpu import GpuDevice
 from cupyrec.devices.host_memory import available_bytes
@@ -17,6 +17,7 @@ from cupyrec.errors import ConfigError, CupyrecError, DataError, DivergenceError
 from cupyrec.optim.registry import make_optimizer
 from cupyrec.optim.schedule import WarmupPolynomialDecay
 from cupyrec.pipeline.trace_file import TraceFile
+from cupyrec.run_config import RunConfig
 from cupyrec.systems.registry import resolve_system, unused_options
 from cupyrec.training.device_memory_plan import plan_device_memory
 from cupyrec.training.interrupt import StopOnInterrupt

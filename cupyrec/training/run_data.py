@@ -6,12 +6,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from cupyrec.config import RunConfig
 from cupyrec.datasets.bad_rows import check_log_file
 from cupyrec.datasets.criteo import CriteoFiles
 from cupyrec.datasets.input_files import find_input_files
 from cupyrec.datasets.source import Source
 from cupyrec.errors import ConfigError
+from cupyrec.run_config import RunConfig
 from cupyrec.training.run_folder import BAD_ROWS_FILE, CONFIG_FILE, METRICS_FILE, RunFolder
 from cupyrec.training.saved_model import DESCRIPTION_FILE
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from cupyrec.config import DlrmConfig, RunConfig, SystemConfig
+from cupyrec.config import DlrmConfig, SystemConfig
 from cupyrec.datasets.source import Source
 from cupyrec.devices.device import Device
 from cupyrec.devices.gpu import GpuDevice
@@ -24,6 +24,7 @@ from cupyrec.models.dlrm import Dlrm
 from cupyrec.optim.registry import Optimizer, make_optimizer
 from cupyrec.optim.schedule import WarmupPolynomialDecay
 from cupyrec.pipeline.stage_clock import StageClock, TraceSink
+from cupyrec.run_config import RunConfig
 from cupyrec.systems.registry import make_system, resolve_system
 from cupyrec.systems.step import System, Traffic, ignore
 from cupyrec.systems.train_stage import TrainStage

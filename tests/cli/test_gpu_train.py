@@ -10,8 +10,8 @@ from criteo_lines import TINY_MODEL, files_in, write_learnable
 from emulated_cuda import EmulatedCuda
 
 from cupyrec.cli import main
-from cupyrec.config import read_config_file
 from cupyrec.devices import cupy_runtime
+from cupyrec.run_config import read_config_file
 from cupyrec.training.trained_model import load_model
 
 OPTIONS = [*TINY_MODEL, "--batch-size=8", "--threads=1", "--valid=0.3", "--max-steps=10", "--learning-rate=0.05"]

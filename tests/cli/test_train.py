@@ -14,7 +14,8 @@ import pytest
 from commands import run_here, run_process
 from criteo_lines import TINY_MODEL, files_in, learnable_text, with_cell, write_learnable
 
-from cupyrec.config import RunConfig, option_name, read_config_file
+from cupyrec.option_values import option_name
+from cupyrec.run_config import RunConfig, read_config_file
 from cupyrec.training.trained_model import load_model
 
 WEIGHTS = "model.safetensors"

@@ -7,8 +7,8 @@ import pytest
 from criteo_lines import write_learnable
 from emulated_cuda import EmulatedCuda
 
-from cupyrec.config import RunConfig
 from cupyrec.errors import DeviceMemoryError, OutputError
+from cupyrec.run_config import RunConfig
 from cupyrec.training.run import run_training
 from cupyrec.training.trained_model import load_model
 

@@ -7,8 +7,8 @@ import signal
 import pytest
 from criteo_lines import files_in, learnable_text, with_cell, write_learnable
 
-from cupyrec.config import RunConfig, read_config_file
 from cupyrec.errors import ConfigError, CupyrecError, DataError, DivergenceError, OutputError
+from cupyrec.run_config import RunConfig, read_config_file
 from cupyrec.training import run
 from cupyrec.training.run import run_training
 from cupyrec.training.trained_model import load_model

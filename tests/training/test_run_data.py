@@ -3,8 +3,8 @@
 import pytest
 from criteo_lines import files_in, learnable_text, with_cell, write_learnable
 
-from cupyrec.config import RunConfig
 from cupyrec.errors import ConfigError
+from cupyrec.run_config import RunConfig
 from cupyrec.training.run_data import RunData
 from cupyrec.training.run_folder import RunFolder
 

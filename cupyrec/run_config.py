@@ -1,0 +1,223 @@
+"""Every option of a run, as plain validated data: one source for the command line and the TOML file."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import json
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from cupyrec.config import (
+    DEFAULT_BOTTOM_LAYERS,
+    DEFAULT_SCRATCHPAD,
+    DEVICES,
+    EXCHANGES,
+    LEAST_EPS,
+    PRECISIONS,
+    REPLACEMENTS,
+    SYSTEMS,
+    DlrmConfig,
+    SystemConfig,
+)
+from cupyrec.errors import ConfigError
+from cupyrec.option_values import choice, flag, hash_rows, option_name, real_number, text, texts, whole_number, widths
+from cupyrec.scratchpad_size import check_scratchpad_size
+
+
+def scratchpad_size(value: Any) -> str:
+    """The size of a scratchpad, as SystemConfig takes it."""
+    is_one = isinstance(value, (str, int)) and not isinstance(value, bool)
+    try:
+        return check_scratchpad_size(str(value) if is_one else "")
+    except ConfigError:
+        raise ValueError("bytes with a unit (8GB), a number of rows (50000), or a share of all rows (10%)") from None
+
+
+def option(default: Any, convert: Callable[[Any], Any], help_text: str, metavar: str | None = None) -> Any:
+    """A field of RunConfig: how its value is read, and what `--help` says of it."""
+    return field(default=default, metadata={"convert": convert, "help": help_text, "metavar": metavar})
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Every option of `cupyrec train`; the command line and the TOML file use the names with hyphens.
+
+    Make one with `RunConfig.from_values`, which converts and checks. None means: not set.
+    """
+
+    paths: tuple[str, ...] = option((), texts, "Criteo files, globs or folders to train on.")
+    valid: tuple[str, ...] = option(
+        (), texts, "Files to validate on, or a share of the tail of the training files, such as 0.1.", "SHARE|PATH"
+    )
+    output: str | None = option(None, text, "Folder for the trained model, its metrics and its configuration.", "DIR")
+    overwrite: bool = option(
+        False, flag, "Replace what an earlier run left in the output folder, and existing files of bad rows and traces."
+    )
+    hash_rows: tuple[int, ...] = option(
+        (100_000,), hash_rows, "Rows of each table, one number or 26; a category's row is its hex modulo this.", "ROWS"
+    )
+    on_bad_row: str = option(
+        "error", choice("error", "skip"), "Stop at a bad row, or count it, write it to a file and go on.", "error|skip"
+    )
+    bad_rows: str | None = option(
+        None, text, "File for the bad rows that are skipped; bad_rows.tsv in the output folder when not given.", "FILE"
+    )
+    batch_size: int = option(512, whole_number(1), "Samples in a mini-batch.", "SAMPLES")
+    epochs: int = option(1, whole_number(1), "Passes over the training files.", "N")
+    max_steps: int | None = option(None, whole_number(1), "Stop after this many steps.", "STEPS")
+    dimension: int = option(16, whole_number(1), "Embedding dimension.", "D")
+    bottom_mlp: tuple[int, ...] | None = option(
+        None, widths, "Widths of the bottom MLP's layers; the last is D.  [default: 512-256-64-D]", "WIDTHS"
+    )
+    top_mlp: tuple[int, ...] = option((512, 256, 1), widths, "Widths of the top MLP's layers; the last is 1.", "WIDTHS")
+    pooling: str = option("sum", choice("sum", "mean"), "How the rows of a bag become one vector.", "sum|mean")
+    self_interaction: bool = option(False, flag, "Let the dot interaction take each vector with itself too.")
+    optimizer: str = option(
+        "rowwise-adagrad",
+        choice("sgd", "adagrad", "rowwise-adagrad"),
+        "For embeddings and MLPs alike.",
+        "sgd|adagrad|rowwise-adagrad",
+    )
+    learning_rate: float = option(0.02, real_number(above=0), "Learning rate after the warm-up.", "RATE")
+    eps: float = option(1e-10, real_number(least=LEAST_EPS), "Added to Adagrad's root, outside of it.", "EPS")
+    warmup_steps: int = option(
+        100, whole_number(0), "Steps over which the learning rate rises to its full value.", "STEPS"
+    )
+    decay_start_step: int = option(
+        0, whole_number(0), "Step at which the learning rate begins to fall; 0: after the warm-up.", "STEP"
+    )
+    decay_steps: int = option(0, whole_number(0), "Steps over which it falls; 0 keeps it constant.", "STEPS")
+    decay_power: float = option(2.0, real_number(above=0), "Power of the polynomial decay.", "POWER")
+    end_learning_rate: float = option(0.0, real_number(least=0), "Learning rate at the end of the decay.", "RATE")
+    eval_every: int = option(
+        0, whole_number(0), "Validate every so many steps as well as at the end; 0 does not.", "STEPS"
+    )
+    log_every: int = option(100, whole_number(1), "Steps between the lines of metrics.jsonl.", "STEPS")
+    system: str = option("auto", choice(*SYSTEMS), "Where embeddings live and are trained.", "|".join(SYSTEMS))
+    scratchpad: str = option(
+        DEFAULT_SCRATCHPAD,
+        scratchpad_size,
+        "Device memory for rows: bytes (8GB), a number of rows, or a share of all rows (10%); for static, serial and "
+        "scratchpipe.",
+        "SIZE",
+    )
+    lookahead: int | None = option(
+        None,
+        whole_number(1),
+        "Mini-batches that serial and scratchpipe know ahead; 4 times the scratchpad's rows over those of a batch when "
+        "not given, or what memory allows.",
+        "K",
+    )
+    replacement: str = option(
+        "lookahead",
+        choice(*REPLACEMENTS),
+        "Which row leaves the scratchpad of serial and scratchpipe.",
+        "lookahead|lru|lfu|random",
+    )
+    row_counts: str | None = option(
+        None,
+        text,
+        "How often each row is used, as `cupyrec advise --row-counts` writes it; for static, serial and scratchpipe.",
+        "FILE",
+    )
+    trace: str | None = option(
+        None,
+        text,
+        "Write what each stage did when, of the first 10,000 mini-batches, for chrome://tracing or ui.perfetto.dev.",
+        "FILE",
+    )
+    exchange: str = option(
+        "auto",
+        choice(*EXCHANGES),
+        "How rows move between host and GPU, for serial and scratchpipe: gathered by the host and copied (staged), "
+        "read and written by the GPU (direct), or one direction so and the other so; auto tries all.",
+        "|".join(EXCHANGES),
+    )
+    device: str = option(
+        "auto", choice(*DEVICES), "What computes; auto takes the GPU where there is one.", "|".join(DEVICES)
+    )
+    precision: str = option(
+        "fp32",
+        choice(*PRECISIONS),
+        "Of the factors in matrix products on a GPU, at least; bf16 lets cuBLAS choose between it and tf32. All else "
+        "is fp32.",
+        "|".join(PRECISIONS),
+    )
+    cuda_graphs: bool = option(
+        True,
+        flag,
+        "On a GPU, capture what is the same in each step in CUDA graphs; without them every kernel is launched by "
+        "itself, to look for faults.",
+    )
+    threads: int | None = option(None, whole_number(1), "CPU threads; every usable core when not given.", "N")
+    seed: int = option(1, whole_number(0), "Seed of the initial weights.", "SEED")
+
+    @classmethod
+    def from_values(cls, values: Mapping[str, Any], *, source: str = "") -> RunConfig:
+        """Convert and check raw values, keyed by field name or by option name.
+
+        source: where they come from, for messages. Raises ConfigError on an unknown name (with the nearest known
+        one) and on a value that cannot be used.
+        """
+        where = f"{source}: " if source else ""
+        known = {each.name: each for each in fields(cls)}
+        converted: dict[str, Any] = {}
+        for name, value in values.items():
+            key = name.replace("-", "_")
+            if key not in known and isinstance(value, Mapping):
+                raise ConfigError(f"{where}options stand in no section; take away the line [{name}]")
+            if key not in known:
+                nearest = difflib.get_close_matches(key, known, n=1, cutoff=0)[0]
+                raise ConfigError(f"{where}unknown option '{name}'; did you mean '{option_name(nearest)}'?")
+            try:
+                converted[key] = known[key].metadata["convert"](value)
+            except ValueError as error:
+                raise ConfigError(f"{where}{option_name(key)} must be {error}, but is {value!r}") from None
+        return cls(**converted)
+
+    def to_toml(self) -> str:
+        """The configuration as a TOML file that reads back to the same; options that are not set are left out."""
+        lines = []
+        for each in fields(self):
+            value = getattr(self, each.name)
+            if value is not None:
+                # JSON's numbers, lists and booleans are TOML's too, and its strings but for escaped surrogates and
+                # a bare DEL.
+                shown = list(value) if isinstance(value, tuple) else value
+                as_json = json.dumps(shown, ensure_ascii=False).replace("\x7f", "\\u007f")
+                lines.append(f"{option_name(each.name)} = {as_json}\n")
+        return "".join(lines)
+
+    def system_config(self) -> SystemConfig:
+        """The system that these options describe. Raises ConfigError."""
+        return SystemConfig(
+            self.system, self.scratchpad, self.lookahead, self.replacement, self.row_counts, self.exchange
+        )
+
+    def model_for(self, table_rows: tuple[int, ...], dense_features: int) -> DlrmConfig:
+        """The model that these options describe, for data with these tables. Raises ConfigError."""
+        return DlrmConfig(
+            table_rows=table_rows,
+            dense_features=dense_features,
+            dimension=self.dimension,
+            bottom=self.bottom_mlp or (*DEFAULT_BOTTOM_LAYERS, self.dimension),
+            top=self.top_mlp,
+            pooling=self.pooling,
+            self_interaction=self.self_interaction,
+        )
+
+
+def read_config_file(path: str | Path) -> dict[str, Any]:
+    """The raw values of a TOML file. Raises ConfigError when it cannot be read or is no TOML."""
+    toml = importlib.import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")
+    try:
+        with open(path, "rb") as file:
+            return toml.load(file)
+    except (toml.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not a TOML file: {error}") from None
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
