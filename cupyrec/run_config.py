@@ -93,10 +93,30 @@ class RunConfig:
     decay_steps: int = option(0, whole_number(0), "Steps over which it falls; 0 keeps it constant.", "STEPS")
     decay_power: float = option(2.0, real_number(above=0), "Power of the polynomial decay.", "POWER")
     end_learning_rate: float = option(0.0, real_number(least=0), "Learning rate at the end of the decay.", "RATE")
+    shuffle: bool = option(
+        False, flag, "Train prepared data in another order in each epoch, always the same for a seed."
+    )
+    shuffle_window: int = option(
+        2**18,
+        whole_number(1),
+        "Samples that are shuffled among each other, of blocks from all over the data.",
+        "SAMPLES",
+    )
     eval_every: int = option(
         0, whole_number(0), "Validate every so many steps as well as at the end; 0 does not.", "STEPS"
     )
     log_every: int = option(100, whole_number(1), "Steps between the lines of metrics.jsonl.", "STEPS")
+    checkpoint_every: int = option(
+        0,
+        whole_number(0),
+        "Write a checkpoint to the output folder every so many steps, at the end and when stopped; 0 writes none.",
+        "STEPS",
+    )
+    keep: int = option(2, whole_number(1), "Checkpoints to keep; older ones are removed.", "N")
+    resume: bool = option(
+        False, flag, "Go on from the last checkpoint in the output folder, or begin where there is none."
+    )
+    resume_step: int | None = option(None, whole_number(1), "Go on from the checkpoint of this step instead.", "STEP")
     system: str = option("auto", choice(*SYSTEMS), "Where embeddings live and are trained.", "|".join(SYSTEMS))
     scratchpad: str = option(
         DEFAULT_SCRATCHPAD,

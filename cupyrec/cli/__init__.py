@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import keyword
 import os
 import sys
 from collections.abc import Sequence
@@ -17,10 +18,16 @@ from cupyrec.errors import CupyrecError, OutputError
 # What a shell reports of a process that SIGINT ended: 128 + 2.
 INTERRUPTED_EXIT_CODE = 130
 
-# name: one line for the overview; the module and its function are called the same.
+# name: one line for the overview; the module and its function are called the same, but for the words of Python.
 COMMANDS = {
-    "train": "Train a DLRM on Criteo files.",
-    "evaluate": "Evaluate a trained model on Criteo files.",
+    "prepare": "Turn raw files into data that are read at the speed of memory.",
+    "split": "Divide prepared data into training, validation and test data.",
+    "train": "Train a DLRM on Criteo files or prepared data.",
+    "evaluate": "Evaluate a trained model.",
+    "predict": "Write the predictions of a trained model to a Parquet file.",
+    "export": "Write a trained model with the names of the DLRM reference.",
+    "import": "Make a model from weights with the names of the DLRM reference.",
+    "inspect": "Say what a run, a model, a checkpoint or prepared data hold.",
     "advise": "Say how large a scratchpad Criteo files need.",
     "generate": "Write Criteo-format data of any size from a known model.",
 }
@@ -35,7 +42,8 @@ class LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
         if name not in COMMANDS:
             return None
-        return getattr(importlib.import_module(f"cupyrec.cli.{name}"), name)
+        module = f"{name}_" if keyword.iskeyword(name) else name
+        return getattr(importlib.import_module(f"cupyrec.cli.{module}"), module)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):

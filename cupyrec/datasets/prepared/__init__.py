@@ -1,0 +1,1 @@
+"""Prepared data: their format, reading them as batches, and splits."""
