@@ -22,11 +22,14 @@ else:
 NAMES = [each.name for each in dataclasses.fields(RunConfig)]
 TWENTY_SIX = tuple(range(1, 27))
 
-WHOLE_FROM_1 = ("batch_size", "epochs", "max_steps", "dimension", "log_every", "threads", "lookahead")
-WHOLE_FROM_0 = ("warmup_steps", "decay_start_step", "decay_steps", "eval_every", "seed")
+WHOLE_FROM_1 = (
+    *("batch_size", "epochs", "max_steps", "dimension", "log_every", "threads", "lookahead"),
+    *("shuffle_window", "keep", "resume_step"),
+)
+WHOLE_FROM_0 = ("warmup_steps", "decay_start_step", "decay_steps", "eval_every", "seed", "checkpoint_every")
 ABOVE_0 = ("learning_rate", "decay_power")
 FROM_0 = ("end_learning_rate",)
-FLAGS = ("overwrite", "self_interaction", "cuda_graphs")
+FLAGS = ("overwrite", "self_interaction", "cuda_graphs", "shuffle", "resume")
 CHOICES = {
     "on_bad_row": ("error", "skip"),
     "pooling": ("sum", "mean"),
