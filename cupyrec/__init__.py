@@ -17,6 +17,8 @@ _MODULE_OF = {
     "CriteoFiles": "cupyrec.datasets.criteo",
     "CupyrecError": "cupyrec.errors",
     "DlrmConfig": "cupyrec.config",
+    "PrepareOptions": "cupyrec.datasets.preparing.prepare_options",
+    "PreparedData": "cupyrec.datasets.prepared.prepared_data",
     "RowwiseAdagrad": "cupyrec.optim.rowwise_adagrad",
     "RunConfig": "cupyrec.run_config",
     "Sgd": "cupyrec.optim.sgd",
@@ -25,6 +27,7 @@ _MODULE_OF = {
     "Trainer": "cupyrec.training.trainer",
     "WarmupPolynomialDecay": "cupyrec.optim.schedule",
     "load_model": "cupyrec.training.trained_model",
+    "prepare": "cupyrec.datasets.preparing.job",
 }
 
 __all__ = ["__version__", *sorted(_MODULE_OF)]

@@ -41,5 +41,5 @@ def with_cell(text: str, line: int, column: int, cell: str) -> str:
 
 
 def files_in(folder: Path) -> list[str]:
-    """Everything below a folder, folders included, relative to it."""
-    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
+    """Everything below a folder, folders included, relative to it; without the locks, which stay."""
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.name != ".lock")

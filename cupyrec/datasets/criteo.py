@@ -16,12 +16,16 @@ from cupyrec.datasets.criteo_rows import DENSE_FEATURES, SPARSE_FEATURES, BadLin
 from cupyrec.datasets.file_lines import FileLines
 from cupyrec.datasets.input_files import find_input_files
 from cupyrec.datasets.line_chunks import CHUNK_BYTES, MAX_LINE_BYTES, LineChunk, too_long
+from cupyrec.datasets.prepared.manifest import encoding_id
 from cupyrec.datasets.read_ahead import read_ahead
 from cupyrec.errors import ConfigError, DataError
 
 # Enough to bridge the making of a chunk or two, whatever the size of a batch.
 READ_AHEAD_BATCHES = 4
 READ_AHEAD_SAMPLES = 16_384
+
+# How they become dense features; see preparing.dense_transforms.
+DENSE_TRANSFORM = "dlrm"
 
 # Global rows are int64.
 MOST_ROWS = 2**63 - 1
@@ -70,6 +74,11 @@ class CriteoFiles:
         self._skip_bad_rows = on_bad_row == "skip"
         self._bad_row_log = BadRowLog(bad_rows_path)
         self._lines = FileLines(self.files, chunk_bytes=_chunk_bytes)
+
+    @property
+    def encoding(self) -> str:
+        """How values become ids and dense features, as of prepared data; see manifest.encoding_id."""
+        return encoding_id(DENSE_TRANSFORM, self.table_rows, [None] * len(self.table_rows))
 
     @property
     def bad_rows(self) -> int:

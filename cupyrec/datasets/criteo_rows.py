@@ -5,8 +5,9 @@ A row has 40 tab-separated columns: the label, 13 integers and 26 hexadecimal ca
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -22,6 +23,10 @@ LONGEST_QUOTE = 40
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 # An Arrow column of blanks may have no data buffer; a kernel wants one all the same.
 NO_CELL_DATA = np.frombuffer(b"\0", dtype=np.uint8)
+
+# The cells of a column: offsets (n + 1,) int32 and data uint8, see parse_cells.
+Cells = tuple[np.ndarray, np.ndarray]
+Rows = TypeVar("Rows")
 
 _NAMES = [str(column) for column in range(COLUMNS)]
 _PARSE_OPTIONS = pa.csv.ParseOptions(
@@ -67,33 +72,67 @@ class BadLine:
     text: bytes
 
 
+def expected_cell(column: int, cell: bytes) -> str:
+    """What a bad cell of a 1-based column should have been."""
+    if column <= LABEL_COLUMNS:
+        return "a label of 0 or 1"
+    if column <= LABEL_COLUMNS + DENSE_FEATURES:
+        return "an integer of at most 19 digits and 64 bits, or a blank,"
+    return "at most 16 hexadecimal digits, or a blank,"
+
+
 def parse_rows(text: bytes, table_rows: Sequence[int]) -> tuple[ParsedRows, list[BadLine]]:
     """Parse whole lines, each ending in LF or CRLF: the good rows and the bad lines, both in order of lines.
 
     text:       without NUL bytes.
     table_rows: (26,) rows of each table; a category becomes table offset + value mod rows.
     """
+
+    def parse_columns(columns: Iterable[Cells], bad_columns: np.ndarray) -> ParsedRows:
+        return _parse_columns(columns, bad_columns, table_rows)
+
+    parsed, good, bad_lines = parse_lines(text, parse_columns)
+    return (parsed[good] if bad_lines else parsed), bad_lines
+
+
+def parse_lines(
+    text: bytes,
+    parse_columns: Callable[[Iterable[Cells], np.ndarray], Rows],
+    expected: Callable[[int, bytes], str] = expected_cell,
+) -> tuple[Rows, np.ndarray, list[BadLine]]:
+    """Parse whole lines, each ending in LF or CRLF, into rows of whatever kind.
+
+    text:          without NUL bytes.
+    parse_columns: parses the cells of n lines of 40 columns, column after column, into n rows, and marks the bad ones
+                   in its second argument, (n,) uint8, see parse_cells. An empty line counts as one of blanks.
+    expected:      says for a 1-based column and a bad cell of it what it should have been.
+
+    Returns the rows that parse_columns made, which of them are good, (n,) bool, and the bad lines in order.
+    """
     plain = _without_carriage_returns(text)
     try:
-        parsed, bad_columns = _parse_columns(plain, table_rows)
+        parsed, narrow = _parse_text(plain, parse_columns)
+        bad_columns = narrow
     except pa.ArrowInvalid:
         # Some line has another number of columns. Those of the right width are parsed for themselves.
         lines = plain.split(b"\n")[:-1]
         fits = np.array([line.count(b"\t") == COLUMNS - 1 for line in lines])
         fitting = b"".join(line + b"\n" for line, fit in zip(lines, fits, strict=True) if fit)
-        parsed, narrow = _parse_columns(fitting, table_rows)
+        parsed, narrow = _parse_text(fitting, parse_columns)
         bad_columns = np.full(len(lines), COLUMNS, dtype=np.uint8)
         bad_columns[fits] = narrow
-        parsed = parsed[narrow == 0]
-    else:
-        if not bad_columns.any():
-            return parsed, []
-        parsed = parsed[bad_columns == 0]
+    good = narrow == 0
+    if not bad_columns.any():
+        return parsed, good, []
     lines = text.split(b"\n")
-    return parsed, [
-        _describe(int(line), int(bad_columns[line]), lines[line].removesuffix(b"\r"))
-        for line in np.flatnonzero(bad_columns)
-    ]
+    return (
+        parsed,
+        good,
+        [
+            _describe(int(line), int(bad_columns[line]), lines[line].removesuffix(b"\r"), expected)
+            for line in np.flatnonzero(bad_columns)
+        ],
+    )
 
 
 def _without_carriage_returns(text: bytes) -> bytes:
@@ -107,13 +146,14 @@ def _without_carriage_returns(text: bytes) -> bytes:
     return BYTE_ORDER_MARK + text if text.startswith(BYTE_ORDER_MARK) else text
 
 
-def _parse_columns(text: bytes, table_rows: Sequence[int]) -> tuple[ParsedRows, np.ndarray]:
+def _parse_text(text: bytes, parse_columns: Callable[[Iterable[Cells], np.ndarray], Rows]) -> tuple[Rows, np.ndarray]:
     """Parse n lines of 40 cells: all rows, and the 1-based first bad column of each, (n,) uint8, 0 for none.
 
-    An empty line counts as one of blanks, whose label is bad. Raises pyarrow.ArrowInvalid for other widths.
+    Raises pyarrow.ArrowInvalid for other widths.
     """
     if not text:
-        return _unwritten_rows(0), np.zeros(0, dtype=np.uint8)
+        bad_columns = np.zeros(0, dtype=np.uint8)
+        return parse_columns([(np.zeros(1, dtype=np.int32), NO_CELL_DATA)] * COLUMNS, bad_columns), bad_columns
     table = pa.csv.read_csv(
         pa.BufferReader(text),
         # One block, so that every column comes as one piece.
@@ -121,11 +161,15 @@ def _parse_columns(text: bytes, table_rows: Sequence[int]) -> tuple[ParsedRows, 
         parse_options=_PARSE_OPTIONS,
         convert_options=_CONVERT_OPTIONS,
     )
-    parsed = _unwritten_rows(table.num_rows)
     bad_columns = np.zeros(table.num_rows, dtype=np.uint8)
+    return parse_columns(map(_buffers, table.itercolumns()), bad_columns), bad_columns
+
+
+def _parse_columns(columns: Iterable[Cells], bad_columns: np.ndarray, table_rows: Sequence[int]) -> ParsedRows:
+    parsed = _unwritten_rows(bad_columns.shape[0])
     starts = table_offsets(table_rows)
-    for index, chunked in enumerate(table.itercolumns()):
-        cells = (*_buffers(chunked), bad_columns, index + 1)
+    for index, buffers in enumerate(columns):
+        cells = (*buffers, bad_columns, index + 1)
         if index < LABEL_COLUMNS:
             parse_cells.parse_labels(*cells, parsed.labels)
         elif index < LABEL_COLUMNS + DENSE_FEATURES:
@@ -133,7 +177,7 @@ def _parse_columns(text: bytes, table_rows: Sequence[int]) -> tuple[ParsedRows, 
         else:
             feature = index - LABEL_COLUMNS - DENSE_FEATURES
             parse_cells.parse_categories(*cells, starts[feature], np.uint64(table_rows[feature]), parsed.rows[feature])
-    return parsed, bad_columns
+    return parsed
 
 
 def _unwritten_rows(n: int) -> ParsedRows:
@@ -144,15 +188,15 @@ def _unwritten_rows(n: int) -> ParsedRows:
     )
 
 
-def _buffers(column: pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]:
-    """Offsets (n + 1,) int32 and data uint8 of a column of one piece: views, nothing is copied."""
+def _buffers(column: pa.ChunkedArray) -> Cells:
+    """The cells of a column of one piece: views, nothing is copied."""
     (cells,) = column.chunks
     _, offsets, data = cells.buffers()
     offsets = np.frombuffer(offsets, dtype=np.int32)[cells.offset : cells.offset + len(cells) + 1]
     return offsets, np.frombuffer(data, dtype=np.uint8) if data is not None and data.size else NO_CELL_DATA
 
 
-def _describe(line: int, column: int, text: bytes) -> BadLine:
+def _describe(line: int, column: int, text: bytes, expected: Callable[[int, bytes], str]) -> BadLine:
     """Say what is wrong with a line: its number of columns, or else the cell in `column`."""
     cells = text.split(b"\t")
     if len(cells) != COLUMNS:
@@ -160,13 +204,8 @@ def _describe(line: int, column: int, text: bytes) -> BadLine:
         if len(cells) == COLUMNS - LABEL_COLUMNS:
             found += " (is this a test file without labels?)"
         return BadLine(line, None, f"expected {COLUMNS} columns separated by tabs and {found}", text)
-    if column <= LABEL_COLUMNS:
-        expected = "expected a label of 0 or 1"
-    elif column <= LABEL_COLUMNS + DENSE_FEATURES:
-        expected = "expected an integer of at most 19 digits and 64 bits, or a blank,"
-    else:
-        expected = "expected at most 16 hexadecimal digits, or a blank,"
-    return BadLine(line, column, f"{expected} and found {_quote(cells[column - 1])}", text)
+    cell = cells[column - 1]
+    return BadLine(line, column, f"expected {expected(column, cell)} and found {_quote(cell)}", text)
 
 
 def _quote(cell: bytes) -> str:

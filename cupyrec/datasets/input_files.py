@@ -12,14 +12,18 @@ from cupyrec.errors import ConfigError, DataError
 COMPRESSED_SUFFIXES = (".gz", ".zst")
 # What a folder is searched for, each also with a compressed suffix. Not .csv: the format has tabs.
 FOLDER_PATTERN = re.compile(r"(day_.*|.*\.(tsv|txt))(\.gz|\.zst)?")
+# And where there are none of these, by those who can read tables.
+TABLE_PATTERN = re.compile(r"[^.].*\.(parquet|arrow|feather|ipc)")
 
 
-def find_input_files(paths: str | Path | Sequence[str | Path]) -> tuple[Path, ...]:
+def find_input_files(paths: str | Path | Sequence[str | Path], *, tables: bool = False) -> tuple[Path, ...]:
     """The files that `paths` name, each as the user would name it.
 
     A file stands for itself; a folder for the files in it called day_*, *.tsv or *.txt, each also with .gz or
     .zst; a pattern with *, ? or [ for the files that match. Several are taken in the order given; within a
     folder or a pattern names are ordered as people count, day_2 before day_10.
+
+    tables: a folder that has none of these stands for its Parquet and Arrow files.
 
     Raises DataError for a missing or empty file and for a folder or pattern without matches, ConfigError
     when no path or one file twice is given.
@@ -27,7 +31,7 @@ def find_input_files(paths: str | Path | Sequence[str | Path]) -> tuple[Path, ..
     named = [paths] if isinstance(paths, (str, Path)) else list(paths)
     if not named:
         raise ConfigError("no input file is given; name files, a folder or a pattern such as 'day_*'")
-    files = tuple(file for path in named for file in _expand(path))
+    files = tuple(file for path in named for file in _expand(path, tables))
     seen = set()
     for file in files:
         if file.stat().st_size == 0:
@@ -44,7 +48,7 @@ def natural_order(path: Path) -> list[tuple[int, int | str]]:
     return [(0, int(part)) if part.isdecimal() else (1, part) for part in parts]
 
 
-def _expand(named: str | Path) -> list[Path]:
+def _expand(named: str | Path, tables: bool) -> list[Path]:
     if not str(named):
         raise DataError("an empty path; name a file, a folder or a pattern")
     path = Path(named)
@@ -54,6 +58,9 @@ def _expand(named: str | Path) -> list[Path]:
         if path.is_dir():
             found = [file for file in path.iterdir() if FOLDER_PATTERN.fullmatch(file.name)]
             wanted = "files called day_*, *.tsv or *.txt, plain or with .gz or .zst"
+            if tables and not found:
+                found = [file for file in path.iterdir() if TABLE_PATTERN.fullmatch(file.name)]
+                wanted += ", nor Parquet or Arrow files"
         elif path.exists():
             raise DataError("not a regular file; input is read more than once", path=path)
         elif glob.has_magic(str(path)):

@@ -121,3 +121,65 @@ def parse_categories(offsets, data, bad_columns, column, first_row, table_rows, 
                 bad_columns[row] = column
         rows[row] = first_row + np.int64(value % table_rows)
     return bad
+
+
+@cached_njit()
+def parse_integers(offsets, data, bad_columns, column, values, missing):
+    """Parse the cells of parse_counts into the integers themselves.
+
+    values:  (n,) int64, 0 for blank and for bad cells. Modified.
+    missing: (n,) bool, whether a cell is blank. Modified. The other parameters: see the module.
+    """
+    bad = 0
+    for row in range(values.shape[0]):
+        position, stop = offsets[row], offsets[row + 1]
+        missing[row] = position == stop
+        values[row] = 0
+        if position == stop:
+            continue
+        negative = data[position] == ord("-")
+        if negative or data[position] == ord("+"):
+            position += 1
+        magnitude = np.uint64(0)
+        good = 1 <= stop - position <= MAX_INTEGER_DIGITS
+        if good:
+            for at in range(position, stop):
+                digit = data[at] - ord("0")
+                if digit < 0 or digit > 9:
+                    good = False
+                magnitude = magnitude * np.uint64(10) + np.uint64(digit)
+            good = good and magnitude <= LARGEST_INT64 + np.uint64(negative)
+        if good:
+            # Of -2**63 both conversions wrap around, to the right value.
+            values[row] = -np.int64(magnitude) if negative else np.int64(magnitude)
+        else:
+            bad += 1
+            if bad_columns[row] == 0:
+                bad_columns[row] = column
+    return bad
+
+
+@cached_njit()
+def parse_hex(offsets, data, bad_columns, column, values):
+    """Parse the cells of parse_categories into the values themselves.
+
+    values: (n,) uint64, 0 for blank cells. Modified. The other parameters: see the module.
+    """
+    bad = 0
+    for row in range(values.shape[0]):
+        position, stop = offsets[row], offsets[row + 1]
+        value = np.uint64(0)
+        seen = np.uint8(0)
+        good = stop - position <= MAX_HEX_DIGITS
+        if good:
+            for at in range(position, stop):
+                digit = HEX_DIGITS[data[at]]
+                seen |= digit
+                value = (value << np.uint64(4)) | np.uint64(digit)
+            good = seen != NOT_HEX
+        if not good:
+            bad += 1
+            if bad_columns[row] == 0:
+                bad_columns[row] = column
+        values[row] = value
+    return bad

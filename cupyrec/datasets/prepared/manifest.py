@@ -9,7 +9,8 @@ columns of a shard, in this order:
     C1, ...    one column for each category: its ids within the table, in the narrowest of uint8, uint16 and uint32 that
                holds those of this shard; list<...> of them where the category is multi-hot
 
-No column has nulls, no buffer is compressed.
+No column has nulls, no buffer is compressed. `checksum` is a CRC-32 of all else that the manifest says; who changes it
+by hand leaves the checksum out.
 """
 
 from __future__ import annotations
@@ -133,10 +134,17 @@ def _numbers(column: pa.Array) -> Iterable[Any]:
 def manifest_json(manifest: Manifest) -> str:
     """The text of prepared.json."""
     content = {"format": FORMAT, "version": FORMAT_VERSION, **asdict(manifest)}
+    content["checksum"] = content_checksum(content)
     shards = content.pop("shards")
     # A line for each shard: of a large data set it is megabytes, and still to be read by people.
     lines = ",\n".join(f"    {json.dumps(shard)}" for shard in shards)
     return json.dumps(content, indent=2)[:-2] + f',\n  "shards": [\n{lines}\n  ]\n}}\n'
+
+
+def content_checksum(content: dict[str, Any]) -> int:
+    """CRC-32 of JSON, however it is laid out; `checksum` in it does not count."""
+    counted = {key: value for key, value in content.items() if key != "checksum"}
+    return zlib.crc32(json.dumps(counted, sort_keys=True).encode())
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -158,12 +166,14 @@ def read_manifest(folder: Path) -> Manifest:
             path=path,
         )
     try:
+        if "checksum" in content and content["checksum"] != content_checksum(content):
+            raise ValueError("its checksum is wrong; prepare the data again")
         manifest = Manifest(
             dense=tuple(_text(name) for name in content["dense"]),
             dense_transform=_text(content["dense_transform"]),
             ids=_text(content["ids"]),
             categories=tuple(
-                Category(_text(c["name"]), _number(c["rows"], 1), c["multi_hot"] is True, c["vocabulary"])
+                Category(_text(c["name"]), _number(c["rows"], 1), c["multi_hot"] is True, _vocabulary(c["vocabulary"]))
                 for c in content["categories"]
             ),
             encoding=_text(content["encoding"]),
@@ -181,8 +191,10 @@ def read_manifest(folder: Path) -> Manifest:
             ),
         )
         _check_whole(manifest)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise DataError(f"damaged: {error!r}", path=path) from None
+    except KeyError as error:
+        raise DataError(f"damaged: {error.args[0]} is missing", path=path) from None
+    except (TypeError, ValueError, AttributeError, RecursionError) as error:
+        raise DataError(f"damaged: {error}", path=path) from None
     return manifest
 
 
@@ -198,6 +210,8 @@ def _check_whole(manifest: Manifest) -> None:
             raise ValueError(f"shard {shard.file} has {shard.samples} samples")
         if len(shard.checksums) != math.ceil(shard.samples / BLOCK_SAMPLES):
             raise ValueError(f"shard {shard.file} has {len(shard.checksums)} checksums")
+    if len({shard.file for shard in manifest.shards}) != len(manifest.shards):
+        raise ValueError("two shards have the same file")
     if sum(file.samples for file in manifest.inputs) != manifest.samples:
         raise ValueError("the samples of the inputs are not those of the shards")
 
@@ -211,6 +225,13 @@ def _text(value: Any) -> str:
 def _number(value: Any, least: int = 0) -> int:
     if type(value) is not int or value < least:
         raise ValueError(f"{value!r} is not a number of at least {least}")
+    return value
+
+
+def _vocabulary(value: Any) -> str | None:
+    # As with shards; it is written to as well, where vocabularies are copied.
+    if value is not None and (Path(_text(value)).is_absolute() or ".." in Path(value).parts):
+        raise ValueError(f"the vocabulary {value!r} is not in the folder")
     return value
 
 

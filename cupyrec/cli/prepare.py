@@ -1,0 +1,176 @@
+"""`cupyrec prepare`: turn raw files into data that are read at the speed of memory."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from cupyrec.byte_sizes import format_bytes, parse_bytes
+from cupyrec.cli import say
+from cupyrec.cli.prepare_progress import PrepareProgress
+from cupyrec.cli.stop_on_signals import StopOnSignals
+from cupyrec.errors import ConfigError
+from cupyrec.option_values import whole_number
+
+if TYPE_CHECKING:
+    from cupyrec.datasets.preparing.job import Prepared
+
+# As in cupyrec.datasets.preparing; said again here so that `--help` need not load Numba and pyarrow.
+IDS = ("frequency", "first", "hash")
+TRANSFORMS = ("dlrm", "torchrec", "nvidia", "none")
+
+
+def _number(option: str) -> Callable[[Any, Any, str | None], int | None]:
+    """A callback that reads a whole number such as 1000 or 1e6."""
+
+    def convert(_context: Any, _parameter: Any, value: str | None) -> int | None:
+        try:
+            return None if value is None else whole_number(1)(value)
+        except ValueError as error:
+            raise ConfigError(f"{option} must be {error}, but is {value!r}") from None
+
+    return convert
+
+
+def _numbers(_context: Any, _parameter: Any, value: str | None) -> int | list[int] | None:
+    if value is None:
+        return None
+    try:
+        numbers = [whole_number(1)(part) for part in value.split(",")]
+    except ValueError as error:
+        raise ConfigError(f"--hash-rows must be {error}, or several with commas, but is {value!r}") from None
+    return numbers if len(numbers) > 1 else numbers[0]
+
+
+def _names(_context: Any, parameter: click.Parameter, value: str | None) -> list[str] | None:
+    names = None if value is None else [name.strip() for name in value.split(",")]
+    if names is not None and not all(names):
+        raise ConfigError(f"{parameter.opts[0]} must be names with commas between them, but is {value!r}")
+    return names
+
+
+@click.command()
+@click.argument("paths", nargs=-1, required=True, metavar="PATH...")
+@click.option(
+    "--output", required=True, metavar="DIR", help="Folder to write; new, empty, or with what was begun there."
+)
+@click.option(
+    "--ids",
+    type=click.Choice(IDS),
+    help="How values become ids: in order of falling frequency, of first appearance, or by --hash-rows.  "
+    "[default: frequency]",
+)
+@click.option(
+    "--hash-rows",
+    callback=_numbers,
+    metavar="ROWS",
+    help="No vocabularies: an id is its value modulo the rows of its table; one number, or one for each column.",
+)
+@click.option(
+    "--min-count",
+    callback=_number("--min-count"),
+    metavar="COUNT",
+    help="Values that appear less often get the id 0, that of unknown values.  [default: 1]",
+)
+@click.option(
+    "--modulo",
+    callback=_number("--modulo"),
+    metavar="NUMBER",
+    help="Take each value modulo this first, which bounds the vocabularies; --max-ind-range of the DLRM reference.",
+)
+@click.option(
+    "--vocabulary",
+    metavar="DIR",
+    help="Prepared data whose ids and dense transform are used, unknown values getting the id 0: for test data.",
+)
+@click.option(
+    "--dense-transform",
+    type=click.Choice(TRANSFORMS),
+    help="What becomes of dense features x: log(max(x, 0) + 1) as in the DLRM reference, log(x + 3) as in torchrec or "
+    "(other where x is missing) in NVIDIA's example, or x.  [default: dlrm]",
+)
+@click.option("--label", metavar="COLUMN", help="Tables: the column of the label.")
+@click.option("--dense-columns", callback=_names, metavar="COLUMNS", help="Tables: the dense features, with commas.")
+@click.option("--category-columns", callback=_names, metavar="COLUMNS", help="Tables: the categories, with commas.")
+@click.option(
+    "--on-bad-row",
+    type=click.Choice(["error", "skip"]),
+    default="error",
+    show_default=True,
+    help="Stop at a bad row, or count it, write it to a file and go on.",
+)
+@click.option(
+    "--bad-rows", metavar="FILE", help="File for the bad rows that are skipped.  [default: bad_rows.tsv in DIR]"
+)
+@click.option(
+    "--memory",
+    metavar="SIZE",
+    help="Most that rows on their way and vocabularies may take, such as 8GB.  [default: a quarter of what is free]",
+)
+@click.option(
+    "--threads", callback=_number("--threads"), metavar="COUNT", help="Threads at work.  [default: all cores]"
+)
+@click.option("--overwrite", is_flag=True, help="Replace prepared data, or what was begun, in DIR.")
+def prepare(paths: tuple[str, ...], output: str, memory: str | None, **options: Any) -> None:
+    """Turn raw files into data that are read at the speed of memory.
+
+    PATH: Criteo files, plain, .gz or .zst; or tables, .parquet, .arrow, .feather or .ipc. One, several, a folder or a
+    glob such as 'day_*'. A command that was stopped, or killed, goes on where it was when it is run again.
+    """
+    memory_bytes = None if memory is None else parse_bytes(memory)
+    started = time.monotonic()
+    # Within compiled code that is being loaded, a signal would be reported and forgotten.
+    with StopOnSignals() as stop:
+        from cupyrec.datasets.preparing.job import Stopped
+        from cupyrec.datasets.preparing.job import prepare as prepare_data
+        from cupyrec.datasets.preparing.prepare_options import PrepareOptions
+
+        settings = PrepareOptions(paths, output, memory_bytes=memory_bytes, **options)
+        try:
+            with PrepareProgress() as progress:
+                prepared = prepare_data(settings, on_progress=progress.show, stop=stop)
+        except Stopped:
+            click.echo("cupyrec: stopped; the same command goes on where it was", err=True)
+            sys.exit(stop.exit_code)
+    for line in _summary(prepared, time.monotonic() - started):
+        say(line)
+
+
+def _summary(prepared: Prepared, seconds: float) -> list[str]:
+    manifest = prepared.manifest
+    bad_rows = f", {prepared.bad_rows:,} bad rows in {prepared.bad_rows_path}" if prepared.bad_rows else ""
+    rows = f"{manifest.samples:,} rows of {_count(len(manifest.inputs), 'file')}{bad_rows}"
+    tables = ", ".join(f"{category.name} {category.rows:,}" for category in manifest.categories)
+    size = f"{format_bytes(prepared.size_bytes)} in {_count(len(manifest.shards), 'shard')}"
+    lines = [
+        f"{prepared.folder}: {rows}",
+        f"{size}, {prepared.size_bytes / manifest.samples:.0f} bytes a row",
+        f"{_count(len(manifest.categories), 'table')} with {sum(manifest.table_rows):,} rows: {tables}",
+    ]
+    if not prepared.worked:
+        return [*lines, "all was there already; nothing has changed"]
+    peak = _peak_memory_bytes()
+    memory = f", peak memory {format_bytes(peak)}" if peak is not None else ""
+    return [
+        *lines,
+        f"{prepared.rows_read:,} rows read in {seconds:.1f} s, {prepared.rows_read / seconds:,.0f} rows/s{memory}",
+    ]
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"
+
+
+def _peak_memory_bytes() -> int | None:
+    """The most memory that this process has used; None where the system does not say."""
+    with contextlib.suppress(OSError):
+        match = re.search(r"^VmHWM:\s+(\d+) kB$", Path("/proc/self/status").read_text(encoding="ascii"), re.MULTILINE)
+        return int(match[1]) * 1024 if match else None
+    return None

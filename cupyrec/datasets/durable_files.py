@@ -1,0 +1,83 @@
+"""Files that are there whole or not at all, whenever the process or the machine stops."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow as pa
+
+from cupyrec.errors import OutputError
+
+PARTIAL_SUFFIX = ".partial"
+
+
+@contextlib.contextmanager
+def durable_file(path: Path) -> Iterator[Path]:
+    """Give the path to write to, beside `path`; at the end what was written is on the disk and takes its place.
+
+    When the block raises, nothing has changed. Raises OutputError for an OSError or an error of pyarrow within it.
+    """
+    partial = partial_path(path)
+    try:
+        with output_errors(path):
+            yield partial
+            sync_file(partial)
+            os.replace(partial, path)
+            sync_folder(path.parent)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
+        raise
+
+
+@contextlib.contextmanager
+def output_errors(path: Path) -> Iterator[None]:
+    """Turn an OSError or an error of pyarrow within the block into an OutputError that names the path."""
+    try:
+        yield
+    except OutputError:
+        raise
+    except (OSError, pa.ArrowException) as error:
+        raise OutputError(f"{path}: cannot be written: {_system_message(error)}") from None
+
+
+def write_durably(path: Path, content: bytes | memoryview | pa.Buffer) -> None:
+    """Write a small file, whole or not at all. Raises OutputError."""
+    with durable_file(path) as partial, open(partial, "wb") as file:
+        file.write(content)
+
+
+def partial_path(path: Path) -> Path:
+    """Where a file is written before it takes its place."""
+    return path.with_name(f".{path.name}{PARTIAL_SUFFIX}")
+
+
+def remove_partials(folder: Path) -> None:
+    """Remove what a process that was killed left of files that it wrote. Raises OSError."""
+    for partial in folder.glob(f".*{PARTIAL_SUFFIX}"):
+        partial.unlink()
+
+
+def sync_file(path: Path) -> None:
+    """Return when the content of a file is on the disk. Raises OSError."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sync_folder(folder: Path) -> None:
+    """Return when the names in a folder are on the disk. Raises OSError."""
+    if os.name == "posix":  # elsewhere a folder cannot be opened
+        sync_file(folder)
+
+
+def _system_message(error: BaseException) -> str:
+    """What the system said; of pyarrow's message, that part of the first line, or all of it where there is none."""
+    text = getattr(error, "strerror", None) or (str(error).splitlines() or [repr(error)])[0]
+    _, found, detail = text.rpartition("Detail: ")
+    return detail.partition("] ")[2] or detail if found else text

@@ -1,0 +1,39 @@
+"""How much of prepared data their vocabularies cover: the share of samples whose value has an id of its own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from cupyrec.datasets.prepared.manifest import Category, Manifest
+from cupyrec.datasets.preparing.output_folder import read_preparation
+from cupyrec.errors import DataError
+
+COUNT_COLUMN = "count"
+
+
+def coverages(folder: Path, content: Manifest) -> list[float | None]:
+    """Of each category, 0 to 1; None where it is not known: of hashes, lists, and vocabularies of other data.
+
+    The counts of the vocabularies are read, in blocks. Raises DataError.
+    """
+    preparation = read_preparation(folder)
+    options = (preparation or {}).get("options")
+    own = isinstance(options, dict) and options.get("vocabulary") is None
+    return [_coverage(folder, category, content.samples) if own else None for category in content.categories]
+
+
+def _coverage(folder: Path, category: Category, samples: int) -> float | None:
+    if category.vocabulary is None or category.multi_hot:
+        return None
+    path = folder / category.vocabulary
+    try:
+        with pq.ParquetFile(path) as file:
+            counts = [pc.sum(batch.column(0)).as_py() or 0 for batch in file.iter_batches(columns=[COUNT_COLUMN])]
+    except (OSError, pa.ArrowException, IndexError, KeyError) as error:
+        cause = (str(error).splitlines() or [repr(error)])[0]
+        raise DataError(f"the vocabulary cannot be read: {cause}", path=path) from None
+    return sum(counts) / samples

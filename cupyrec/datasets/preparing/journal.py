@@ -1,0 +1,75 @@
+"""What a preparation has done so far, on the disk: a file to which a line is appended for each thing done.
+
+A line is its CRC-32 in 8 hexadecimal digits, a space, and JSON. A process that is killed may leave a torn last line,
+which does not count: what it told is done again.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import zlib
+from pathlib import Path
+from typing import Any
+
+from cupyrec.datasets.durable_files import output_errors, write_durably
+from cupyrec.errors import DataError
+
+
+class Journal:
+    """The entries of a preparation, in the order in which they were made."""
+
+    def __init__(self, path: Path, entries: list[dict[str, Any]]) -> None:
+        self.entries = entries
+        self._path = path
+
+    @classmethod
+    def start(cls, path: Path) -> Journal:
+        """An empty journal. Raises OutputError."""
+        write_durably(path, b"")
+        return cls(path, [])
+
+    @classmethod
+    def resume(cls, path: Path) -> Journal:
+        """Read a journal and cut off a torn last line. Raises DataError for other damage, OutputError."""
+        try:
+            content = path.read_bytes()
+        except OSError as error:
+            raise damaged(path, error.strerror or "cannot be read") from None
+        entries, good_bytes = [], 0
+        lines = content.split(b"\n")
+        for number, line in enumerate(lines[:-1], start=1):
+            entry = _parse(line)
+            if entry is None and number == len(lines) - 1:
+                break
+            if entry is None:
+                raise damaged(path, f"line {number} is not what was written")
+            entries.append(entry)
+            good_bytes += len(line) + 1
+        if good_bytes != len(content):
+            with output_errors(path):
+                os.truncate(path, good_bytes)
+        return cls(path, entries)
+
+    def append(self, entry: dict[str, Any]) -> None:
+        """Add an entry; when this returns it is on the disk. Raises OutputError."""
+        text = json.dumps(entry).encode()
+        with output_errors(self._path), open(self._path, "ab") as file:
+            file.write(b"%08x %s\n" % (zlib.crc32(text), text))
+            file.flush()
+            os.fsync(file.fileno())
+        self.entries.append(entry)
+
+
+def damaged(path: Path, reason: str) -> DataError:
+    """The error for what an unfinished preparation needs, and is not as it was written."""
+    return DataError(f"the unfinished preparation cannot go on: {reason}; start anew with --overwrite", path=path)
+
+
+def _parse(line: bytes) -> dict[str, Any] | None:
+    """The entry of a line, None when it is not as it was written."""
+    checksum, _, text = line.partition(b" ")
+    if checksum != b"%08x" % zlib.crc32(text):
+        return None
+    entry: dict[str, Any] = json.loads(text)
+    return entry

@@ -1,0 +1,153 @@
+"""The folder that a preparation writes to: what may be in it, and what of it is removed when.
+
+preparation.json    what was asked for, from the beginning to the end and after it
+.preparing/         the journal and all that is only needed on the way; gone at the end
+shard-*.arrow, vocabulary/, bad_rows.tsv    the result
+prepared.json       the manifest, written last: with it the data are finished
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+from cupyrec.datasets.durable_files import output_errors, remove_partials, sync_folder, write_durably
+from cupyrec.datasets.prepared.manifest import MANIFEST_FILE
+from cupyrec.datasets.preparing.journal import Journal, damaged
+from cupyrec.errors import ConfigError, OutputError
+from cupyrec.folder_lock import LOCK_FILE
+
+PREPARATION_FILE = "preparation.json"
+FORMAT, FORMAT_VERSION = "cupyrec-preparation", 1
+WORK_FOLDER = ".preparing"
+JOURNAL_FILE = "journal.jsonl"
+VOCABULARY_FOLDER = "vocabulary"
+BAD_ROWS_FILE = "bad_rows.tsv"
+
+_OWN_FILE = re.compile(r"shard-\d{5,}\.arrow|\..*\.partial")
+_OWN_NAMES = {PREPARATION_FILE, WORK_FOLDER, VOCABULARY_FOLDER, BAD_ROWS_FILE, MANIFEST_FILE, LOCK_FILE}
+_OWN_VOCABULARY = re.compile(r".*\.parquet|\..*\.partial")
+
+
+class OutputFolder:
+    """A folder, locked by the caller, in one of three states: without anything, unfinished, finished."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.work, self.vocabulary = path / WORK_FOLDER, path / VOCABULARY_FOLDER
+        self.bad_rows, self.manifest = path / BAD_ROWS_FILE, path / MANIFEST_FILE
+        self._preparation = path / PREPARATION_FILE
+
+    @property
+    def finished(self) -> bool:
+        return self.manifest.exists()
+
+    def check_own(self, *, overwrite: bool) -> None:
+        """Raise OutputError unless the folder is without content, or holds nothing but what cupyrec prepared."""
+        with output_errors(self.path):
+            names = {file.name for file in self.path.iterdir()} - {LOCK_FILE}
+            foreign = sorted(name for name in names if name not in _OWN_NAMES and not _OWN_FILE.fullmatch(name))
+            if self.vocabulary.is_dir():
+                vocabularies = sorted(file.name for file in self.vocabulary.iterdir())
+                foreign += [name for name in vocabularies if not _OWN_VOCABULARY.fullmatch(name)]
+        begun = self._preparation.exists() or self.finished
+        # What is left of a start that was killed at once.
+        if not begun and names <= {WORK_FOLDER, f".{PREPARATION_FILE}.partial"}:
+            return
+        if not begun:
+            raise OutputError(
+                f"{self.path}: holds {min(names)} and is not prepared data; choose an empty folder or a new one"
+            )
+        if overwrite and foreign:
+            raise OutputError(f"{self.path}: holds {foreign[0]}, not only prepared data, and is not replaced")
+
+    def begin(self, asked: dict[str, Any], *, overwrite: bool) -> Journal | None:
+        """The journal to go on with, an empty one for a new preparation; None when all is finished already.
+
+        asked: JSON that decides what the result is, of `options` and `inputs`. Raises ConfigError when another one is
+        unfinished or finished here, DataError when what is here cannot be gone on with, OutputError.
+        """
+        self.check_own(overwrite=overwrite)
+        if overwrite or not self._preparation.exists():
+            if self.finished and not overwrite:
+                raise OutputError(f"{self.path}: holds prepared data already; replace it with --overwrite")
+            return self._start(asked)
+        self._check_same(asked)
+        with output_errors(self.path):
+            for folder in (self.path, self.vocabulary, self.work):
+                if folder.is_dir():
+                    remove_partials(folder)
+            if self.finished:
+                shutil.rmtree(self.work, ignore_errors=True)
+                return None
+        return Journal.resume(self.work / JOURNAL_FILE)
+
+    def finish(self, manifest_text: str) -> None:
+        """Write the manifest, with which the data are finished, and remove what was needed on the way."""
+        write_durably(self.manifest, manifest_text.encode())
+        with output_errors(self.path):
+            shutil.rmtree(self.work)
+
+    def _start(self, asked: dict[str, Any]) -> Journal:
+        with output_errors(self.path):
+            # The manifest goes first and preparation.json last: so the folder is never taken for finished, nor for
+            # somebody else's.
+            self.manifest.unlink(missing_ok=True)
+            for file in self.path.iterdir():
+                if _OWN_FILE.fullmatch(file.name):
+                    file.unlink()
+            for folder in (self.vocabulary, self.work):
+                if folder.exists():
+                    shutil.rmtree(folder)
+            self.bad_rows.unlink(missing_ok=True)
+            self._preparation.unlink(missing_ok=True)
+            self.work.mkdir()
+            sync_folder(self.path)
+        journal = Journal.start(self.work / JOURNAL_FILE)
+        content = {"format": FORMAT, "version": FORMAT_VERSION, **asked}
+        write_durably(self._preparation, (json.dumps(content, indent=2) + "\n").encode())
+        return journal
+
+    def _check_same(self, asked: dict[str, Any]) -> None:
+        before = read_preparation(self.path)
+        if before is None:
+            raise damaged(self._preparation, "it is damaged")
+        what = "prepared data" if self.finished else "an unfinished preparation"
+        hint = "choose another --output, or replace it with --overwrite"
+        for key, value in asked["options"].items():
+            old = before.get("options", {}).get(key)
+            if old != value:
+                raise ConfigError(
+                    f"{self.path}: holds {what} with {key.replace('_', ' ')} {_shown(old)}, not {_shown(value)}; {hint}"
+                )
+        if before != {"format": FORMAT, "version": FORMAT_VERSION, **asked}:
+            raise ConfigError(f"{self.path}: holds {what} of {_difference(before, asked)}; {hint}")
+
+
+def read_preparation(folder: Path) -> dict[str, Any] | None:
+    """What prepared data were asked for; None when the folder does not say."""
+    with contextlib.suppress(OSError, ValueError, RecursionError):
+        content = json.loads((folder / PREPARATION_FILE).read_bytes())
+        if isinstance(content, dict) and content.get("format") == FORMAT and content.get("version") == FORMAT_VERSION:
+            return content
+    return None
+
+
+def _difference(before: dict[str, Any], asked: dict[str, Any]) -> str:
+    """How the inputs differ."""
+    old = {file["name"]: file for file in before.get("inputs", [])}
+    for file in asked["inputs"]:
+        if file["name"] not in old:
+            return f"other files, without {file['name']}"
+        if old[file["name"]] != file:
+            return f"another {file['name']}, which has changed since"
+    return "other files, or in another order"
+
+
+def _shown(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) < 60 else f"{text[:57]}..."

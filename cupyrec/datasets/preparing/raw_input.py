@@ -1,0 +1,215 @@
+"""The input files of a preparation, of either kind, as parts that are parsed by whatever thread has time."""
+
+from __future__ import annotations
+
+import contextlib
+import zlib
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol
+
+from cupyrec.datasets.criteo_rows import BadLine
+from cupyrec.datasets.line_chunks import CODECS, line_chunks
+from cupyrec.datasets.preparing.raw_criteo import CATEGORY_KINDS, CATEGORY_NAMES, DENSE_NAMES, parse_raw_rows
+from cupyrec.datasets.preparing.raw_rows import ColumnKind, RawRows
+from cupyrec.datasets.preparing.raw_tables import (
+    TABLE_SUFFIXES,
+    RawTable,
+    TableColumns,
+    column_kinds,
+    guess_columns,
+    open_table,
+)
+from cupyrec.datasets.read_ahead import read_ahead
+from cupyrec.errors import ConfigError, DataError
+
+# Of each end of an input file, to know it again.
+IDENTITY_BYTES = 1 << 20
+TABLE_BLOCK_ROWS = 1 << 12
+TABLE_BLOCKS_AHEAD = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """Where a part begins: the file's number, the line or row in it, and, of a plain text file, its byte."""
+
+    file: int = 0
+    row: int = 0
+    offset: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class InputPart:
+    """Some rows of a file, not parsed yet.
+
+    lines: physical ones, or rows; bytes_done: of the stored bytes of all files, those used up with this part;
+    parse: gives the good rows and the bad lines, whose numbers count from the start of the part.
+    """
+
+    start: Position
+    lines: int
+    bytes_done: int
+    parse: Callable[[], tuple[RawRows, Sequence[BadLine]]]
+
+
+class RawInput(Protocol):
+    """Input files.
+
+    names of the columns; kinds: (F,) of the categories; part_bytes: what a part takes of memory, about.
+    """
+
+    files: tuple[Path, ...]
+    dense: tuple[str, ...]
+    categories: tuple[str, ...]
+    kinds: tuple[ColumnKind, ...]
+    part_bytes: int
+    size_bytes: int
+
+    def parts(self, start: Position) -> Generator[InputPart, None, None]:
+        """The parts of all files in order, from the start of a part on. Raises DataError."""
+
+
+def open_input(files: tuple[Path, ...], columns: dict[str, Any], transform: str, *, chunk_bytes: int) -> RawInput:
+    """columns: `label`, `dense_columns` and `category_columns`, None where they are to be found by their usual names.
+
+    Raises ConfigError for files of both kinds and for columns that are not there, DataError for files.
+    """
+    tables = [file for file in files if file.suffix.lower() in TABLE_SUFFIXES]
+    if tables and len(tables) < len(files):
+        text = next(file for file in files if file not in tables)
+        raise ConfigError(f"{tables[0]} is a table and {text} is text; prepare them one by one")
+    if tables:
+        return TableInput(files, columns, transform)
+    for name, value in columns.items():
+        if value is not None:
+            raise ConfigError(
+                f"--{name.replace('_', '-')} is for tables, {', '.join(TABLE_SUFFIXES)}; text has the columns of Criteo"
+            )
+    return TextInput(files, transform, chunk_bytes)
+
+
+class TextInput:
+    """Criteo TSV files, plain or compressed."""
+
+    dense, categories, kinds = DENSE_NAMES, CATEGORY_NAMES, CATEGORY_KINDS
+
+    def __init__(self, files: tuple[Path, ...], transform: str, chunk_bytes: int) -> None:
+        self.files = files
+        # The text, and at most as many bytes of keys and dense features.
+        self.part_bytes = 2 * chunk_bytes
+        self._transform, self._chunk_bytes = transform, chunk_bytes
+        self._sizes = [_stored_bytes(file) for file in files]
+        self.size_bytes = sum(self._sizes)
+
+    @property
+    def plain_bytes(self) -> int:
+        """The bytes of the files that are not compressed."""
+        return sum(size for file, size in zip(self.files, self._sizes, strict=True) if file.suffix not in CODECS)
+
+    def parts(self, start: Position) -> Generator[InputPart, None, None]:
+        """See RawInput.parts. A compressed file is read from its beginning, whatever the start."""
+        for number, file in enumerate(self.files[start.file :], start=start.file):
+            before = sum(self._sizes[:number])
+            first_line, mark = 0, (0, 0)
+            if number == start.file:
+                first_line = start.row
+                mark = (start.row, start.offset) if file.suffix not in CODECS else mark
+            chunks = line_chunks(file, start_line=first_line, mark=mark, chunk_bytes=self._chunk_bytes)
+            with contextlib.closing(chunks):
+                for chunk in chunks:
+                    yield InputPart(
+                        Position(number, chunk.first_line, chunk.offset),
+                        chunk.lines,
+                        before + chunk.bytes_read,
+                        partial(parse_raw_rows, chunk.data, self._transform),
+                    )
+
+
+class TableInput:
+    """Parquet and Arrow files, all with the same columns."""
+
+    def __init__(self, files: tuple[Path, ...], columns: dict[str, Any], transform: str) -> None:
+        self.files = files
+        self._transform = transform
+        self._tables = [open_table(file) for file in files]
+        self._columns = _table_columns(self._tables[0], columns)
+        self.dense, self.categories = self._columns.dense, self._columns.categories
+        self.kinds = tuple(column_kinds(self._tables[0], self.categories))
+        for table in self._tables[1:]:
+            for name, kind, first in zip(
+                self.categories, column_kinds(table, self.categories), self.kinds, strict=True
+            ):
+                if kind != first:
+                    raise DataError(
+                        f"column {name} holds {_kind_text(kind)}, but {_kind_text(first)} in {files[0]}",
+                        path=table.path,
+                    )
+        self.part_bytes = TABLE_BLOCK_ROWS * (4 * len(self.dense) + 16 * len(self.categories))
+        self._sizes = [_stored_bytes(file) for file in files]
+        self.size_bytes = sum(self._sizes)
+
+    def parts(self, start: Position) -> Generator[InputPart, None, None]:
+        """See RawInput.parts. The parts are made by a thread that reads ahead."""
+        with contextlib.closing(read_ahead(self._parts(start), TABLE_BLOCKS_AHEAD)) as parts:
+            yield from parts
+
+    def _parts(self, start: Position) -> Generator[InputPart, None, None]:
+        for number, table in enumerate(self._tables[start.file :], start=start.file):
+            row = start.row if number == start.file else 0
+            before, size = sum(self._sizes[:number]), self._sizes[number]
+            blocks = table.blocks(
+                row,
+                label=self._columns.label,
+                dense=self.dense,
+                categories=self.categories,
+                transform=self._transform,
+                block_rows=TABLE_BLOCK_ROWS,
+            )
+            for rows in blocks:
+                done = size * (row + len(rows)) // table.rows if table.rows else 0
+                yield InputPart(Position(number, row), len(rows), before + done, partial(_parsed, rows))
+                row += len(rows)
+
+
+def identities(files: Sequence[Path]) -> list[dict[str, Any]]:
+    """What files are known by when a preparation goes on: name, size, and the CRC-32 of both ends. Raises DataError."""
+    found = []
+    for path in files:
+        try:
+            with open(path, "rb") as file:
+                checksum = zlib.crc32(file.read(IDENTITY_BYTES))
+                size = file.seek(0, 2)
+                file.seek(max(size - IDENTITY_BYTES, 0))
+                checksum = zlib.crc32(file.read(), checksum)
+        except OSError as error:
+            raise DataError(f"cannot be read: {error.strerror}", path=path) from None
+        found.append({"name": str(path), "size_bytes": size, "ends_crc32": checksum})
+    return found
+
+
+def _parsed(rows: RawRows) -> tuple[RawRows, Sequence[BadLine]]:
+    return rows, ()
+
+
+def _table_columns(table: RawTable, columns: dict[str, Any]) -> TableColumns:
+    """The named columns, and for those that are not named the usual ones."""
+    label, dense, categories = (columns[name] for name in ("label", "dense_columns", "category_columns"))
+    if label is None or dense is None or categories is None:
+        usual = guess_columns(table.schema)
+        label = usual.label if label is None else label
+        dense = usual.dense if dense is None else dense
+        categories = usual.categories if categories is None else categories
+    return TableColumns(label, tuple(dense), tuple(categories))
+
+
+def _kind_text(kind: ColumnKind) -> str:
+    return f"lists of {kind.values} values" if kind.multi_hot else f"{kind.values} values"
+
+
+def _stored_bytes(file: Path) -> int:
+    try:
+        return file.stat().st_size
+    except OSError as error:
+        raise DataError(f"cannot be read: {error.strerror}", path=file) from None

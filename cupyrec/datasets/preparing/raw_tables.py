@@ -1,0 +1,243 @@
+"""Read Parquet and Arrow files with named columns as raw rows, in bounded memory."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet
+
+from cupyrec.datasets.preparing import table_columns
+from cupyrec.datasets.preparing.raw_rows import ColumnKind, RawRows, join_rows
+from cupyrec.errors import ConfigError, DataError
+
+PARQUET_SUFFIX = ".parquet"
+TABLE_SUFFIXES = (PARQUET_SUFFIX, ".arrow", ".feather", ".ipc")
+# How much of each column chunk of a Parquet file is read at once.
+READ_BYTES = 1 << 20
+_ARROW_FILE_MAGIC = b"ARROW1"
+
+# Usual names of the label, the dense features and the categories.
+_SCHEMES = (
+    ("label", r"I(\d+)", r"C(\d+)"),  # Criteo, NVTabular
+    ("label", r"int_(\d+)", r"cat_(\d+)"),  # torchrec
+    ("_c0", r"_c([1-9]|1[0-3])", r"_c(1[4-9]|2\d|3\d)"),  # Spark, in NVIDIA's DLRM example
+)
+
+
+@dataclass(frozen=True)
+class TableColumns:
+    """Names of the columns: the label, the dense features and the categories."""
+
+    label: str
+    dense: tuple[str, ...]
+    categories: tuple[str, ...]
+
+
+class RawTable:
+    """A Parquet or Arrow file, opened once for what is known of it, and anew for each reading.
+
+    schema, names: of all its columns; rows: how many, None where that is not known without reading all (IPC streams).
+    """
+
+    def __init__(self, path: Path):
+        """Raises DataError for a file that cannot be read."""
+        self.path = path
+        self._is_parquet = path.suffix.lower() == PARQUET_SUFFIX
+        self.rows: int | None
+        with _read_errors(path):
+            if self._is_parquet:
+                with pa.parquet.ParquetFile(path) as file:
+                    self.schema: pa.Schema = file.schema_arrow
+                    self.rows = file.metadata.num_rows
+            else:
+                with pa.memory_map(str(path)) as source:
+                    if _is_arrow_file(source):
+                        # One column, should they be compressed, is enough to know how many rows there are.
+                        reader = pa.ipc.open_file(source, options=pa.ipc.IpcReadOptions(included_fields=[0]))
+                        self.rows = sum(batch.num_rows for batch in _file_batches(reader))
+                        self.schema = pa.ipc.open_file(source).schema
+                    else:
+                        self.schema, self.rows = pa.ipc.open_stream(source).schema, None
+            self.names: list[str] = self.schema.names
+
+    def blocks(
+        self,
+        first_row: int = 0,
+        *,
+        label: str,
+        dense: Sequence[str],
+        categories: Sequence[str],
+        transform: str,
+        block_rows: int,
+    ) -> Iterator[RawRows]:
+        """Yield the rows from first_row (0-based) on, block_rows at a time, and at last what is left.
+
+        transform: a name of dense_transforms.TRANSFORMS. Only the columns named are read, in any order.
+
+        Raises DataError, at once for a column that is not there or has a type that is not understood, and on the way
+        for a bad value, after the whole blocks before it.
+        """
+        columns = TableColumns(label, tuple(dense), tuple(categories))
+        self.check_columns(columns)
+        return self._blocks(first_row, columns, transform, block_rows)
+
+    def check_columns(self, columns: TableColumns) -> None:
+        """Raise DataError for a column that is not there once, or has a type that is not understood."""
+        label = self.type_of(columns.label)
+        if not table_columns.is_label_type(label):
+            raise self.type_error(columns.label, label, "a label must be an integer, a float or a bool")
+        for name in columns.dense:
+            if not table_columns.is_dense_type(self.type_of(name)):
+                raise self.type_error(name, self.type_of(name), "a dense feature must be an integer or a float")
+        column_kinds(self, columns.categories)
+
+    def type_of(self, name: str) -> pa.DataType:
+        """The type of a column. Raises DataError when there is none of this name, or several."""
+        found = self.schema.get_all_field_indices(name)
+        if len(found) != 1:
+            fault = "there are several columns" if found else "there is no column"
+            raise DataError(f"{fault} {name}; the columns are {_listed(self.names)}", path=self.path)
+        return self.schema.field(found[0]).type
+
+    def type_error(self, name: str, data_type: pa.DataType, expected: str) -> DataError:
+        """The error for a column of a type that is not understood."""
+        return DataError(f"column {name} has the type {data_type}, but {expected}", path=self.path)
+
+    def _blocks(
+        self, first_row: int, columns: TableColumns, transform: str, block_rows: int
+    ) -> Generator[RawRows, None, None]:
+        parts: list[RawRows] = []
+        held, row = 0, first_row
+        with contextlib.closing(self._batches(first_row, columns, block_rows)) as batches:
+            for batch in batches:
+                start = 0
+                while start < batch.num_rows:
+                    part = batch.slice(start, block_rows - held)
+                    parts.append(self._rows(part, row, columns, transform))
+                    held, row, start = held + part.num_rows, row + part.num_rows, start + part.num_rows
+                    if held == block_rows:
+                        yield join_rows(parts)
+                        parts, held = [], 0
+        if parts:
+            yield join_rows(parts)
+
+    def _batches(self, first_row: int, columns: TableColumns, block_rows: int) -> Generator[pa.RecordBatch, None, None]:
+        """The rows from first_row on, in pieces of any size that have at least the columns asked for."""
+        names = list(dict.fromkeys([columns.label, *columns.dense, *columns.categories]))
+        skip = first_row
+        with _read_errors(self.path), contextlib.ExitStack() as stack:
+            if self._is_parquet:
+                # Not pre_buffer, which would hold whole row groups as they are stored.
+                file = pa.parquet.ParquetFile(self.path, pre_buffer=False, buffer_size=READ_BYTES)
+                stack.enter_context(file)
+                groups = range(file.num_row_groups)
+                while groups and file.metadata.row_group(groups[0]).num_rows <= skip:
+                    skip -= file.metadata.row_group(groups[0]).num_rows
+                    groups = groups[1:]
+                # Group by group: pyarrow cannot join lists of texts with different dictionaries.
+                batches: Iterator[pa.RecordBatch] = (
+                    batch
+                    for group in groups
+                    for batch in file.iter_batches(block_rows, row_groups=[group], columns=names)
+                )
+            else:
+                source = stack.enter_context(pa.memory_map(str(self.path)))
+                wanted = sorted({self.schema.get_field_index(name) for name in names})
+                options = pa.ipc.IpcReadOptions(included_fields=wanted)
+                if _is_arrow_file(source):
+                    batches = _file_batches(pa.ipc.open_file(source, options=options))
+                else:
+                    batches = iter(pa.ipc.open_stream(source, options=options))
+            for batch in batches:
+                if skip < batch.num_rows:
+                    # The buffers are used as they are: damaged ones must not lead outside.
+                    batch.validate(full=True)
+                    yield batch.slice(skip)
+                skip = max(skip - batch.num_rows, 0)
+
+    def _rows(self, batch: pa.RecordBatch, first_row: int, columns: TableColumns, transform: str) -> RawRows:
+        """All rows of a batch. first_row: of the batch, in the file."""
+        dense = np.empty((batch.num_rows, len(columns.dense)), dtype=np.float32)
+        name = columns.label
+        try:
+            labels = table_columns.labels(batch.column(name))
+            for index, name in enumerate(columns.dense):
+                table_columns.write_dense(batch.column(name), transform, dense[:, index])
+        except table_columns.BadValueError as error:
+            raise DataError(f"row {first_row + error.row}, column {name}: {error}", path=self.path) from None
+        return RawRows(labels, dense, [table_columns.category(batch.column(name)) for name in columns.categories])
+
+
+def open_table(path: Path) -> RawTable:
+    """Open a .parquet file, or an Arrow IPC file or stream. Raises DataError."""
+    return RawTable(path)
+
+
+def guess_columns(schema: pa.Schema) -> TableColumns:
+    """The columns by their usual names, in the order of their numbers.
+
+    These are label, I1 .. and C1 ..; label, int_0 .. and cat_0 ..; _c0 (the label), _c1 .. _c13 and _c14 .. _c39.
+    Raises ConfigError where there are none, or those of several schemes.
+    """
+    found = []
+    for label, dense, categories in _SCHEMES:
+        columns = TableColumns(label, _numbered(schema.names, dense), _numbered(schema.names, categories))
+        if label in schema.names and columns.dense and columns.categories:
+            found.append(columns)
+    if len(found) == 1:
+        return found[0]
+    raise ConfigError(
+        f"cannot tell which columns are meant; name them with --label, --dense-columns and --category-columns "
+        f"out of {_listed(schema.names)}"
+    )
+
+
+def column_kinds(table: RawTable, categories: Sequence[str]) -> list[ColumnKind]:
+    """The kind of each category, which must be the same in all files of a job. Raises DataError as check_columns."""
+    kinds = []
+    for name in categories:
+        data_type = table.type_of(name)
+        kind = table_columns.category_kind(data_type)
+        if kind is None:
+            raise table.type_error(
+                name, data_type, "a category must be an integer, a bool or a string, or a list of them"
+            )
+        kinds.append(kind)
+    return kinds
+
+
+@contextlib.contextmanager
+def _read_errors(path: Path) -> Iterator[None]:
+    """Errors of the system and of pyarrow as a DataError."""
+    try:
+        yield
+    except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
+        cause = (str(error).splitlines() or [repr(error)])[0]
+        kind = "a Parquet file" if path.suffix.lower() == PARQUET_SUFFIX else "an Arrow IPC file or stream"
+        raise DataError(f"cannot be read as {kind}: {cause}", path=path) from None
+
+
+def _is_arrow_file(source: pa.NativeFile) -> bool:
+    magic = source.read(len(_ARROW_FILE_MAGIC))
+    source.seek(0)
+    return bool(magic == _ARROW_FILE_MAGIC)
+
+
+def _file_batches(reader: pa.ipc.RecordBatchFileReader) -> Iterator[pa.RecordBatch]:
+    return (reader.get_batch(index) for index in range(reader.num_record_batches))
+
+
+def _numbered(names: Sequence[str], pattern: str) -> tuple[str, ...]:
+    """The names that match, in the order of the number in the first group."""
+    matches = [match for name in names if (match := re.fullmatch(pattern, name))]
+    return tuple(match[0] for match in sorted(matches, key=lambda match: int(match[1])))
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names) if names else "no columns"

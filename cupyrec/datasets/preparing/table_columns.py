@@ -1,0 +1,114 @@
+"""Columns of Arrow tables as labels, dense features and keys; and which types are understood."""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute
+
+from cupyrec.datasets.preparing.dense_transforms import domain, transform_column
+from cupyrec.datasets.preparing.raw_rows import MISSING_KEY, ColumnKind, RawColumn
+from cupyrec.datasets.preparing.text_keys import text_keys
+
+
+class BadValueError(ValueError):
+    """A value that cannot be used. row: 0-based, within the array."""
+
+    def __init__(self, row: int, reason: str):
+        super().__init__(reason)
+        self.row = row
+
+
+def is_label_type(data_type: pa.DataType) -> bool:
+    return pa.types.is_boolean(data_type) or is_dense_type(data_type)
+
+
+def is_dense_type(data_type: pa.DataType) -> bool:
+    return pa.types.is_integer(data_type) or pa.types.is_floating(data_type)
+
+
+def category_kind(data_type: pa.DataType) -> ColumnKind | None:
+    """What a category of this type holds; None for a type that is not understood."""
+    multi_hot = _is_list(data_type)
+    if multi_hot:
+        data_type = data_type.value_type
+    if pa.types.is_integer(data_type) or pa.types.is_boolean(data_type):
+        return ColumnKind("integer", multi_hot)
+    if pa.types.is_dictionary(data_type):
+        data_type = data_type.value_type
+    if pa.types.is_string(data_type) or pa.types.is_large_string(data_type):
+        return ColumnKind("text", multi_hot)
+    return None
+
+
+def _is_list(data_type: pa.DataType) -> bool:
+    types = pa.types
+    return types.is_list(data_type) or types.is_large_list(data_type) or types.is_fixed_size_list(data_type)
+
+
+def labels(column: pa.Array) -> np.ndarray:
+    """(n,) float32 of a column of a label type. Raises BadValueError for what is not 0 or 1."""
+    values = _numbers(column, np.float64)
+    bad = (values != 0) & (values != 1) | _nulls(column)
+    _raise_at(bad, column, "expected a label of 0 or 1")
+    return values.astype(np.float32)
+
+
+def write_dense(column: pa.Array, transform: str, dense: np.ndarray) -> None:
+    """Transform a column of a dense type; null is missing. Raises BadValueError.
+
+    dense: (n,) float32, of any stride. Modified.
+    """
+    # An unsigned integer need not fit int64.
+    integers = pa.types.is_integer(column.type) and not pa.types.is_uint64(column.type)
+    values = _numbers(column, np.int64 if integers else np.float64)
+    bad = np.zeros(len(column), dtype=np.uint8)
+    if transform_column(transform, values, _nulls(column), bad, 1, dense):
+        _raise_at(bad, column, f"expected a number {domain(transform)}, or null, for --dense-transform {transform},")
+
+
+def category(column: pa.Array) -> RawColumn:
+    """The keys of a column whose type has a kind; a null is missing, a null in place of a list is an empty one."""
+    if not _is_list(column.type):
+        return RawColumn(*_keys(column))
+    lengths = pa.compute.list_value_length(column)
+    offsets = np.zeros(len(column) + 1, dtype=np.int64)
+    np.cumsum(_numbers(lengths, np.int64), out=offsets[1:])
+    # Without the values that nulls may hide.
+    keys, _, texts = _keys(column.flatten())
+    return RawColumn(keys, offsets, texts)
+
+
+def _keys(values: pa.Array) -> tuple[np.ndarray, None, pa.Array | None]:
+    """Keys and, of text, texts; in the order of the fields of a RawColumn."""
+    if pa.types.is_dictionary(values.type):
+        values = values.dictionary_decode()
+    if pa.types.is_string(values.type) or pa.types.is_large_string(values.type):
+        keys, texts = text_keys(values)
+        return keys, None, texts
+    if pa.types.is_unsigned_integer(values.type):
+        return _numbers(values, np.uint64, fill=MISSING_KEY), None, None
+    return _numbers(values, np.int64, fill=MISSING_KEY).view(np.uint64), None, None
+
+
+def _numbers(column: pa.Array, dtype: type[np.generic], *, fill: int = 0) -> np.ndarray:
+    """The numbers of a column, copied; `fill` where there is null."""
+    if pa.types.is_boolean(column.type):
+        column = column.cast(pa.uint8())
+    if column.null_count:
+        column = pa.compute.fill_null(column, pa.scalar(fill, column.type))
+    return np.array(column.to_numpy(zero_copy_only=False), dtype=dtype)
+
+
+def _nulls(column: pa.Array) -> np.ndarray:
+    if not column.null_count:
+        return np.zeros(len(column), dtype=np.bool_)
+    nulls: np.ndarray = column.is_null().to_numpy(zero_copy_only=False)
+    return nulls
+
+
+def _raise_at(bad: np.ndarray, column: pa.Array, expected: str) -> None:
+    if bad.any():
+        row = int(np.argmax(bad != 0))
+        value = column[row].as_py()
+        raise BadValueError(row, f"{expected} and found {'null' if value is None else value}")

@@ -1,0 +1,173 @@
+"""The vocabulary of one column: which id a value has, and how often the value was met."""
+
+from __future__ import annotations
+
+import hashlib
+
+import numpy as np
+
+from cupyrec.datasets.preparing import key_table
+from cupyrec.datasets.preparing.vocabulary_file import VocabularyFile, read_vocabulary, write_vocabulary
+from cupyrec.errors import ConfigError
+
+__all__ = [
+    "MOST_IDS",
+    "Vocabulary",
+    "VocabularyFile",
+    "by_first_appearance",
+    "by_frequency",
+    "read_vocabulary",
+    "write_vocabulary",
+]
+
+# Ids are uint32, and 0 is out of vocabulary.
+MOST_IDS = 2**32 - 1
+LEAST_SLOTS, LEAST_RECORDS = 2**10, 2**8
+# Of the slots at most so many are used; when there are more keys the slots are doubled. While they are few, memory does
+# not matter, and a key that is not in its first slot costs a wrongly predicted branch.
+MOST_LOAD = 0.75
+SMALL_SLOTS, SMALL_MOST_LOAD = 2**15, 0.25
+_DIGEST_KEYS = 2**20
+
+
+class Vocabulary:
+    """Ids of 64-bit keys in order of first appearance, from 1 on; 0 stands for all keys that are not known.
+
+    size: ids in use, 0 included. Methods may not be called from several threads at once; different vocabularies may.
+    """
+
+    def __init__(self) -> None:
+        self.size = 1
+        self._slots = np.zeros(LEAST_SLOTS, dtype=np.uint64)
+        self._records = np.zeros((LEAST_RECORDS, 2), dtype=np.uint64)
+
+    @property
+    def memory_bytes(self) -> int:
+        return self._slots.nbytes + self._records.nbytes
+
+    def encode(self, keys: np.ndarray, ids_out: np.ndarray) -> np.ndarray:
+        """Give each key its id, a new key the next one, and count it.
+
+        keys: (n,) uint64; ids_out: (n,) uint32. Modified.
+
+        Returns the positions within keys, (m,) int64, ascending, at which a key was met for the first time: these
+        have the m new ids in order. Raises ConfigError beyond MOST_IDS ids; keys before that one are counted.
+        """
+        return self._add(keys, ids_out, count=1)
+
+    def lookup(self, keys: np.ndarray, ids_out: np.ndarray) -> None:
+        """The id of each key, 0 for a key that is not known. Nothing is added or counted.
+
+        keys: (n,) uint64; ids_out: (n,) uint32. Modified.
+        """
+        _check(keys, ids_out)
+        key_table.lookup_keys(self._slots, self._records, self._shift, keys, ids_out)
+
+    def extend(self, keys: np.ndarray) -> None:
+        """Append keys, (n,) uint64, in the order of their ids, not counted. ValueError when one is known already."""
+        if self._add(keys, np.empty(keys.shape[0], dtype=np.uint32), count=0).shape != keys.shape:
+            raise ValueError("a key stands in a vocabulary twice")
+
+    def add_counts(self, ids: np.ndarray) -> None:
+        """Count the ids, (n,) of an unsigned type, of data that are encoded already. ValueError for one unknown."""
+        position = key_table.count_ids(self._records, self.size, ids)
+        if position >= 0:
+            raise ValueError(f"the id {ids[position]} is not below {self.size}, the size of its vocabulary")
+
+    def keys_by_id(self) -> np.ndarray:
+        """(size,) uint64, a copy; the key at index 0 means nothing."""
+        return self._records[: self.size, 0].copy()
+
+    def counts_by_id(self) -> np.ndarray:
+        """(size,) int64, a copy; at index 0 how often the id 0 was given to add_counts."""
+        return self._records[: self.size, 1].astype(np.int64)
+
+    def digest(self) -> str:
+        """SHA-256 of the keys in the order of their ids, little-endian, as hexadecimal digits."""
+        digest = hashlib.sha256()
+        for start in range(1, self.size, _DIGEST_KEYS):
+            digest.update(self._records[start : min(start + _DIGEST_KEYS, self.size), 0].astype("<u8").tobytes())
+        return digest.hexdigest()
+
+    @property
+    def _shift(self) -> np.uint64:
+        """The upper bits of a mixed key that are left by it number the slots."""
+        return np.uint64(65 - self._slots.shape[0].bit_length())
+
+    @property
+    def _used_slots(self) -> int:
+        """How many slots may be used before there must be more of them; one is counted for the id 0."""
+        slots = self._slots.shape[0]
+        return int(slots * (SMALL_MOST_LOAD if slots <= SMALL_SLOTS else MOST_LOAD))
+
+    def _add(self, keys: np.ndarray, ids_out: np.ndarray, *, count: int) -> np.ndarray:
+        _check(keys, ids_out)
+        before = self.size
+        new_positions = np.empty(keys.shape[0], dtype=np.int64)
+        position = 0
+        while True:
+            room = min(self._records.shape[0], self._used_slots, MOST_IDS + 1)
+            position, self.size = key_table.encode_keys(
+                self._slots,
+                self._records,
+                self._shift,
+                self.size,
+                room,
+                keys,
+                position,
+                np.uint64(count),
+                ids_out,
+                new_positions[self.size - before :],
+            )
+            if position == keys.shape[0]:
+                return new_positions[: self.size - before].copy()
+            self._grow()
+
+    def _grow(self) -> None:
+        """Make room for at least one key more."""
+        if self.size > MOST_IDS:
+            raise ConfigError(
+                f"a column has more than {MOST_IDS} different values, which is the most that have ids; use --ids hash"
+            )
+        if self.size >= self._used_slots:
+            slots = 2 * self._slots.shape[0]
+            del self._slots  # the records are enough to fill the new ones
+            self._slots = np.zeros(slots, dtype=np.uint64)
+            key_table.fill_slots(self._slots, self._records, self._shift, self.size)
+        if self.size >= self._records.shape[0]:
+            # In place: the system moves pages of large arrays instead of copying them. No view of it is ever lent.
+            self._records.resize((self._records.shape[0] * 3 // 2, 2), refcheck=False)
+
+
+def by_frequency(vocabulary: Vocabulary, min_count: int) -> tuple[np.ndarray, np.ndarray]:
+    """New ids by how often a key was counted, most often first, ties by first appearance.
+
+    Keys counted less than min_count times get the id 0, and 0 stays 0. Returns new_ids, (size,) uint32, by old id; and
+    kept, (k,) uint32: kept[i] is the old id of the new id i + 1.
+    """
+    kept, counts = _frequent(vocabulary, min_count)
+    return _renumbered(vocabulary, kept[np.argsort(-counts[kept], kind="stable")])
+
+
+def by_first_appearance(vocabulary: Vocabulary, min_count: int) -> tuple[np.ndarray, np.ndarray]:
+    """As by_frequency, but keys keep their order."""
+    return _renumbered(vocabulary, _frequent(vocabulary, min_count)[0])
+
+
+def _frequent(vocabulary: Vocabulary, min_count: int) -> tuple[np.ndarray, np.ndarray]:
+    """The ids of keys counted often enough, (k,) uint32, ascending; and all counts, (size,) int64."""
+    counts = vocabulary.counts_by_id()
+    return (np.flatnonzero(counts[1:] >= min_count) + 1).astype(np.uint32), counts
+
+
+def _renumbered(vocabulary: Vocabulary, kept: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    new_ids = np.zeros(vocabulary.size, dtype=np.uint32)
+    new_ids[kept] = np.arange(1, kept.shape[0] + 1, dtype=np.uint32)
+    return new_ids, kept
+
+
+def _check(keys: np.ndarray, ids: np.ndarray) -> None:
+    if keys.dtype != np.uint64 or ids.dtype != np.uint32:
+        raise TypeError(f"keys must be uint64 and ids uint32, but they are {keys.dtype} and {ids.dtype}")
+    if keys.ndim != 1 or keys.shape != ids.shape:
+        raise ValueError(f"there must be an id for each key, but their shapes are {keys.shape} and {ids.shape}")

@@ -1,0 +1,58 @@
+"""One process at a time writes to a folder."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from types import ModuleType
+
+from cupyrec.errors import OutputError
+
+fcntl: ModuleType | None
+try:
+    import fcntl
+except ImportError:  # not a POSIX system: there is no such lock, and nobody is kept out
+    fcntl = None
+
+# In the folder, empty, and left there: to remove it would let two processes lock two files of this name.
+LOCK_FILE = ".lock"
+
+
+class FolderLock:
+    """While it is entered, another FolderLock on the folder, of this process or another, cannot be entered.
+
+    The system releases the lock when the process ends, however it ends.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        """folder: must exist when the lock is entered."""
+        self._folder = Path(folder)
+        self._descriptor: int | None = None
+
+    def __enter__(self) -> FolderLock:
+        """Raises OutputError when the folder is locked or cannot be written."""
+        if fcntl is None:
+            return self
+        try:
+            self._descriptor = os.open(self._folder / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        except OSError as error:
+            raise OutputError(f"{self._folder}: cannot be written: {error.strerror}") from None
+        try:
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self._release()
+            raise OutputError(
+                f"{self._folder}: another cupyrec is writing to it; wait for its end, or name another folder"
+            ) from None
+        except OSError:
+            # Some network file systems have no locks; there nobody is kept out.
+            self._release()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._release()
+
+    def _release(self) -> None:
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None

@@ -1,0 +1,118 @@
+"""Folders of prepared data made from arrays, the obvious way, and what their batches must be."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from cupyrec.batch import Batch
+from cupyrec.datasets.prepared import manifest
+from cupyrec.datasets.prepared.manifest import Category, InputFile, Manifest, Shard
+
+
+@dataclass(frozen=True)
+class Samples:
+    """n samples: labels (n,), dense (n, d), and of each of F features n ids, or n lists of ids."""
+
+    labels: np.ndarray
+    dense: np.ndarray
+    features: list[list]
+    table_rows: tuple[int, ...]
+
+    @property
+    def multi_hot(self) -> list[bool]:
+        return [isinstance(feature[0], list) for feature in self.features]
+
+    def batch(self, numbers: Sequence[int]) -> Batch:
+        """The samples of these numbers, in this order, as a batch."""
+        bags = [
+            [feature[n] if isinstance(feature[n], list) else [feature[n]] for n in numbers] for feature in self.features
+        ]
+        return Batch.from_bags(self.dense[numbers], bags, self.labels[numbers], self.table_rows)
+
+
+def random_samples(
+    samples: int, table_rows: Sequence[int], *, dense: int = 3, multi_hot: Sequence[int] = (), seed: int = 1
+) -> Samples:
+    """multi_hot: the features whose samples have 0 to 4 ids. The first dense value of a sample is its number."""
+    rng = np.random.default_rng(seed)
+    values = rng.normal(size=(samples, dense)).astype(np.float32)
+    values[:, 0] = np.arange(samples)
+    features = [
+        [rng.integers(rows, size=rng.integers(5)).tolist() for _ in range(samples)]
+        if feature in multi_hot
+        else rng.integers(rows, size=samples).tolist()
+        for feature, rows in enumerate(table_rows)
+    ]
+    return Samples(rng.integers(2, size=samples).astype(np.float32), values, features, tuple(table_rows))
+
+
+def record_batch(samples: Samples, numbers: range, id_types: Sequence[pa.DataType]) -> pa.RecordBatch:
+    """One block."""
+    dense = pa.FixedSizeListArray.from_arrays(
+        pa.array(samples.dense[numbers].reshape(-1), pa.float32()), samples.dense.shape[1]
+    )
+    columns = [pa.array(samples.labels[numbers], pa.float32()), dense]
+    for feature, id_type, is_list in zip(samples.features, id_types, samples.multi_hot, strict=True):
+        columns.append(pa.array([feature[n] for n in numbers], pa.list_(id_type) if is_list else id_type))
+    names = ["label", "dense", *(f"C{feature}" for feature in range(1, len(samples.features) + 1))]
+    return pa.RecordBatch.from_arrays(columns, names=names)
+
+
+def narrowest(largest: int) -> pa.DataType:
+    return pa.uint8() if largest < 2**8 else pa.uint16() if largest < 2**16 else pa.uint32()
+
+
+def write_prepared(
+    folder: Path, samples: Samples, *, input_samples: Sequence[int] = (), id_types: Sequence[pa.DataType] = ()
+) -> Manifest:
+    """Write a folder with the block and shard sizes that the manifest has now.
+
+    input_samples: of each raw file, else all of one. id_types: else the narrowest for the ids of each shard.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    total, shards = len(samples.labels), []
+    for first in range(0, total, manifest.SHARD_SAMPLES):
+        last = min(first + manifest.SHARD_SAMPLES, total)
+        types = list(id_types) or [
+            narrowest(max((i for n in range(first, last) for i in np.atleast_1d(feature[n])), default=0))
+            for feature in samples.features
+        ]
+        blocks = [
+            record_batch(samples, range(start, min(start + manifest.BLOCK_SAMPLES, last)), types)
+            for start in range(first, last, manifest.BLOCK_SAMPLES)
+        ]
+        name = manifest.shard_name(len(shards))
+        with pa.OSFile(str(folder / name), "wb") as sink, pa.ipc.new_file(sink, blocks[0].schema) as writer:
+            for block in blocks:
+                writer.write_batch(block)
+        size, checksums = (folder / name).stat().st_size, tuple(manifest.block_checksum(block) for block in blocks)
+        shards.append(Shard(name, last - first, size, checksums))
+    content = Manifest(
+        dense=tuple(f"I{feature}" for feature in range(1, samples.dense.shape[1] + 1)),
+        dense_transform="log",
+        ids="hash",
+        categories=tuple(
+            Category(f"C{number}", rows, is_list)
+            for number, (rows, is_list) in enumerate(zip(samples.table_rows, samples.multi_hot, strict=True), start=1)
+        ),
+        encoding=manifest.encoding_id("log", samples.table_rows, [None] * len(samples.table_rows)),
+        inputs=tuple(InputFile(f"day_{day}", count) for day, count in enumerate(input_samples or [total])),
+        shards=tuple(shards),
+    )
+    (folder / manifest.MANIFEST_FILE).write_text(manifest.manifest_json(content))
+    return content
+
+
+def assert_same_batches(found: Sequence[Batch], expected: Sequence[Batch]) -> None:
+    """Equal in every array and dtype."""
+    assert len(found) == len(expected)
+    for one, other in zip(found, expected, strict=True):
+        for name in ("dense", "rows", "offsets", "labels"):
+            left, right = getattr(one, name), getattr(other, name)
+            assert left.dtype == right.dtype
+            np.testing.assert_array_equal(left, right)

@@ -1,0 +1,317 @@
+"""The same command again, another command on the same folder, and folders that are somebody else's."""
+
+import errno
+import json
+import os
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+from criteo_files_for_tests import write
+from prepare_reference import check_prepared, contents_of, criteo_rows, encode, files_of
+from small_prepare import criteo_text, prepare_small, small_shards
+
+from cupyrec.datasets.preparing.job import Stopped
+from cupyrec.errors import ConfigError, DataError, OutputError
+from cupyrec.folder_lock import FolderLock
+
+ROWS = 170
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch):
+    small_shards(monkeypatch)
+
+
+@pytest.fixture
+def path(tmp_path):
+    return write(tmp_path / "a.tsv", criteo_text(ROWS))
+
+
+@pytest.fixture
+def expected(path):
+    return encode(criteo_rows(path.read_bytes()))
+
+
+@pytest.fixture
+def output(tmp_path):
+    return tmp_path / "out"
+
+
+def stop_after(count: int) -> dict:
+    """Hooks that let the job stop when it has asked so often."""
+    asked = []
+    return {"stop": lambda: asked.append(None) or len(asked) >= count}
+
+
+def stop_in_reading(path, output, **options) -> None:
+    with pytest.raises(Stopped):
+        prepare_small(path, output, hooks=stop_after(5), threads=1, **options)
+    assert any(os.path.basename(name).startswith(("first-", "shard-")) for name in files_of(output))
+    assert not (output / "prepared.json").exists()
+
+
+def test_goes_on_where_it_stopped(path, output, expected):
+    stop_in_reading(path, output)
+    resumed = prepare_small(path, output)
+    assert 0 < resumed.rows_read < ROWS
+    check_prepared(output, expected)
+
+
+def test_stopped_as_often_as_can_be_it_comes_to_the_same_end(path, output, expected):
+    for _ in range(1000):
+        try:
+            prepare_small(path, output, hooks=stop_after(6), threads=1)
+            break
+        except Stopped:
+            continue
+    check_prepared(output, expected)
+
+
+def test_again_after_the_end_changes_nothing(path, output):
+    first = prepare_small(path, output)
+    states = {file: file.stat().st_mtime_ns for file in output.rglob("*")}
+    again = prepare_small(path, output)
+    assert (again.worked, again.rows_read, again.manifest) == (False, 0, first.manifest)
+    assert {file: file.stat().st_mtime_ns for file in output.rglob("*")} == states
+
+
+@pytest.mark.parametrize("finished", [False, True])
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"ids": "first"}, 'ids "frequency", not "first"'),
+        ({"min_count": 2}, "min count 1, not 2"),
+        ({"modulo": 5}, "modulo null, not 5"),
+        ({"dense_transform": "none"}, 'dense transform "dlrm", not "none"'),
+        ({"hash_rows": 5}, 'ids "frequency", not "hash"'),
+    ],
+)
+def test_other_options_are_refused(path, output, finished, options, message):
+    if finished:
+        prepare_small(path, output)
+    else:
+        stop_in_reading(path, output)
+    before = contents_of(output)
+    what = "prepared data" if finished else "an unfinished preparation"
+    with pytest.raises(ConfigError, match=f"holds {what} with {message}; choose another --output, or .*--overwrite"):
+        prepare_small(path, output, **options)
+    assert contents_of(output) == before
+
+
+def test_threads_memory_and_skipping_are_no_other_options(path, output, expected):
+    stop_in_reading(path, output)
+    prepare_small(path, output, threads=2, memory_bytes=10**9, on_bad_row="skip")
+    check_prepared(output, expected)
+
+
+@pytest.mark.parametrize("finished", [False, True])
+def test_other_inputs_are_refused(tmp_path, path, output, finished):
+    if finished:
+        prepare_small(path, output)
+    else:
+        stop_in_reading(path, output)
+    other = write(tmp_path / "b.tsv", criteo_text(3))
+    with pytest.raises(ConfigError, match=r"of other files, without .*b\.tsv"):
+        prepare_small([path, other], output)
+    text = path.read_bytes()
+    path.write_bytes(text.replace(b"1500", b"1501", 1))
+    with pytest.raises(ConfigError, match=r"of another .*a\.tsv, which has changed since"):
+        prepare_small(path, output)
+    path.write_bytes(text + b"x")
+    with pytest.raises(ConfigError, match=r"of another .*a\.tsv, which has changed since"):
+        prepare_small(path, output)
+
+
+def test_overwrite_begins_anew(path, output):
+    stop_in_reading(path, output, ids="first", hash_rows=None)
+    prepare_small(path, output, overwrite=True, hash_rows=7)
+    check_prepared(output, encode(criteo_rows(path.read_bytes()), hash_rows=[7] * 26))
+    prepare_small(path, output, overwrite=True, min_count=2)
+    check_prepared(output, encode(criteo_rows(path.read_bytes()), min_count=2))
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_folder_with_other_files_is_left_alone(path, output, overwrite):
+    output.mkdir()
+    (output / "thesis.txt").write_text("mine")
+    with pytest.raises(OutputError, match=r"out: holds thesis\.txt and is not prepared data"):
+        prepare_small(path, output, overwrite=overwrite)
+    assert set(files_of(output)) <= {"thesis.txt", ".lock"}
+
+
+@pytest.mark.parametrize("name", ["thesis.txt", "vocabulary/notes.txt"])
+def test_other_files_among_prepared_data_are_not_overwritten(path, output, name):
+    prepare_small(path, output)
+    (output / name).write_text("mine")
+    before = contents_of(output)
+    with pytest.raises(OutputError, match=rf"out: holds {os.path.basename(name)}, not only prepared data"):
+        prepare_small(path, output, overwrite=True, hash_rows=5)
+    assert contents_of(output) == before
+
+
+def test_an_empty_folder_and_one_in_which_a_start_was_killed_are_free(path, output, expected):
+    (output / ".preparing").mkdir(parents=True)
+    (output / ".preparing/journal.jsonl").touch()
+    (output / ".preparation.json.partial").touch()
+    prepare_small(path, output)
+    check_prepared(output, expected)
+
+
+def test_a_file_in_place_of_the_folder(path, output):
+    output.write_text("x")
+    with pytest.raises(OutputError, match="out: is not a folder"):
+        prepare_small(path, output)
+
+
+def test_a_folder_that_cannot_be_written():
+    """By nobody, where the tests are root's, who may write anywhere."""
+    with tempfile.TemporaryDirectory() as folder:
+        os.chmod(folder, 0o755)
+        path, output = Path(folder, "a.tsv"), Path(folder, "out")
+        write(path, criteo_text(3))
+        output.mkdir(mode=0o555)
+        user = os.geteuid()
+        if user == 0:
+            os.seteuid(65534)
+        try:
+            with pytest.raises(OutputError, match="out: cannot be written: Permission denied"):
+                prepare_small(path, output)
+        finally:
+            os.seteuid(user)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc is Linux's")
+def test_a_folder_that_cannot_be_made(path):
+    with pytest.raises(OutputError, match="/proc/out: cannot be written: No such file"):
+        prepare_small(path, "/proc/out")
+
+
+def test_two_at_once_on_one_folder(path, output):
+    output.mkdir()
+    with FolderLock(output), pytest.raises(OutputError, match="another cupyrec is writing to it"):
+        prepare_small(path, output)
+    prepare_small(path, output)
+
+
+class TestDamage:
+    """What is on the disk of an unfinished preparation is not what was written."""
+
+    @pytest.fixture
+    def work(self, path, output):
+        stop_in_reading(path, output)
+        return output / ".preparing"
+
+    def check_refused(self, path, output, name):
+        with pytest.raises(DataError, match=rf"{name}.*(damaged|start anew with --overwrite)") as raised:
+            prepare_small(path, output)
+        assert "\n" not in str(raised.value)
+        prepare_small(path, output, overwrite=True)
+        check_prepared(output, encode(criteo_rows(path.read_bytes())))
+
+    def test_the_journal_is_missing(self, work, path, output):
+        (work / "journal.jsonl").unlink()
+        self.check_refused(path, output, "journal.jsonl")
+
+    def test_a_line_of_the_journal_is_damaged(self, work, path, output):
+        lines = (work / "journal.jsonl").read_bytes().split(b"\n")
+        lines[0] = lines[0].replace(b"1", b"2", 1)
+        (work / "journal.jsonl").write_bytes(b"\n".join(lines))
+        self.check_refused(path, output, "journal.jsonl")
+
+    def test_preparation_json_is_damaged(self, work, path, output):
+        (output / "preparation.json").write_text("{")
+        self.check_refused(path, output, "preparation.json")
+
+    @pytest.mark.parametrize("name", ["new-00000.arrow", "first-00000.arrow"])
+    def test_a_file_is_missing(self, work, path, output, name):
+        (work / name).unlink()
+        if name.startswith("first"):
+            with pytest.raises(DataError, match=name):
+                prepare_small(path, output)
+        else:
+            self.check_refused(path, output, name)
+
+    @pytest.mark.parametrize("name", ["new-00000.arrow", "first-00000.arrow"])
+    def test_a_file_has_another_byte(self, work, path, output, name):
+        content = bytearray((work / name).read_bytes())
+        content[len(content) // 2] ^= 1
+        (work / name).write_bytes(content)
+        self.check_refused(path, output, name)
+
+    def test_a_torn_last_line_of_the_journal_is_done_again(self, work, path, output, expected):
+        content = (work / "journal.jsonl").read_bytes()
+        (work / "journal.jsonl").write_bytes(content[:-5])
+        prepare_small(path, output)
+        check_prepared(output, expected)
+
+
+def test_bad_rows_of_before_stay_and_none_comes_twice(tmp_path, output):
+    lines = criteo_text(ROWS).splitlines(keepends=True)
+    bad = [*range(3, ROWS, 10), 33, 34, 65]
+    for number in bad:
+        lines[number] = b"bad\n"
+    path = write(tmp_path / "a.tsv", b"".join(lines))
+    prepare_small(path, tmp_path / "whole", on_bad_row="skip")
+    stop_in_reading(path, output, on_bad_row="skip")
+    torn = output / "bad_rows.tsv"
+    torn.write_bytes(torn.read_bytes() + b"torn")
+    unfinished = tmp_path / "unfinished"
+    shutil.copytree(output, unfinished)
+    prepare_small(path, output, on_bad_row="skip")
+    assert contents_of(output) == contents_of(tmp_path / "whole")
+    with pytest.raises(ConfigError, match="elsewhere: does not hold the .* bad rows of before"):
+        prepare_small(path, unfinished, on_bad_row="skip", bad_rows=tmp_path / "elsewhere")
+
+
+@pytest.mark.parametrize(
+    "failing_file", ["first-00002", "new-00001", "journal", "C7.parquet", "shard-00001", "prepared.json"]
+)
+def test_a_full_disk_is_one_line_and_the_job_goes_on_when_there_is_room(
+    path, output, expected, failing_file, monkeypatch
+):
+    real_fsync = os.fsync
+    seen = []
+
+    def full(descriptor):
+        name = os.readlink(f"/proc/self/fd/{descriptor}")
+        if failing_file in name and os.path.isfile(name):
+            seen.append(name)
+            if failing_file != "journal" or len(seen) == 3:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        real_fsync(descriptor)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(OutputError, match=rf"{failing_file}.*cannot be written: No space left on device"):
+            prepare_small(path, output)
+    assert seen
+    assert not (output / "prepared.json").exists()
+    assert not [name for name in files_of(output) if name.endswith(".partial")]
+    prepare_small(path, output)
+    check_prepared(output, expected)
+
+
+def test_a_disk_that_is_really_full(path, output, tmp_path):
+    """pyarrow's own writes fail, not Python's."""
+    import resource
+
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (3000, before[1]))
+    try:
+        with pytest.raises(OutputError, match="cannot be written: File too large"):
+            prepare_small(path, output)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    prepare_small(path, output)
+    check_prepared(output, encode(criteo_rows(path.read_bytes())))
+
+
+def test_preparation_json_says_what_was_asked_for(path, output):
+    prepare_small(path, output, min_count=2)
+    content = json.loads((output / "preparation.json").read_text())
+    assert content["options"]["min_count"] == 2
+    assert content["inputs"][0]["name"] == str(path)
+    assert content["inputs"][0]["size_bytes"] == path.stat().st_size
