@@ -94,9 +94,9 @@ def advise(
 ) -> None:
     """Say how large a scratchpad these data need: what each size would move under each policy.
 
-    Reads Criteo files once, as train does; nothing is trained. Memory is bounded: some 500 MB, and 8 bytes a row of the
-    tables with --row-counts. Temporary files, in the folder that TMPDIR names, take 12 bytes for each different row
-    of a batch, about half a GB: beyond, a sample of the rows stands for all of them.
+    Reads Criteo files or prepared data once, as train does; nothing is trained. Memory is bounded: some 500 MB, and 8
+    bytes a row of the tables with --row-counts. Temporary files, in the folder that TMPDIR names, take 12 bytes for
+    each different row of a batch, about half a GB: beyond, a sample of the rows stands for all of them.
     """
     given = {name: value for name, value in options.items() if value is not None}
     from_file = {} if config_file is None else _from_file(config_file)
@@ -107,7 +107,7 @@ def advise(
 
     # Here and not above: these load Numba and pyarrow, which `--help` and wrong options need not wait for.
     from cupyrec.cli.share_progress import ShareProgress
-    from cupyrec.datasets.criteo import CriteoFiles
+    from cupyrec.datasets.open_data import is_prepared, open_data
     from cupyrec.embedding.row_counts import write_row_counts
     from cupyrec.training.advise_plot import load_matplotlib, write_plot
     from cupyrec.training.advise_sizes import advise as find_advice
@@ -115,11 +115,11 @@ def advise(
 
     if plot is not None:
         load_matplotlib()
-    skip = on_bad_row == "skip"
+    skip = on_bad_row == "skip" and not is_prepared(paths)
     _check_outputs(
         paths, {"--bad-rows": bad_rows if skip else None, "--row-counts": row_counts, "--plot": plot}, overwrite
     )
-    data = CriteoFiles(
+    data = open_data(
         paths,
         hash_rows=config.hash_rows[0] if len(config.hash_rows) == 1 else config.hash_rows,
         on_bad_row="skip" if skip else "error",
@@ -137,13 +137,14 @@ def advise(
     if plot is not None:
         write_plot(Path(plot), advice)
     command = _train_command(config, config_file, given, advice, row_counts)
+    skipped = getattr(data, "bad_rows", 0)
     if as_json:
-        say(json.dumps(advice.as_dict() | {"command": command, "bad_rows": data.bad_rows}))
+        say(json.dumps(advice.as_dict() | {"command": command, "bad_rows": skipped}))
         return
     for line in describe_advice(advice, command):
         say(line)
-    if data.bad_rows:
-        say(f"skipped {data.bad_rows:,} bad rows, written to {bad_rows}")
+    if skipped:
+        say(f"skipped {skipped:,} bad rows, written to {bad_rows}")
 
 
 def _from_file(config_file: str) -> dict[str, Any]:
@@ -177,10 +178,10 @@ def _question(config: RunConfig, sizes: list[str], features: int, *, row_counts_
 def _check_outputs(paths: tuple[str, ...], outputs: dict[str, str | None], overwrite: bool) -> None:
     """Make sure that nothing is replaced that should stay, and no output by another. Raises ConfigError, DataError."""
     from cupyrec.datasets.bad_rows import check_log_file
-    from cupyrec.datasets.input_files import find_input_files
+    from cupyrec.datasets.open_data import data_files
 
     what = {"--bad-rows": "the bad rows", "--row-counts": "the row counts", "--plot": "the plot"}
-    inputs, taken = find_input_files(paths), set()
+    inputs, taken = data_files(paths), set()
     for option, name in outputs.items():
         if name is None:
             continue

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,8 @@ def describe_run(report: RunReport) -> Iterator[str]:
     result = report.result
     training_seconds = max(result.seconds - result.evaluation_seconds, 1e-9)
     how = "interrupted after" if result.interrupted else "trained"
+    if report.stopped_by == signal.SIGTERM:
+        how = "stopped by SIGTERM after"
     yield (
         f"{how} {result.steps:,} steps, {result.samples:,} samples in {training_seconds:.1f} s "
         f"({result.samples / training_seconds:,.0f} samples/s, {result.data_wait_seconds / training_seconds:.0%} of "
@@ -35,6 +38,9 @@ def describe_run(report: RunReport) -> Iterator[str]:
             yield "the final figures are the best of the run (by AUC)"
     for path, count in report.bad_rows.items():
         yield f"skipped {count:,} bad rows, written to {path}"
+    if report.checkpoint is not None:
+        goes_on = "; go on from it with --resume" if result.interrupted else ""
+        yield f"last checkpoint: {report.checkpoint}{goes_on}"
     if report.saved_in is not None:
         yield f"saved in {report.saved_in}"
     else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import signal
 import sys
 from typing import Any
 
@@ -59,11 +60,15 @@ def train(paths: tuple[str, ...], config_file: str | None, **options: Any) -> No
     from cupyrec.training.interrupt import StopOnInterrupt
 
     # Within compiled code that is being loaded, Ctrl-C would be reported and forgotten.
-    with StopOnInterrupt() as stop:
+    with StopOnInterrupt(on_terminate=False) as stop:
         from cupyrec.training.progress import open_progress
+        from cupyrec.training.resume import options_to_resume
         from cupyrec.training.run import run_training
     if stop.requested:
         raise KeyboardInterrupt
+
+    if config.resume or config.resume_step is not None:
+        config = RunConfig.from_values(options_to_resume(config, values))
 
     progress = open_progress()
     try:
@@ -74,5 +79,6 @@ def train(paths: tuple[str, ...], config_file: str | None, **options: Any) -> No
         say(line)
     if report.trace_error is not None:
         raise report.trace_error
-    if report.result.interrupted:
+    # SIGTERM asks for an orderly end, and that is what it was.
+    if report.result.interrupted and report.stopped_by != signal.SIGTERM:
         sys.exit(INTERRUPTED_EXIT_CODE)

@@ -38,6 +38,10 @@ class DeviceTable:
                 self._copy(self._records[part], self._table.records[part])
             self.changed = False
 
+    def forget(self) -> None:
+        """The host table was filled anew: what is on the device is void."""
+        self._is_there = self.changed = False
+
     def _copy(self, source: Any, target: Any) -> None:
         self._device.copy(source, target)
         self._device.record().synchronize()

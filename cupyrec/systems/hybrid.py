@@ -17,11 +17,11 @@ from cupyrec.pipeline.stage_clock import StageClock
 from cupyrec.pipeline.stages import EXCHANGE, TRAIN
 from cupyrec.systems.device_inputs import make_inputs
 from cupyrec.systems.host_rows import EXCHANGE_BACK, GATHER, UPDATE, HostRows
-from cupyrec.systems.step import StepResult, Traffic, ignore
+from cupyrec.systems.step import StepResult, Traffic, TrainsHostTable, ignore
 from cupyrec.systems.train_stage import TrainStage
 
 
-class HybridSystem:
+class HybridSystem(TrainsHostTable):
     """Trains with all rows on the host."""
 
     name = "hybrid"

@@ -50,6 +50,11 @@ class ResidentSystem:
         return self._stage.steps_done
 
     @property
+    def host_table_rests(self) -> bool:
+        """See System.host_table_rests."""
+        return isinstance(self._rows, _RowsOnGpu)
+
+    @property
     def facts(self) -> dict[str, Any]:
         """See System.facts."""
         return {}
@@ -94,6 +99,10 @@ class ResidentSystem:
         """Bring every row's value to the host table."""
         self._rows.finish()
 
+    def reload(self) -> None:
+        """The host table was filled anew."""
+        self._rows.reload()
+
 
 class _RowsInPlace:
     """On the CPU: the host table is what is trained."""
@@ -115,6 +124,9 @@ class _RowsInPlace:
 
     def finish(self) -> None:
         """The host table always holds every row's final value."""
+
+    def reload(self) -> None:
+        """The host table is what is trained."""
 
 
 class _RowsOnGpu:
@@ -167,3 +179,6 @@ class _RowsOnGpu:
 
     def finish(self) -> None:
         self._table.to_host()
+
+    def reload(self) -> None:
+        self._table.forget()

@@ -30,7 +30,7 @@ from cupyrec.pipeline.stage_clock import StageClock
 from cupyrec.pipeline.stage_work import StageWork
 from cupyrec.pipeline.stages import COLLECT, EXCHANGE, INSERT, LOAD, ONE_AFTER_ANOTHER, PLAN, TRAIN, Board, Depth
 from cupyrec.systems.host_rows import HostRows
-from cupyrec.systems.step import StepResult, Traffic, ignore
+from cupyrec.systems.step import StepResult, Traffic, TrainsHostTable, ignore
 from cupyrec.systems.train_stage import TrainStage
 
 
@@ -49,7 +49,7 @@ class Driver(Protocol):
     def paused(self) -> AbstractContextManager[None]: ...
 
 
-class ScratchpadSystem:
+class ScratchpadSystem(TrainsHostTable):
     """Trains in a scratchpad. A subclass says how deep the pipeline is, and what drives it."""
 
     name: ClassVar[str]

@@ -28,14 +28,14 @@ from cupyrec.pipeline.stages import EXCHANGE, TRAIN
 from cupyrec.systems.device_inputs import make_inputs
 from cupyrec.systems.host_rows import EXCHANGE_BACK, GATHER, UPDATE, HostRows
 from cupyrec.systems.hot_batches import make_hot_batches
-from cupyrec.systems.step import StepResult, Traffic, ignore
+from cupyrec.systems.step import StepResult, Traffic, TrainsHostTable, ignore
 from cupyrec.systems.train_stage import TrainStage
 
 # Copied at a time between the host table and the pad.
 COPIED_ROWS = 65_536
 
 
-class StaticSystem:
+class StaticSystem(TrainsHostTable):
     """Trains the most used rows on the device and the others on the host."""
 
     name = "static"

@@ -63,6 +63,10 @@ class System(Protocol):
     table: HostTable
 
     @property
+    def host_table_rests(self) -> bool:
+        """Whether training changes the host table in `finish` alone, and not before."""
+
+    @property
     def name(self) -> str:
         """As `--system` has it."""
 
@@ -90,3 +94,15 @@ class System(Protocol):
 
     def finish(self) -> None:
         """Bring every row's value to the host table."""
+
+    def reload(self) -> None:
+        """The host table was filled anew, while nothing trained: copies of its rows elsewhere are void."""
+
+
+class TrainsHostTable:
+    """What is the same in systems whose rows come back to the host table at any time, and always when training ends."""
+
+    host_table_rests = False
+
+    def reload(self) -> None:
+        """Copies of rows are made when training begins."""

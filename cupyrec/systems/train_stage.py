@@ -50,6 +50,20 @@ class TrainStage:
         """Of the step to come."""
         return self._schedule(self.steps_done)
 
+    @property
+    def optimizer_state_size(self) -> int:
+        """Of the dense parameters, in elements."""
+        return int(self._dense_state.shape[0])
+
+    def optimizer_state(self) -> np.ndarray:
+        """(optimizer_state_size,): a copy, on the host, of the optimizer's state of the dense parameters."""
+        return np.array(self.device.download(self._dense_state))
+
+    def restore(self, steps: int, optimizer_state: np.ndarray) -> None:
+        """Go on as after so many steps. optimizer_state: as it was then, host."""
+        self.device.upload(optimizer_state, self._dense_state)
+        self.steps_done = steps
+
     def pooled(self, samples: int) -> Any:
         """Y (B, F, D), device: where a batch's pooled vectors stand, for who fills it otherwise than by `pool`."""
         return self._Y[:samples]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import signal
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,17 +24,14 @@ from cupyrec.training.device_memory_plan import plan_device_memory
 from cupyrec.training.interrupt import StopOnInterrupt
 from cupyrec.training.memory_plan import plan_memory
 from cupyrec.training.progress import Progress
+from cupyrec.training.resume import config_to_keep
+from cupyrec.training.run_checkpoints import RunCheckpoints, choose_checkpoint, load_checkpoint, wants_to_resume
 from cupyrec.training.run_data import RunData
 from cupyrec.training.run_folder import RunFolder
 from cupyrec.training.run_records import RunRecords, describe, result_facts
 from cupyrec.training.saved_model import model_bytes
-from cupyrec.training.trainer import Trainer, TrainingResult
-
-# Kept with the model: who uses it must do the same.
-HOW_DATA_BECOME_BATCHES = {
-    "dense_transform": "log(max(x, 0) + 1)",
-    "category_to_row": "hexadecimal value modulo the rows of its table; a blank is 0",
-}
+from cupyrec.training.trainer import Trainer
+from cupyrec.training.training_state import TrainingResult
 
 
 @dataclass(frozen=True)
@@ -41,13 +39,16 @@ class RunReport:
     """How a run went.
 
     bad_rows: how many bad rows were skipped, by the file that holds them; saved_in: None where nothing was saved;
-    trace_error: why the trace is not whole, None where it is or none was asked for.
+    trace_error: why the trace is not whole, None where it is or none was asked for; checkpoint: the newest, None where
+    none is written; stopped_by: the signal that asked to stop before the end, None where none did.
     """
 
     result: TrainingResult
     bad_rows: dict[Path, int]
     saved_in: Path | None
     trace_error: OutputError | None = None
+    checkpoint: Path | None = None
+    stopped_by: signal.Signals | None = None
 
 
 def run_training(
@@ -58,15 +59,21 @@ def run_training(
     say: takes lines for people, before training starts; progress: shows steps and evaluations; config_file: where the
     configuration came from, so that it is not overwritten with bad rows.
     Raises CupyrecError. When anything fails in mid-run, the model as of the last whole step is saved and the error says
-    so, or, where it is not one of ours, a message; when the loss is not finite no model is saved. Ctrl-C ends training
-    after the step under way; before training it raises KeyboardInterrupt.
+    so, or, where it is not one of ours, a message; when the loss is not finite no model is saved. Ctrl-C and SIGTERM
+    end training after the step under way; before training Ctrl-C raises KeyboardInterrupt. To go on from a checkpoint
+    all options must be there: resume.options_to_resume gives them.
     """
+    resumes = wants_to_resume(config)
     _toml_of(config)  # names that cannot be kept are told before anything is made
     with contextlib.ExitStack() as stack:
         folder = None
         if config.output is not None:
-            folder = stack.enter_context(RunFolder(config.output, overwrite=config.overwrite))
-        data = RunData(config, folder, config_file)
+            folder = stack.enter_context(RunFolder(config.output, overwrite=config.overwrite, resume=resumes))
+        checkpoint = None
+        if folder is not None and resumes:
+            checkpoint = choose_checkpoint(config, folder, say)
+        # The run's own bad rows and trace are written again.
+        data = RunData(replace(config, overwrite=config.overwrite or resumes), folder, config_file)
         shape = config.model_for(data.table_rows, data.dense_features)
         # Before the lines of the files are counted, which may take minutes.
         device = make_device(
@@ -76,16 +83,36 @@ def run_training(
         if folder is not None:
             folder.check_space(model_bytes(shape))
         train, valid = data.split(say)
+        run_checkpoints = RunCheckpoints(train, valid)
+        if checkpoint is not None:
+            run_checkpoints.check_same_data(checkpoint)
         trace = None if config.trace is None else TraceFile(config.trace)
         if trace is not None:
             stack.callback(_close, trace)
         trainer = _trainer(config, shape, device, trace, say)
+        records = RunRecords(folder, progress, log_every=config.log_every)
+        start, checkpoints = None, None
         if folder is not None:
-            folder.begin(_toml_of(_resolved(config, shape, trainer)))
+            resolved = _resolved(config, shape, trainer)
+            if checkpoint is None:
+                folder.begin(_toml_of(resolved))
+            else:
+                start = load_checkpoint(trainer, checkpoint, folder)
+                folder.go_on(_toml_of(resolved), checkpoint.steps, checkpoint.content["metrics_bytes"])
+            if config.checkpoint_every:
+                folder.write_config()
+                kept = _toml_of(config_to_keep(resolved))
+                checkpoints = trainer.checkpoints(
+                    folder.checkpoints.path,
+                    every=config.checkpoint_every,
+                    keep=config.keep,
+                    describe=run_checkpoints.describe(kept, data.facts, records, folder),
+                )
         else:
             say("the model will not be saved: no --output was given")
         stop = stack.enter_context(StopOnInterrupt())
-        records = RunRecords(folder, progress, log_every=config.log_every)
+        if checkpoint is not None:
+            records.resume(checkpoint.content["records"])
         try:
             result = trainer.fit(
                 train,
@@ -97,13 +124,15 @@ def run_training(
                 on_evaluation=records.evaluation,
                 stop_requested=stop,
                 say=say,
+                start=start,
+                checkpoints=checkpoints,
             )
         except DivergenceError:
             raise
         except Exception as error:
             if folder is None or trainer.system.steps_done == 0:
                 raise
-            note = _rescue(trainer, folder, records, error)
+            note = _rescue(trainer, folder, records, data.facts, error)
             if isinstance(error, CupyrecError):
                 raise _with_note(error, note) from error
             # It may be the stream of the message that failed.
@@ -112,11 +141,18 @@ def run_training(
             raise
         saved_in = None
         if folder is not None and result.steps:
-            _save(trainer, folder, result_facts(result))
+            _save(trainer, folder, {**data.facts, **result_facts(result)})
             saved_in = folder.path
         records.end(result)
         trace_error = None if trace is None else _close(trace)
-        return RunReport(result, data.bad_rows(), saved_in, trace_error)
+        return RunReport(
+            result,
+            data.bad_rows(),
+            saved_in,
+            trace_error,
+            checkpoint=None if checkpoints is None or folder is None else folder.checkpoints.newest,
+            stopped_by=stop.signal if result.interrupted else None,
+        )
 
 
 def _close(trace: TraceFile) -> OutputError | None:
@@ -136,8 +172,10 @@ def _resolved(config: RunConfig, shape: DlrmConfig, trainer: Trainer) -> RunConf
         device=trainer.device.name,
         threads=trainer.threads,
         bottom_mlp=tuple(shape.bottom),
-        # Says nothing of the weights, and would not let the file be used again.
+        # Say nothing of the weights, and would not let the file be used again.
         trace=None,
+        resume=False,
+        resume_step=None,
     )
 
 
@@ -206,15 +244,15 @@ def _trainer(
 def _save(trainer: Trainer, folder: RunFolder, training: dict[str, Any]) -> None:
     folder.write_config()
     device = {"device": trainer.device.description, "threads": trainer.threads}
-    trainer.save(folder.path, {**HOW_DATA_BECOME_BATCHES, **training, **device})
+    trainer.save(folder.path, {**training, **device})
     folder.replace_earlier()
 
 
-def _rescue(trainer: Trainer, folder: RunFolder, records: RunRecords, error: Exception) -> str:
+def _rescue(trainer: Trainer, folder: RunFolder, records: RunRecords, facts: dict[str, Any], error: Exception) -> str:
     """Save the steps trained before an error, and say how that went."""
     steps = f"the {trainer.system.steps_done:,} steps trained before"
     try:
-        _save(trainer, folder, {"stopped_by": describe(error)})
+        _save(trainer, folder, {**facts, "stopped_by": describe(error)})
     except CupyrecError as failure:
         return f"{steps} could not be saved: {failure}"
     # The model is whole; a full disk may still want room for a line.

@@ -1,4 +1,4 @@
-"""The files of a run: training and validation data, and where bad rows go."""
+"""The data of a run: training and validation data, raw or prepared, and where bad rows go."""
 
 from __future__ import annotations
 
@@ -8,16 +8,28 @@ from typing import Any
 
 from cupyrec.datasets.bad_rows import check_log_file
 from cupyrec.datasets.criteo import CriteoFiles
-from cupyrec.datasets.input_files import find_input_files
+from cupyrec.datasets.open_data import data_files, is_prepared, open_data
+from cupyrec.datasets.prepared.prepared_data import PreparedData
 from cupyrec.datasets.source import Source
 from cupyrec.errors import ConfigError
+from cupyrec.option_values import option_name
 from cupyrec.run_config import RunConfig
 from cupyrec.training.run_folder import BAD_ROWS_FILE, CONFIG_FILE, METRICS_FILE, RunFolder
 from cupyrec.training.saved_model import DESCRIPTION_FILE
 
+# Options that raw files need, and those that only prepared data know.
+RAW_OPTIONS = ("hash_rows", "on_bad_row", "bad_rows")
+HOW_RAW_FILES_BECOME_BATCHES = {
+    "dense_transform": "log(max(x, 0) + 1)",
+    "category_to_row": "hexadecimal value modulo the rows of its table; a blank is 0",
+}
+
 
 class RunData:
-    """Finds the files and makes sure that the run will replace none of them; reads none before `split`."""
+    """Finds the data and makes sure that the run will replace none of them; reads no sample before `split`.
+
+    facts: how values become ids and dense features, to be kept with the model: who uses it must do the same.
+    """
 
     def __init__(self, config: RunConfig, folder: RunFolder | None, config_file: str | Path | None = None) -> None:
         """folder: where the bad rows go when the configuration names no file; config_file: it must stay as well.
@@ -25,12 +37,10 @@ class RunData:
         Raises ConfigError, DataError.
         """
         if not config.paths:
-            raise ConfigError("no training data: name Criteo files, a folder or a glob such as 'data/day_*'")
+            raise ConfigError("no training data: name Criteo files, prepared data, or a glob such as 'data/day_*'")
         self._share = _share(config.valid)
-        files = find_input_files(config.paths)
-        valid_files = find_input_files(config.valid) if config.valid and self._share is None else ()
-        _check_apart(files, valid_files)
-        inputs = [*files, *valid_files]
+        valid = config.valid if self._share is None else ()
+        inputs = [*data_files(config.paths), *(data_files(valid) if valid else ())]
         if folder is not None:
             _check_not_replaced(inputs, folder)
         kept = [Path(each) for each in (config_file, config.row_counts) if each is not None]
@@ -43,42 +53,79 @@ class RunData:
                 _check_not_own(Path(config.trace), folder, "the trace")
         # Where bad rows are written while the run goes on, and what those files are called in the end.
         self._logs: list[tuple[Path, Path]] = []
-        if config.on_bad_row == "skip":
-            inputs += kept
-            self._logs = _bad_row_logs(config, folder, inputs, validation=bool(valid_files))
+        raw = [not is_prepared(paths) for paths in (config.paths, valid) if paths]
+        if config.on_bad_row == "skip" and any(raw):
+            self._logs = _bad_row_logs(config, folder, [*inputs, *kept], validation=bool(valid))
+        train_log, valid_log, *_ = *(written for written, _ in self._logs), None, None
         rows = config.hash_rows[0] if len(config.hash_rows) == 1 else config.hash_rows
         how: dict[str, Any] = {"hash_rows": rows, "on_bad_row": config.on_bad_row}
-        train_log, valid_log, *_ = *(written for written, _ in self._logs), None, None
-        self._train = CriteoFiles(files, **how, bad_rows_path=train_log)
-        self._valid = CriteoFiles(valid_files, **how, bad_rows_path=valid_log) if valid_files else None
+        order: dict[str, Any] = {
+            "shuffle": config.shuffle,
+            "shuffle_window": config.shuffle_window,
+            "seed": config.seed,
+        }
+        self._train = open_data(config.paths, **how, **order, bad_rows_path=train_log)
+        self._valid = open_data(valid, **how, bad_rows_path=valid_log) if valid else None
+        if self._valid is not None:
+            _check_apart(self._train, self._valid)
         self.table_rows, self.dense_features = self._train.table_rows, self._train.dense_features
+        self.unused = [] if any(raw) else [f"--{option_name(name)}" for name in RAW_OPTIONS if _is_set(config, name)]
+        self.facts = {**_how_values_are_used(self._train), "encoding": self._train.encoding}
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """All that is read: of the training data, then of validation data of their own."""
+        return (*self._train.files, *(self._valid.files if self._valid else ()))
 
     def split(self, say: Callable[[str], None]) -> tuple[Source, Source | None]:
-        """The training data and the validation data; a share is cut off by counting all lines, which reads the files.
+        """The training data and the validation data; to cut a share off raw files all their lines are counted.
 
         Raises ConfigError, DataError.
         """
+        if self.unused:
+            say(f"not used with prepared data: {', '.join(self.unused)}")
         if self._share is not None:
             train, tail = self._train.split_tail(self._share)
-            say(
-                f"training on the first {train.count_lines():,} lines of {_files(self._train)}, "
-                f"validating on the last {tail.count_lines():,}"
-            )
+            say(f"training on the first {_count(train)} of {_name(self._train)}, validating on the last {_count(tail)}")
             return train, tail
-        validation = f"validating on {_files(self._valid)}" if self._valid else "no validation data (--valid)"
-        say(f"training on {_files(self._train)}, {validation}")
+        validation = f"validating on {_name(self._valid)}" if self._valid else "no validation data (--valid)"
+        say(f"training on {_name(self._train)}, {validation}")
         return self._train, self._valid
 
     def bad_rows(self) -> dict[Path, int]:
         """How many bad rows were skipped so far, by the file that holds them."""
-        counts = (self._train.bad_rows, self._valid.bad_rows if self._valid else 0)
+        counts = [getattr(data, "bad_rows", 0) for data in (self._train, self._valid)]
         return {path: count for (_, path), count in zip(self._logs, counts, strict=False) if count}
 
 
-def _check_apart(files: Sequence[Path], valid_files: Sequence[Path]) -> None:
-    places = {file.resolve() for file in files}
-    for file in valid_files:
-        if file.resolve() in places:
+def _is_set(config: RunConfig, name: str) -> bool:
+    return getattr(config, name) != getattr(RunConfig(), name)
+
+
+def _how_values_are_used(data: CriteoFiles | PreparedData) -> dict[str, str]:
+    if isinstance(data, CriteoFiles):
+        return HOW_RAW_FILES_BECOME_BATCHES
+    return {"dense_transform": data.manifest.dense_transform, "category_to_row": f"prepared ids: {data.manifest.ids}"}
+
+
+def _check_apart(train: CriteoFiles | PreparedData, valid: CriteoFiles | PreparedData) -> None:
+    """Raise ConfigError when samples would be trained on and validated on, or mean different things."""
+    if train.encoding != valid.encoding and train.table_rows == valid.table_rows:
+        raise ConfigError(
+            "the validation data were made with another encoding than the training data, by other vocabularies or "
+            "another transform of dense features; prepare them with `cupyrec prepare --vocabulary FOLDER`, FOLDER "
+            "being the training data"
+        )
+    if isinstance(train, PreparedData) and isinstance(valid, PreparedData):
+        apart = all(stop <= begin or end <= start for start, stop in train.ranges for begin, end in valid.ranges)
+        if train.folder.resolve() == valid.folder.resolve() and not apart:
+            raise ConfigError(
+                f"the validation samples are among the training samples in {train.folder}; name two splits of it, "
+                "such as train.json and valid.json, or a share such as --valid 0.1"
+            )
+    places = {file.resolve() for file in train.files}
+    for file in valid.files:
+        if isinstance(valid, CriteoFiles) and file.resolve() in places:
             raise ConfigError(
                 f"the validation file {file} is among the training files; name others, or a share such as --valid 0.1"
             )
@@ -132,5 +179,12 @@ def _share(valid: tuple[str, ...]) -> float | None:
     return share
 
 
-def _files(data: CriteoFiles) -> str:
+def _name(data: CriteoFiles | PreparedData) -> str:
+    """Which data they are, for people."""
+    if isinstance(data, PreparedData):
+        return f"{data.samples:,} samples of {data.path}"
     return str(data.files[0]) if len(data.files) == 1 else f"{len(data.files)} files"
+
+
+def _count(data: CriteoFiles | PreparedData) -> str:
+    return f"{data.samples:,} samples" if isinstance(data, PreparedData) else f"{data.count_lines():,} lines"

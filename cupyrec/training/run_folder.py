@@ -1,4 +1,4 @@
-"""The folder that a run writes to: metrics.jsonl, config.toml, bad rows and the model."""
+"""The folder that a run writes to: metrics.jsonl, config.toml, bad rows, checkpoints and the model."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from typing import Any, TextIO
 
 from cupyrec.byte_sizes import format_bytes
 from cupyrec.errors import OutputError
+from cupyrec.folder_lock import LOCK_FILE, FolderLock
+from cupyrec.training.checkpoint_folder import CHECKPOINTS_FOLDER, CheckpointFolder
 from cupyrec.training.saved_model import DESCRIPTION_FILE, write_text
 
 METRICS_FILE = "metrics.jsonl"
@@ -29,35 +31,57 @@ def run_files(folder: Path, *, bad_rows: bool = True) -> list[Path]:
     return [file for pattern in patterns for file in sorted(folder.glob(pattern))]
 
 
+def checkpoints_to_resume(folder: Path) -> Path:
+    """Where the checkpoints are from which a run in this folder goes on."""
+    unsaved = folder / f"{UNSAVED}{CHECKPOINTS_FOLDER}"
+    return unsaved if CheckpointFolder(unsaved).steps() else folder / CHECKPOINTS_FOLDER
+
+
 class RunFolder:
     """Makes sure, before anything is trained, that the folder can be written; and writes nothing until it is told to.
 
     The files of an earlier run stay whole until the new model is saved. So long the new run's stand beside them with
     `unsaved-` before their names; and they stay so where it saves none.
 
+    A run that is resumed goes on with its own files, whatever they are called.
+
     Use it in a `with` statement: where the block ends before anything was written, a folder made for it is removed.
+    Meanwhile no other run can use it.
     """
 
-    def __init__(self, path: str | Path, *, overwrite: bool = False) -> None:
-        """Raises OutputError when the folder holds a run already and overwrite is False, or cannot be written."""
+    def __init__(self, path: str | Path, *, overwrite: bool = False, resume: bool = False) -> None:
+        """resume: go on with the run that left checkpoints in the folder, or begin where none are.
+
+        Raises OutputError when the folder holds a run already and neither is set, when it holds a model and nothing to
+        be resumed, when another run is using it, and when it cannot be written.
+        """
         self.path = Path(path)
+        self._lock = contextlib.ExitStack()
         self._config_toml: str | None = None
         self._metrics: TextIO | None = None
         self._metrics_begun = False
         self._names = {CONFIG_FILE, METRICS_FILE, *BAD_ROWS_FILES}
         self._made: list[Path] = []
         try:
-            self._earlier = run_files(self.path)
-            if not self._earlier or overwrite:
+            self._earlier = self._files_there()
+            if not self._earlier or overwrite or resume:
                 self._make()
-        except OSError as error:
+                self._lock.enter_context(FolderLock(self.path))
+                self._earlier = self._files_there()
+            if self._earlier and not (overwrite or resume):
+                hint = ", or go on with it: --resume" if self._earlier[-1].name == CHECKPOINTS_FOLDER else ""
+                raise OutputError(
+                    f"{path}: holds an earlier run ({self._earlier[0].name}); "
+                    f"choose another --output, or replace it with --overwrite{hint}"
+                )
+            if resume:
+                self._find_own_files()
+        except BaseException as error:
             self._remove_made()
-            raise OutputError(f"{path}: cannot be written: {error.strerror}; choose another --output") from None
-        if self._earlier and not overwrite:
-            raise OutputError(
-                f"{path}: holds an earlier run ({self._earlier[0].name}); "
-                "choose another --output, or replace it with --overwrite"
-            )
+            self._lock.close()
+            if isinstance(error, OSError) and not isinstance(error, OutputError):
+                raise OutputError(f"{path}: cannot be written: {error.strerror}; choose another --output") from None
+            raise
 
     @property
     def earlier(self) -> list[Path]:
@@ -81,12 +105,57 @@ class RunFolder:
         self._names.add(name)
         return self.path / f"{UNSAVED if self._earlier else ''}{name}"
 
+    @property
+    def checkpoints(self) -> CheckpointFolder:
+        """Where the run's checkpoints are now."""
+        return CheckpointFolder(self.path / f"{UNSAVED if self._earlier else ''}{CHECKPOINTS_FOLDER}")
+
     def begin(self, config_toml: str) -> None:
-        """Just before training. config_toml: what config.toml is to hold. Raises OutputError."""
+        """Just before training begins. config_toml: what config.toml is to hold. Raises OutputError."""
         self._config_toml = config_toml
         if self._earlier:
             for name in self._names:
                 self._remove(self.place(name))
+            self._remove_checkpoints(self.checkpoints.path)
+
+    def go_on(self, config_toml: str, step: int, metrics_bytes: int) -> None:
+        """In place of `begin`, where training goes on from the checkpoint of a step: what came later is taken back.
+
+        metrics_bytes: what metrics.jsonl had then. Raises OutputError, also when it has less now.
+        """
+        self._config_toml = config_toml
+        path = self.place(METRICS_FILE)
+        try:
+            size_bytes = path.stat().st_size if path.exists() else 0
+            if size_bytes < metrics_bytes:
+                raise OutputError(
+                    f"{path}: has {size_bytes:,} bytes, but had {metrics_bytes:,} when the checkpoint was made; "
+                    "put it back as it was"
+                )
+            self.checkpoints.remove_after(step)
+            self.checkpoints.clean()
+            if metrics_bytes:
+                with open(path, "r+b") as file:
+                    file.truncate(metrics_bytes)
+                    os.fsync(file.fileno())
+                self._metrics_begun = True
+        except OutputError:
+            raise
+        except OSError as error:
+            raise OutputError(f"{path}: cannot be written: {error.strerror}") from None
+        self.write_config()
+
+    def metrics_bytes(self) -> int:
+        """What metrics.jsonl has by now, all of it on the disk. Raises OutputError."""
+        if not self._metrics_begun:
+            return 0
+        path = self.place(METRICS_FILE)
+        try:
+            with open(path, "rb") as file:
+                os.fsync(file.fileno())
+                return os.fstat(file.fileno()).st_size
+        except OSError as error:
+            raise OutputError(f"{path}: cannot be written: {error.strerror}") from None
 
     def write_config(self) -> None:
         """Write config.toml. Raises OutputError."""
@@ -112,15 +181,10 @@ class RunFolder:
         if not self._earlier:
             return
         self._close_metrics()
-        unsaved = {name: self.place(name) for name in self._names}
-        for name, path in unsaved.items():
-            try:
-                if path.exists():
-                    os.replace(path, self.path / name)
-                else:
-                    self._remove(self.path / name)
-            except OSError as error:
-                raise OutputError(f"{self.path / name}: cannot be written: {error.strerror}") from None
+        for name in self._names:
+            if not self.place(name).exists():
+                self._remove(self.path / name)
+        self._rename_own()
         self._earlier = []
 
     def __enter__(self) -> RunFolder:
@@ -129,6 +193,55 @@ class RunFolder:
     def __exit__(self, *_: object) -> None:
         self._close_metrics()
         self._remove_made()
+        self._lock.close()
+
+    def _files_there(self) -> list[Path]:
+        """Of an earlier run; its checkpoints last."""
+        checkpoints = self.path / CHECKPOINTS_FOLDER
+        return [*run_files(self.path), *([checkpoints] if CheckpointFolder(checkpoints).steps() else [])]
+
+    def _find_own_files(self) -> None:
+        """Of the run that is resumed. Raises OutputError where there is only a model."""
+        there = checkpoints_to_resume(self.path)
+        if there.name != CHECKPOINTS_FOLDER and (self.path / f"{UNSAVED}{CONFIG_FILE}").exists():
+            self._earlier = self._earlier or [there]  # the run's own are `unsaved-`
+            return
+        if there.name != CHECKPOINTS_FOLDER:
+            self._rename_own()  # which was under way when the run was ended
+        elif not CheckpointFolder(there).steps() and (self.path / DESCRIPTION_FILE).exists():
+            raise OutputError(
+                f"{self.path}: holds a model ({DESCRIPTION_FILE}), but no checkpoint to go on from; "
+                "choose another --output, or replace it with --overwrite"
+            )
+        self._earlier = []
+
+    def _rename_own(self) -> None:
+        """Give the run's files their names: config.toml, whose old name tells that it has not begun, first, and the
+        checkpoints, which tell where to go on, last. Raises OutputError.
+        """
+        names = sorted(self._names, key=lambda name: (name != CONFIG_FILE, name))
+        for name in names:
+            unsaved = self.path / f"{UNSAVED}{name}"
+            try:
+                if unsaved.exists():
+                    os.replace(unsaved, self.path / name)
+            except OSError as error:
+                raise OutputError(f"{self.path / name}: cannot be written: {error.strerror}") from None
+        unsaved, checkpoints = self.path / f"{UNSAVED}{CHECKPOINTS_FOLDER}", self.path / CHECKPOINTS_FOLDER
+        self._remove_checkpoints(checkpoints)
+        if CheckpointFolder(unsaved).steps():
+            try:
+                os.replace(unsaved, checkpoints)
+            except OSError as error:
+                raise OutputError(f"{checkpoints}: cannot be written: {error.strerror}") from None
+
+    def _remove_checkpoints(self, path: Path) -> None:
+        """Remove whole checkpoints and what is left of others; other files in their folder stay."""
+        folder = CheckpointFolder(path)
+        folder.remove_after(0)
+        folder.clean()
+        with contextlib.suppress(OSError):
+            path.rmdir()
 
     def _close_metrics(self) -> None:
         if self._metrics is not None:
@@ -156,4 +269,6 @@ class RunFolder:
         """Remove the folders that were made here and are still empty."""
         for folder in reversed(self._made):
             with contextlib.suppress(OSError):
+                if [each.name for each in folder.iterdir()] == [LOCK_FILE]:
+                    (folder / LOCK_FILE).unlink()
                 folder.rmdir()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -11,7 +13,7 @@ from cupyrec.systems.step import StepResult, Traffic
 from cupyrec.training.evaluation import Evaluation
 from cupyrec.training.progress import Progress
 from cupyrec.training.run_folder import RunFolder
-from cupyrec.training.trainer import TrainingResult
+from cupyrec.training.training_state import TrainingResult
 
 
 class RunRecords:
@@ -27,6 +29,32 @@ class RunRecords:
         self._line_stage_ms: Counter[str] = Counter()
         self._line_steps = 0
         self._last: StepResult | None = None
+
+    def state(self) -> dict[str, Any]:
+        """What is known of the steps so far, JSON-safe, for `resume`; between two steps, all of which are told."""
+        return {
+            "seconds": self._step_ended - self._started,
+            "line_seconds": self._step_ended - self._line_began,
+            "samples": self._samples,
+            "line_steps": self._line_steps,
+            "line_samples": self._line_samples,
+            "line_loss_sum": self._line_loss_sum,
+            "line_traffic": None if self._line_traffic is None else asdict(self._line_traffic),
+            "line_stage_ms": dict(self._line_stage_ms),
+            "last": None if self._last is None else [self._last.step, self._last.learning_rate],
+        }
+
+    def resume(self, state: Mapping[str, Any]) -> None:
+        """Go on where `state` was asked."""
+        now = time.perf_counter()
+        self._started, self._line_began, self._step_ended = now - state["seconds"], now - state["line_seconds"], now
+        self._samples, self._line_steps = state["samples"], state["line_steps"]
+        self._line_samples, self._line_loss_sum = state["line_samples"], state["line_loss_sum"]
+        self._line_traffic = None if state["line_traffic"] is None else Traffic(**state["line_traffic"])
+        self._line_stage_ms = Counter(state["line_stage_ms"])
+        if state["last"] is not None:
+            step, learning_rate = state["last"]
+            self._last = StepResult(step, 0, math.nan, learning_rate)
 
     def step(self, result: StepResult, fraction_done: float) -> None:
         """After each step."""

@@ -17,7 +17,7 @@ from cupyrec.config import DlrmConfig
 from cupyrec.embedding.host_table import HostTable
 from cupyrec.errors import ModelError, OutputError
 from cupyrec.models.dlrm import Dlrm, dense_parameters
-from cupyrec.training.safetensors_io import ArraySource, open_tensors, read_metadata, write_sharded
+from cupyrec.training.safetensors_io import ArraySource, TensorSource, open_tensors, read_metadata, write_sharded
 
 DESCRIPTION_FILE = "model.json"
 FORMAT, FORMAT_VERSION = "cupyrec-model", 1
@@ -41,8 +41,23 @@ def save_model(
     training: JSON-safe facts about the run, kept with the model. Tables are streamed: memory does not grow with them.
     Raises OutputError when the folder cannot be written.
     """
+    tensors = model_tensors(model, table)
+    sources = {name: ArraySource(_on_host(array, model)) for name, array in tensors.items()}
+    write_model(folder, model.config, sources, steps=steps, training=training, max_shard_bytes=max_shard_bytes)
+
+
+def write_model(
+    folder: str | Path,
+    model_config: DlrmConfig,
+    sources: Mapping[str, TensorSource],
+    *,
+    steps: int,
+    training: Mapping[str, Any] | None = None,
+    max_shard_bytes: int = MAX_SHARD_BYTES,
+) -> None:
+    """Write a model whose weights come from anywhere; see save_model. sources: the tensors by their names there."""
     folder = Path(folder)
-    config = asdict(model.config)
+    config = asdict(model_config)
     identity = {"format": FORMAT, "model": json.dumps(config), "steps": str(steps)}
     description = {
         "format": FORMAT,
@@ -52,8 +67,6 @@ def save_model(
         "steps": steps,
         "training": dict(training or {}),
     }
-    tensors = model_tensors(model, table)
-    sources = {name: ArraySource(_on_host(array, model)) for name, array in tensors.items()}
     with _staged_text(folder / DESCRIPTION_FILE, json.dumps(description, indent=2) + "\n"):
         write_sharded(folder, sources, identity, max_shard_bytes)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +11,7 @@ import numpy as np
 
 from cupyrec.batch import Batch
 from cupyrec.config import DlrmConfig
-from cupyrec.datasets.source import Source, check_batch_size
+from cupyrec.datasets.source import Source, check_batch_size, read_batches
 from cupyrec.devices.cpu import CpuDevice
 from cupyrec.devices.host_memory import available_bytes
 from cupyrec.embedding.host_table import HostTable
@@ -18,16 +20,19 @@ from cupyrec.optim.schedule import WarmupPolynomialDecay
 from cupyrec.optim.sgd import Sgd
 from cupyrec.systems.resident import ResidentSystem
 from cupyrec.systems.train_stage import TrainStage
-from cupyrec.training.evaluation import check_source_fits, evaluate
+from cupyrec.training.data_encoding import check_same_encoding
+from cupyrec.training.evaluation import check_source_fits, evaluate, overflow_is_seen_later
 from cupyrec.training.memory_plan import plan_memory
 from cupyrec.training.metrics import MetricsResult
-from cupyrec.training.saved_model import read_model, read_weights
+from cupyrec.training.open_model import open_model
+from cupyrec.training.saved_model import model_tensors
 
 
 class TrainedModel:
     """Predicts. Made by load_model.
 
-    config: the model's shape; description: the whole of model.json; batch_size: the most samples of a batch.
+    config: the model's shape; description: the whole of model.json; batch_size: the most samples of a batch;
+    encoding: that of the data it was trained with, None where nobody knows.
     """
 
     def __init__(
@@ -37,8 +42,10 @@ class TrainedModel:
         system: ResidentSystem,
         device: CpuDevice,
         batch_size: int,
+        encoding: str | None = None,
     ) -> None:
         self.config, self.description, self.batch_size = config, description, batch_size
+        self.encoding = encoding
         self._system, self._device = system, device
 
     def predict(self, batch: Batch) -> np.ndarray:
@@ -48,25 +55,58 @@ class TrainedModel:
         with self._device.running():
             return np.array(self._system.predict(batch), dtype=np.float32)
 
+    def check_fits(self, source: Source) -> None:
+        """Raise ConfigError when a source was made for other tables, or encodes values in another way."""
+        check_source_fits(source, self.config)
+        check_same_encoding(source, self.config, self.encoding)
+
     def evaluate(self, source: Source, **watching: Any) -> MetricsResult | None:
         """Metrics on a source that was made for the same tables. watching: the keywords of evaluation.evaluate."""
-        check_source_fits(source, self.config)
+        self.check_fits(source)
         with self._device.running():
             return evaluate(self._system, source, self.batch_size, **watching)
 
+    def predict_all(
+        self,
+        source: Source,
+        take: Callable[[np.ndarray, np.ndarray], None],
+        *,
+        stop_requested: Callable[[], bool] | None = None,
+        on_progress: Callable[[float], None] | None = None,
+    ) -> bool:
+        """Predict all samples of a source, in order; False when it was asked to stop before the end.
+
+        take: called for each batch with logits (B,), valid until it returns, and labels (B,), float32. With the same
+        batch size and threads the logits are the same bits; with others they differ by the rounding of sums.
+        Raises ConfigError and what the source and take raise.
+        """
+        self.check_fits(source)
+        with (
+            self._device.running(),
+            closing(read_batches(source, self.batch_size, on_progress=on_progress)) as batches,
+            overflow_is_seen_later(),
+        ):
+            for batch in batches:
+                if stop_requested is not None and stop_requested():
+                    return False
+                take(np.asarray(self._system.predict(batch), dtype=np.float32), batch.labels)
+        return True
+
 
 def load_model(folder: str | Path, *, batch_size: int = 2048, threads: int | None = None) -> TrainedModel:
-    """Load what save_model wrote, to predict on the CPU.
+    """Load what save_model wrote, or a checkpoint, to predict on the CPU.
 
     batch_size: the most samples of a batch; threads: every core when None.
     Raises ModelError, and MemoryPlanError before anything is allocated.
     """
-    config, description = read_model(folder)
+    opened = open_model(folder)
+    config = opened.config
     plan_memory(config, None, batch_size).check(available_bytes())
     device = CpuDevice(threads)
     model = Dlrm(device, config, max_samples=batch_size)
     table = HostTable(device, config.table_rows, config.dimension, seed=None)
-    read_weights(folder, model, table)
+    for name, target in model_tensors(model, table).items():
+        np.copyto(target, opened.tensors[name])
     stage = TrainStage(device, model, Sgd(), WarmupPolynomialDecay(1.0), max_samples=batch_size)
     system = ResidentSystem(stage, table)
-    return TrainedModel(config, description, system, device, batch_size)
+    return TrainedModel(config, opened.description, system, device, batch_size, opened.encoding)

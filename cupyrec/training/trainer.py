@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import math
-import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
-from dataclasses import dataclass, field
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,58 +16,32 @@ from cupyrec.devices.gpu import GpuDevice
 from cupyrec.devices.host_memory import available_bytes
 from cupyrec.devices.make_device import make_device
 from cupyrec.embedding.host_table import HostTable
-from cupyrec.errors import ConfigError, DeviceMemoryError, DivergenceError, StageError
+from cupyrec.errors import ConfigError, DeviceMemoryError, StageError
 from cupyrec.models.dlrm import Dlrm
 from cupyrec.optim.registry import Optimizer, make_optimizer
 from cupyrec.optim.schedule import WarmupPolynomialDecay
 from cupyrec.pipeline.stage_clock import StageClock, TraceSink
 from cupyrec.run_config import RunConfig
 from cupyrec.systems.registry import make_system, resolve_system
-from cupyrec.systems.step import System, Traffic, ignore
+from cupyrec.systems.step import System, ignore
 from cupyrec.systems.train_stage import TrainStage
+from cupyrec.training.checkpoint import read_checkpoint
+from cupyrec.training.checkpoint_folder import CheckpointFolder
+from cupyrec.training.checkpoint_writer import write_checkpoint
+from cupyrec.training.checkpoints import Checkpoints, checkpoint_content
 from cupyrec.training.device_memory_plan import DeviceMemoryPlan, plan_device_memory
-from cupyrec.training.evaluation import (
-    Evaluation,
-    check_source_fits,
-    evaluate,
-    overflow_is_seen_later,
-)
+from cupyrec.training.evaluation import Evaluation, check_source_fits, evaluate
 from cupyrec.training.memory_plan import plan_memory
 from cupyrec.training.metrics import MetricsResult
+from cupyrec.training.model_state import ModelState
 from cupyrec.training.saved_model import save_model
-from cupyrec.training.step_reports import OnStep, StepReports, diverged
+from cupyrec.training.step_reports import OnStep, diverged
 from cupyrec.training.training_batches import TrainingBatches
+from cupyrec.training.training_loop import TrainingLoop, Watching
+from cupyrec.training.training_state import TrainingResult, TrainingState
 
 # Rows looked at at a time: a few megabytes.
 CHECKED_ROWS = 65_536
-
-
-@dataclass(frozen=True)
-class TrainingResult:
-    """How a run went.
-
-    steps, samples:     trained in this call.
-    seconds:            all of it; data_wait_seconds: training stood still for want of a batch or its rows;
-                        evaluation_seconds: evaluating.
-    traffic:            what all steps moved; None where nothing moves.
-    system:             its name, and what it was set to or chose.
-    device:             its description.
-    final, best:        the last evaluation, and the one with the highest AUC (the latest of equals); None without
-                        validation data.
-    interrupted:        whether it was asked to stop before its end.
-    """
-
-    steps: int
-    samples: int
-    seconds: float
-    data_wait_seconds: float
-    evaluation_seconds: float
-    final: Evaluation | None
-    best: Evaluation | None
-    interrupted: bool
-    traffic: Traffic | None = None
-    system: dict[str, Any] = field(default_factory=dict)
-    device: str = ""
 
 
 class Trainer:
@@ -129,6 +100,9 @@ class Trainer:
             )
             stage = TrainStage(self.device, model, optimizer, schedule, max_samples=batch_size)
             self.system: System = make_system(system_config, stage, table, seed=seed, clock=StageClock(trace))
+        self.state = TrainingState()  # of the run that fit is at, or was
+        self._checkpoints: Checkpoints | None = None  # of that run
+        self._model_state = ModelState(self.system, stage, optimizer)
 
     def fit(
         self,
@@ -142,6 +116,8 @@ class Trainer:
         on_evaluation: Callable[[Evaluation], None] | None = None,
         stop_requested: Callable[[], bool] = lambda: False,
         say: Callable[[str], None] = ignore,
+        start: TrainingState | None = None,
+        checkpoints: Checkpoints | None = None,
     ) -> TrainingResult:
         """Train on `source`, `epochs` times over, and evaluate on `valid` every `eval_every` steps and at the end.
 
@@ -149,79 +125,53 @@ class Trainer:
         it was trained; on_evaluation each evaluation; say what the system chose for these data.
         stop_requested is asked when a batch has been read, perhaps in another thread, and after each step; the step is
         then whole, and there is no evaluation at the end.
+        start: where the run goes on, as load_checkpoint gives it; it is counted on. The source must be the same, and
+        epochs and max_steps count from the beginning of the run. checkpoints: made by `checkpoints`; written on the
+        way, at the end and when stopped. A run that goes on from one has the bits of one that was never stopped.
 
         Raises ConfigError on numbers that make no sense and when the source does not fit the model, DivergenceError
         when the loss is not finite (the weights are of no use then), what the system raises (ScratchpadError,
-        MemoryPlanError, StageError) and what the source raises; the weights are then those after the last whole step.
+        MemoryPlanError, StageError), OutputError of a checkpoint, and what the source raises; the weights are then
+        those after the last whole step.
         """
         _check_at_least(1, epochs=epochs, max_steps=1 if max_steps is None else max_steps)
         _check_at_least(0, eval_every=eval_every)
         for part in (source, valid):
             if part is not None:
                 check_source_fits(part, self.config)
-        run = TrainingBatches(source, self.batch_size, epochs, max_steps, stop_requested)
-        started = time.perf_counter()
-        evaluations: list[Evaluation] = []
-        evaluation_seconds, wait_seconds, interrupted, steps, samples = 0.0, 0.0, False, 0, 0
-        traffic: Traffic | None = None
-
-        def evaluate_now() -> None:
-            nonlocal evaluation_seconds
-            if valid is None:
-                return
-            begun = time.perf_counter()
-            try:
-                metrics = evaluate(self.system, valid, self.batch_size, stop_requested=stop_requested)
-            except DivergenceError as error:
-                raise diverged(f"the predictions are not finite after step {self.system.steps_done:,}") from error
-            evaluation_seconds += time.perf_counter() - begun
-            if metrics is not None:
-                evaluations.append(Evaluation(self.system.steps_done, metrics))
-                if on_evaluation is not None:
-                    on_evaluation(evaluations[-1])
-
-        reports = StepReports(on_step)
-        with (
-            self.device.running(),
-            self._memory_advice(),
-            closing(run.batches()) as batches,
-            overflow_is_seen_later(),
-        ):
-            self.system.prepare(run.once_through, say)
-            # Closed before the batches are: it may read them in a thread of its own.
-            with closing(self.system.train(batches, say=say)) as results:
-                try:
-                    for result in results:
-                        steps, samples = steps + 1, samples + result.samples
-                        wait_seconds += result.waited_s
-                        traffic = result.traffic if traffic is None else traffic + (result.traffic or Traffic())
-                        reports.add(result, run.fraction_done(steps))
-                        if eval_every and steps % eval_every == 0 and not stop_requested():
-                            reports.tell_all()
-                            evaluate_now()
-                        if stop_requested():
-                            interrupted = True
-                            break
-                except DivergenceError:
-                    raise
-                except Exception:
-                    reports.tell_before_error()
-                    raise
-                reports.tell_all()
-            self.system.finish()
-            evaluated = bool(evaluations) and evaluations[-1].step == self.system.steps_done
-            if steps and not interrupted and not stop_requested() and not evaluated:
-                evaluate_now()
+        self.state = state = TrainingState() if start is None else start
+        self._checkpoints = checkpoints
+        loop = TrainingLoop(
+            self.system,
+            TrainingBatches(
+                source,
+                self.batch_size,
+                epochs,
+                max_steps,
+                stop_requested,
+                start=state.position,
+                steps_done=state.steps,
+                on_read=None if checkpoints is None else checkpoints.batch_read,
+            ),
+            state,
+            Watching(on_step, on_evaluation, stop_requested, say),
+            valid=valid,
+            batch_size=self.batch_size,
+            eval_every=eval_every,
+            checkpoints=checkpoints,
+        )
+        with self.device.running(), self._memory_advice():
+            interrupted = loop.run()
         return TrainingResult(
-            steps=steps,
-            samples=samples,
-            seconds=time.perf_counter() - started,
-            data_wait_seconds=wait_seconds,
-            evaluation_seconds=evaluation_seconds,
-            final=evaluations[-1] if evaluations else None,
-            best=max(reversed(evaluations), key=_auc, default=None),
-            interrupted=interrupted or stop_requested(),
-            traffic=traffic,
+            steps=state.steps,
+            samples=state.samples,
+            seconds=state.seconds,
+            data_wait_seconds=state.data_wait_seconds,
+            evaluation_seconds=state.evaluation_seconds,
+            final=state.evaluations[-1] if state.evaluations else None,
+            best=state.best,
+            interrupted=interrupted,
+            traffic=state.traffic,
             system={"name": self.system.name, **self.system.facts},
             device=self.device.description,
         )
@@ -240,10 +190,58 @@ class Trainer:
         Raises DivergenceError, and writes nothing, when a weight is not finite: a loss is taken before its step, so
         the last step's weights have shown none yet. DeviceError where the weights cannot be had from a GPU.
         """
-        self.system.finish()
+        self._finish()
         if not self._weights_are_finite():
             raise diverged(f"weights are not finite after step {self.system.steps_done:,}, and are not saved")
         save_model(folder, self.system.model, self.system.table, steps=self.system.steps_done, training=description)
+
+    def checkpoints(
+        self,
+        folder: str | Path,
+        *,
+        every: int,
+        keep: int = RunConfig.keep,
+        describe: Callable[[], dict[str, Any]] = dict,
+        at_once_bytes: int | None = None,
+    ) -> Checkpoints:
+        """Checkpoints to be given to fit: every so many steps, the newest `keep` of them stay in the folder.
+
+        describe: JSON-safe facts to be kept with each, asked between two steps; at_once_bytes: see Checkpoints.
+        Raises ConfigError.
+        """
+        _check_at_least(1, every=every, keep=keep)
+        return Checkpoints(
+            CheckpointFolder(folder),
+            self._model_state,
+            every=every,
+            keep=keep,
+            describe=describe,
+            at_once_bytes=at_once_bytes,
+        )
+
+    def save_checkpoint(self, folder: str | Path, description: dict[str, Any] | None = None) -> None:
+        """Write all that training needs to go on as after the last step; between two steps, such as in on_step, or
+        when fit has ended.
+
+        folder: is made, and is there whole or not at all; description: JSON-safe facts to be kept with it.
+        Raises OutputError, also where it exists; DivergenceError when a weight is not finite; DeviceError.
+        """
+        self._finish()
+        write_checkpoint(
+            folder, self._model_state, checkpoint_content(self._model_state, self.state, description or {})
+        )
+
+    def load_checkpoint(self, folder: str | Path) -> TrainingState:
+        """Take over weights and optimizer state of a checkpoint; give what is returned to fit as `start`.
+
+        Schedule and seed are not compared: they must be the same for the same bits. Raises ModelError on a checkpoint
+        that is damaged, or of another model or optimizer; the weights are of no use then. Not while fit is at work.
+        """
+        checkpoint = read_checkpoint(folder)
+        with self.device.running():
+            checkpoint.load(self._model_state)
+        self.state = checkpoint.state
+        return checkpoint.state
 
     @contextmanager
     def _memory_advice(self) -> Iterator[None]:
@@ -255,6 +253,12 @@ class Trainer:
             if self.device_memory_plan is None or not isinstance(short, DeviceMemoryError):
                 raise
             raise type(error)(f"{error}; {self.device_memory_plan.shortage()}") from short
+
+    def _finish(self) -> None:
+        """Bring every row's value to the host table."""
+        if self._checkpoints is not None:
+            self._checkpoints.let_host_table_change()
+        self.system.finish()
 
     def _weights_are_finite(self) -> bool:
         records = self.system.table.records
@@ -268,8 +272,3 @@ def _check_at_least(least: int, **numbers: int) -> None:
     for name, number in numbers.items():
         if number < least:
             raise ConfigError(f"{name} must be at least {least}, but is {number}")
-
-
-def _auc(evaluation: Evaluation) -> float:
-    auc = evaluation.metrics.auc
-    return -math.inf if auc is None else auc

@@ -186,6 +186,8 @@ def test_the_file_takes_every_option(data, tmp_path, capsys):
         "end-learning-rate": 0.001,
         "eval-every": 4,
         "log-every": 2,
+        "checkpoint-every": 6,
+        "keep": 3,
         "system": "scratchpipe",
         "scratchpad": "1100",
         "replacement": "lfu",
@@ -199,8 +201,10 @@ def test_the_file_takes_every_option(data, tmp_path, capsys):
         "seed": 77,
     }
     defaults = {option_name(each.name): each.default for each in dataclasses.fields(RunConfig)}
-    # The look-ahead goes with one replacement alone, which is the default.
-    assert values.keys() | {"lookahead"} == defaults.keys()
+    # The look-ahead goes with one replacement alone, which is the default; raw files are not shuffled.
+    elsewhere = {"lookahead", "shuffle", "shuffle-window", "resume", "resume-step"}
+    left = {"shuffle": False, "shuffle-window": 2**18, "resume": False}
+    assert values.keys() | elsewhere == defaults.keys()
     np.save(tmp_path / "counts.npy", np.arange(sum(values["hash-rows"])))
     # The CPU has one precision alone, which is the default.
     assert [name for name, value in values.items() if value == defaults[name]] == ["precision"]
@@ -209,7 +213,7 @@ def test_the_file_takes_every_option(data, tmp_path, capsys):
     outcome = run_here(capsys, "train", "--config", file)
     assert outcome.code == 0, outcome
     del values["trace"]  # so that the file can be used again
-    assert read_config_file(tmp_path / "run" / "config.toml") == values
+    assert read_config_file(tmp_path / "run" / "config.toml") == values | left
     rates = [line["learning_rate"] for line in metrics_lines(tmp_path / "run") if line["kind"] == "train"]
     assert rates[0] == pytest.approx(0.01)  # the second of three steps of warm-up
     assert rates[-1] == pytest.approx(0.001)  # the decay has ended

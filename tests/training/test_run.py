@@ -89,7 +89,7 @@ def test_validation_by_files_or_by_share_is_the_same(tmp_path, data):
     assert by_share.result.final == by_files.result.final
     weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("share", "files")]
     assert weights[0] == weights[1]
-    assert f"training on the first 70 lines of {data}, validating on the last 30" in said
+    assert f"training on the first 70 lines of {data}, validating on the last 30 lines" in said
     assert f"training on {tmp_path / 'head.tsv'}, validating on {tmp_path / 'tail.tsv'}" in said
 
 
@@ -162,7 +162,8 @@ def test_ctrl_c_before_training_ends_at_once(tmp_path, data):
 def test_a_failure_of_the_output_loses_no_step(tmp_path, data, monkeypatch):
     """Such as a full temporary folder, found out by the evaluation after a day of training."""
     monkeypatch.setattr(
-        "cupyrec.training.trainer.evaluate", lambda *_, **__: (_ for _ in ()).throw(OutputError("/tmp: no space left"))
+        "cupyrec.training.training_loop.evaluate",
+        lambda *_, **__: (_ for _ in ()).throw(OutputError("/tmp: no space left")),
     )
     with pytest.raises(OutputError, match=r"no space left \(the 4 steps trained before are saved in .*run\)"):
         train(paths=data, valid="0.2", output=tmp_path / "run")

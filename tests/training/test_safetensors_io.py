@@ -12,7 +12,7 @@ import safetensors
 import safetensors.numpy
 
 from cupyrec.errors import ModelError, OutputError
-from cupyrec.training import safetensors_io
+from cupyrec.training import safetensors_file
 from cupyrec.training.safetensors_header import DTYPES
 from cupyrec.training.safetensors_io import ArraySource, open_tensors, read_metadata, write_sharded
 
@@ -123,7 +123,7 @@ def test_a_shard_may_be_full_to_the_last_byte(tmp_path):
 
 @pytest.mark.parametrize("block_bytes", [1, 100, 2**23])
 def test_strided_arrays_are_written_as_they_look(tmp_path, monkeypatch, block_bytes):
-    monkeypatch.setattr(safetensors_io, "BLOCK_BYTES", block_bytes)
+    monkeypatch.setattr(safetensors_file, "BLOCK_BYTES", block_bytes)
     records = np.random.default_rng(0).standard_normal((57, 20)).astype(np.float32)
     before = records.copy()
     tensors = {
@@ -151,7 +151,7 @@ def test_a_strided_table_is_never_copied_whole(tmp_path):
     finally:
         tracemalloc.stop()
     # One block that is written, and the next that is being made.
-    assert peak_bytes < 2.1 * safetensors_io.BLOCK_BYTES < table.nbytes
+    assert peak_bytes < 2.1 * safetensors_file.BLOCK_BYTES < table.nbytes
 
 
 @pytest.mark.parametrize("old_bytes", [10**9, 50, 100])
@@ -207,7 +207,7 @@ def test_a_disk_that_takes_a_little_at_a_time_gets_all():
             return super().write(data[:3])
 
     file = Slow()
-    safetensors_io._write_all(file, b"0123456789")
+    safetensors_file._write_all(file, b"0123456789")
     assert file.getvalue() == b"0123456789"
 
 

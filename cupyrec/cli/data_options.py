@@ -1,0 +1,122 @@
+"""What `evaluate` and `predict` share: a trained model, the data to use it on, and what to do with bad rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from cupyrec.config import CRITEO_DENSE_FEATURES
+from cupyrec.errors import ConfigError
+from cupyrec.option_values import CRITEO_SPARSE_FEATURES
+
+if TYPE_CHECKING:
+    from cupyrec.datasets.source import Source
+    from cupyrec.training.trained_model import TrainedModel
+
+
+@dataclass(frozen=True)
+class DataOptions:
+    """The values of what data_options adds to a command."""
+
+    model: str
+    paths: tuple[str, ...]
+    batch_size: int
+    threads: int | None
+    on_bad_row: str
+    bad_rows: str
+    overwrite: bool
+
+
+def data_options(overwritten: str) -> Callable[[Any], Any]:
+    """A decorator that gives a command MODEL, PATH... and the options of DataOptions; it gets them by these names.
+
+    overwritten: what --overwrite replaces.
+    """
+    parameters = (
+        click.argument("model", metavar="MODEL"),
+        click.argument("paths", nargs=-1, required=True, metavar="PATH..."),
+        click.option(
+            "--batch-size", type=click.IntRange(min=1), default=2048, show_default=True, help="Samples at a time."
+        ),
+        click.option("--threads", type=click.IntRange(min=1), help="CPU threads; every usable core when not given."),
+        click.option(
+            "--on-bad-row",
+            type=click.Choice(["error", "skip"]),
+            default="error",
+            show_default=True,
+            help="Stop at a bad row of a raw file, or count it, write it to a file and go on.",
+        ),
+        click.option(
+            "--bad-rows",
+            default="bad_rows.tsv",
+            show_default=True,
+            metavar="FILE",
+            help="File for the bad rows that are skipped.",
+        ),
+        click.option("--overwrite", is_flag=True, help=f"Replace {overwritten} when it exists."),
+    )
+
+    def decorate(command: Any) -> Any:
+        for parameter in reversed(parameters):
+            command = parameter(command)
+        return command
+
+    return decorate
+
+
+def input_files(options: DataOptions) -> list[Path]:
+    """The files that are read, which may not be written. Raises ConfigError, DataError."""
+    from cupyrec.datasets.input_files import find_input_files
+    from cupyrec.datasets.open_data import is_prepared
+    from cupyrec.training.run_folder import run_files
+
+    if is_prepared(options.paths):
+        path = Path(options.paths[0])
+        data = [file for file in (path if path.is_dir() else path.parent).rglob("*") if file.is_file()]
+    else:
+        data = list(find_input_files(options.paths))
+    model = Path(options.model)
+    return [*data, *run_files(model, bad_rows=False), *model.glob("*.json"), *model.glob("*.safetensors")]
+
+
+def open_model_and_data(options: DataOptions, outputs: Sequence[Path] = ()) -> tuple[TrainedModel, Source]:
+    """Load the model, and open the data as it needs them.
+
+    outputs: files that will be written, which the bad rows may not be. Raises CupyrecError; what would fail at the end
+    of a long evaluation is told before it begins.
+    """
+    from cupyrec.datasets.bad_rows import check_log_file
+    from cupyrec.datasets.open_data import is_prepared, open_data
+    from cupyrec.training.trained_model import load_model
+
+    prepared = is_prepared(options.paths)
+    skip = options.on_bad_row == "skip" and not prepared
+    if skip:
+        check_log_file(Path(options.bad_rows), input_files(options), overwrite=options.overwrite)
+        if Path(options.bad_rows).resolve() in [output.resolve() for output in outputs]:
+            raise ConfigError(f"the bad rows would overwrite {options.bad_rows}; name another file with --bad-rows")
+    loaded = load_model(options.model, batch_size=options.batch_size, threads=options.threads)
+    config = loaded.config
+    if not prepared and (config.features, config.dense_features) != (CRITEO_SPARSE_FEATURES, CRITEO_DENSE_FEATURES):
+        raise ConfigError(
+            f"{options.model}: the model has {config.features} tables and {config.dense_features} dense "
+            f"features, but Criteo files have {CRITEO_SPARSE_FEATURES} and {CRITEO_DENSE_FEATURES}"
+        )
+    data = open_data(
+        options.paths,
+        hash_rows=config.table_rows,
+        on_bad_row="skip" if skip else "error",
+        bad_rows_path=options.bad_rows if skip else None,
+    )
+    loaded.check_fits(data)
+    return loaded, data
+
+
+def describe_bad_rows(data: Source, options: DataOptions) -> list[str]:
+    """What was skipped, as a line, if anything was."""
+    count = getattr(data, "bad_rows", 0)
+    return [f"skipped {count:,} bad rows, written to {options.bad_rows}"] if count else []

@@ -1,0 +1,245 @@
+"""What `cupyrec inspect` found, as lines for a person to read: at most MOST_LINES of MOST_COLUMNS."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from cupyrec.byte_sizes import format_bytes
+from cupyrec.cli.model_report import describe_shape
+from cupyrec.config import DlrmConfig
+
+MOST_LINES, MOST_COLUMNS = 40, 100
+LABEL_COLUMNS = 14
+# Of a long list, its first ones and its last.
+LIST_SHOWN = 6
+# The options of a run that tell runs from each other; inspect --json has all of them.
+MAIN_OPTIONS = (
+    "paths",
+    "valid",
+    "optimizer",
+    "learning-rate",
+    "batch-size",
+    "epochs",
+    "max-steps",
+    "shuffle",
+    "scratchpad",
+    "checkpoint-every",
+    "seed",
+)
+STATES = {
+    "ended": "ended",
+    "interrupted": "interrupted",
+    "stopped": "stopped by an error",
+    "unfinished": "not ended: under way still, or killed",
+}
+
+
+def describe_inspection(facts: dict[str, Any]) -> list[str]:
+    """The lines. facts: of inspection.inspect_path."""
+    describe = {
+        "run": _run,
+        "model": _model,
+        "exported model": _exported,
+        "checkpoint": _checkpoint,
+        "checkpoints": _checkpoints,
+        "prepared data": _prepared,
+        "split": _split,
+    }[facts["kind"]]
+    lines = [f"{facts['path']}: {facts['kind']}", *describe(facts)][: MOST_LINES - 1]
+    if facts["verified"]:
+        lines.append(_line("verified", "everything was read, and nothing is damaged"))
+    return [_cut(line) for line in lines]
+
+
+def _run(facts: dict[str, Any]) -> Iterator[str]:
+    end, lines = facts["metrics"]["end"] or {}, facts["metrics"]["lines"]
+    why = f": {end['stopped_by']}" if "stopped_by" in end else ""
+    yield _line("state", STATES[facts["state"]] + why)
+    if facts["model"] is None:
+        yield _line("model", "none is saved")
+    else:
+        yield from _model(facts["model"])
+    if end.get("seconds") is not None:
+        speed = end["samples"] / max(end["seconds"] - end["evaluation_seconds"], 1e-9)
+        yield _line("trained", f"{end['samples']:,} samples in {end['seconds']:,.1f} s, {speed:,.0f} samples/s")
+        yield from _wrapped("system", [*_facts(end["system"]), f"on {end.get('device')}"])
+    last = facts["metrics"]["last_train"]
+    if last is not None:
+        first = f"{_number(facts['metrics']['first_loss'])} at first, " if lines["train"] > 1 else ""
+        yield _line("training loss", f"{first}{_number(last['loss'])} at step {last['step']:,}")
+    yield from _evaluations(facts["metrics"])
+    yield from _checkpoints(facts)
+    if facts["config"] is not None:
+        shown = [f"{name} {_option(facts['config'][name])}" for name in MAIN_OPTIONS if name in facts["config"]]
+        yield from _wrapped("options", shown)
+    for name in facts["bad_rows_files"]:
+        yield _line("bad rows", f"were skipped, see {name}")
+    if facts["unsaved"]:
+        yield _line("unsaved", f"a later run has left {', '.join(facts['unsaved'])}")
+
+
+def _evaluations(metrics: dict[str, Any]) -> Iterator[str]:
+    last, best = metrics["last_evaluation"], metrics["best_evaluation"]
+    if last is not None:
+        yield _line("evaluation", _evaluation(last))
+        if best["step"] != last["step"]:
+            yield _line("best", _evaluation(best))
+
+
+def _evaluation(entry: dict[str, Any]) -> str:
+    return (
+        f"step {entry['step']:,}: AUC {_number(entry['auc'])}, log loss {_number(entry['log_loss'])}, "
+        f"{entry['samples']:,} samples"
+    )
+
+
+def _model(facts: dict[str, Any]) -> Iterator[str]:
+    yield from _shape(facts)
+    yield _line("steps", f"{facts['steps']:,}")
+    yield _line("encoding", facts["encoding"] or "unknown")
+
+
+def _shape(facts: dict[str, Any]) -> Iterator[str]:
+    config = DlrmConfig(**facts["shape"])
+    yield from _wrapped("model", describe_shape(config).split(", "))
+    yield _line(
+        "parameters",
+        f"{facts['parameters']:,} ({facts['dense_parameters']:,} in the MLPs), {format_bytes(facts['weight_bytes'])}"
+        + (f" in {facts['files']} files" if facts["files"] > 1 else ""),
+    )
+
+
+def _exported(facts: dict[str, Any]) -> Iterator[str]:
+    yield from _shape(facts)
+    yield from _wrapped("metadata", [f"{name} {value}" for name, value in facts["metadata"].items()])
+
+
+def _checkpoint(facts: dict[str, Any]) -> Iterator[str]:
+    yield from _wrapped("model", describe_shape(DlrmConfig(**facts["shape"])).split(", "))
+    yield _line("steps", f"{facts['steps']:,}, {facts['samples']:,} samples in {facts['seconds']:,.1f} s")
+    position = facts["position"]
+    yield _line("goes on", f"in epoch {position['epoch'] + 1:,} after {position['batches']:,} batches")
+    yield _line("optimizer", " ".join(_facts(facts["optimizer"])))
+    yield _line("encoding", facts["encoding"] or "unknown")
+    yield _line("files", f"{len(facts['files'])} of {format_bytes(facts['file_bytes'])} together")
+    if facts["best_evaluation"] is not None:
+        yield _line("best", _evaluation(facts["best_evaluation"]))
+
+
+def _checkpoints(facts: dict[str, Any]) -> Iterator[str]:
+    yield from _few("checkpoints", [_described_checkpoint(each) for each in facts["checkpoints"]])
+
+
+def _described_checkpoint(checkpoint: dict[str, Any]) -> str:
+    if "damage" in checkpoint:
+        return f"{checkpoint['name']}  {checkpoint['damage']}"
+    return (
+        f"{checkpoint['name']}  {checkpoint['steps']:,} steps, {checkpoint['samples']:,} samples, "
+        f"{format_bytes(checkpoint['file_bytes'])}"
+    )
+
+
+def _prepared(facts: dict[str, Any]) -> Iterator[str]:
+    yield _line("samples", f"{facts['samples']:,}")
+    inputs = [
+        f"{each['name']}  {each['samples']:,}" + (f" ({each['bad_rows']:,} bad rows)" if each["bad_rows"] else "")
+        for each in facts["inputs"]
+    ]
+    yield from _few("inputs", inputs)
+    yield _line("dense", f"{len(facts['dense'])} features, transform {facts['dense_transform']}")
+    yield _line("ids", f"{facts['ids']}, encoding {facts['encoding']}")
+    tables = facts["tables"]
+    rows = sum(table["rows"] for table in tables)
+    yield _line("tables", f"{len(tables)} of {rows:,} rows together")
+    yield from _columns([_table(table) for table in tables])
+    yield _line(
+        "size",
+        f"{format_bytes(facts['data_bytes'])} in {_count(facts['shards'], 'shard')}, "
+        f"{facts['bytes_per_sample']:.1f} bytes a sample",
+    )
+    yield from _few("splits", [_described_split(each) for each in facts["splits"]])
+
+
+def _table(table: dict[str, Any]) -> str:
+    coverage = f" {table['coverage']:.1%}" if table.get("coverage") is not None else ""
+    return f"{table['name']} {table['rows']:,}{coverage}{' multi-hot' if table['multi_hot'] else ''}"
+
+
+def _split(facts: dict[str, Any]) -> Iterator[str]:
+    yield _line("part", _described_split(facts))
+    ranges = [f"{start:,} to {stop - 1:,}" for start, stop in facts["ranges"]]
+    yield from _few("samples", ranges)
+    yield _line("data", facts["data"])
+    yield _line("tables", f"{len(facts['table_rows'])} of {sum(facts['table_rows']):,} rows together")
+    yield _line("dense", f"{facts['dense_features']} features")
+    yield _line("encoding", facts["encoding"])
+
+
+def _described_split(split: dict[str, Any]) -> str:
+    if "damage" in split:
+        return f"{split['file']}  {split['damage']}"
+    return f"{split['file']}  {split['samples']:,} samples, {split['share']:.1%} ({split['how']})"
+
+
+def _line(label: str, text: str) -> str:
+    return f"  {label:<{LABEL_COLUMNS}}{text}"
+
+
+def _few(label: str, entries: Sequence[str]) -> Iterator[str]:
+    """One a line; of many, the first ones and the last."""
+    if len(entries) > LIST_SHOWN:
+        left_out = len(entries) - LIST_SHOWN + 1
+        entries = [*entries[: LIST_SHOWN - 2], f"... {left_out:,} more ...", entries[-1]]
+    for number, entry in enumerate(entries):
+        yield _line("" if number else label, entry)
+
+
+def _columns(entries: Sequence[str]) -> Iterator[str]:
+    """As many beside each other as fit; of many, the first."""
+    width = max(len(entry) for entry in entries) + 2
+    a_line = max((MOST_COLUMNS - LABEL_COLUMNS - 2) // width, 1)
+    lines = [entries[start : start + a_line] for start in range(0, len(entries), a_line)]
+    if len(lines) > 2 * LIST_SHOWN:
+        left_out = sum(map(len, lines[2 * LIST_SHOWN - 1 :]))
+        lines = [*lines[: 2 * LIST_SHOWN - 1], [f"... {left_out:,} more"]]
+    for line in lines:
+        yield _line("", "".join(f"{entry:<{width}}" for entry in line).rstrip())
+
+
+def _wrapped(label: str, parts: Sequence[str]) -> Iterator[str]:
+    """Parts with commas between them, over as many lines as they take."""
+    line = ""
+    for number, part in enumerate(parts):
+        text = part if number == len(parts) - 1 else f"{part}, "
+        if line and len(line) + len(text.rstrip()) > MOST_COLUMNS - LABEL_COLUMNS - 2:
+            yield _line(label, line.rstrip())
+            label, line = "", ""
+        line += text
+    if line:
+        yield _line(label, line)
+
+
+def _facts(values: dict[str, Any]) -> list[str]:
+    """`name value`, but of `name` just the value."""
+    return [_option(value) if name == "name" else f"{name} {_option(value)}" for name, value in values.items()]
+
+
+def _option(value: Any) -> str:
+    values = value if isinstance(value, list) else [value]
+    shown = [str(each).lower() if isinstance(each, bool) else str(each) for each in values]
+    return " ".join(shown if len(shown) <= LIST_SHOWN else [*shown[: LIST_SHOWN - 1], "..."])
+
+
+def _cut(line: str) -> str:
+    # Names may come from files of anybody: nothing of them may move the cursor or begin a line.
+    line = "".join(letter if letter.isprintable() else "?" for letter in line)
+    return line if len(line) <= MOST_COLUMNS else line[: MOST_COLUMNS - 3] + "..."
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
+
+
+def _number(value: Any) -> str:
+    return "undefined" if value is None else f"{value:.4f}"

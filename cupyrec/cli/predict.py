@@ -1,0 +1,80 @@
+"""`cupyrec predict`: the predictions of a saved model as a Parquet file."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from cupyrec.cli import INTERRUPTED_EXIT_CODE, say
+from cupyrec.cli.data_options import DataOptions, data_options, describe_bad_rows, input_files, open_model_and_data
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from cupyrec.training.metrics import MetricsResult
+
+
+@click.command()
+@data_options(overwritten="the predictions, or the file for the bad rows,")
+@click.option("--output", required=True, metavar="FILE", help="Parquet file to write.")
+def predict(output: str, **values: Any) -> None:
+    """Write what MODEL, the folder of a trained model or of a checkpoint, predicts, on the CPU.
+
+    PATH is Criteo files, as for training, or the folder or a split file of prepared data. The Parquet file has a row
+    for each sample, in order, with probability, logit and label, all float32; bad rows that are skipped are not in it.
+    With the same batch size and threads the predictions are the same bits; with others they differ by rounding alone.
+    """
+    from cupyrec.cli.share_progress import ShareProgress
+    from cupyrec.datasets.bad_rows import check_log_file
+    from cupyrec.datasets.predictions_file import PredictionsFile
+    from cupyrec.errors import ConfigError
+    from cupyrec.training.interrupt import StopOnInterrupt
+    from cupyrec.training.metrics import BinaryMetrics
+
+    options, path = DataOptions(**values), Path(output)
+    check_log_file(path, input_files(options), overwrite=options.overwrite, what="the predictions", option="--output")
+    if path.exists() and not path.is_file():
+        raise ConfigError(f"{path}: not a regular file; name one to be written with --output")
+    loaded, data = open_model_and_data(options, outputs=[path])
+    metadata = {"cupyrec.model": options.model, "cupyrec.steps": str(loaded.description["steps"])}
+    if loaded.encoding is not None:
+        metadata["cupyrec.encoding"] = loaded.encoding
+
+    with (
+        StopOnInterrupt() as stop,
+        ShareProgress() as progress,
+        BinaryMetrics() as metrics,
+        PredictionsFile(path, metadata) as file,
+    ):
+
+        def take(logits: np.ndarray, labels: np.ndarray) -> None:
+            metrics.update(logits, labels)
+            file.add(logits, labels)
+
+        began = time.perf_counter()
+        whole = loaded.predict_all(data, take, stop_requested=stop, on_progress=progress.show)
+        if whole:
+            file.finish()
+        seconds = time.perf_counter() - began
+        result = metrics.result()
+    if not whole:
+        click.echo("interrupted before the end; no predictions", err=True)
+        sys.exit(INTERRUPTED_EXIT_CODE)
+    say(_summary(result, file.probability_sum, seconds, path))
+    for line in describe_bad_rows(data, options):
+        say(line)
+
+
+def _summary(metrics: MetricsResult, probability_sum: float, seconds: float, path: Path) -> str:
+    rows = metrics.samples
+    parts = [
+        f"{rows:,} predictions in {seconds:.1f} s ({rows / max(seconds, 1e-9):,.0f}/s)",
+        f"mean probability {probability_sum / rows:.4f}",
+    ]
+    if metrics.auc is not None:
+        parts += [f"AUC {metrics.auc:.4f}", f"log loss {metrics.log_loss:.4f}"]
+    return f"{', '.join(parts)}, written to {path}"

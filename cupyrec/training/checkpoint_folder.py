@@ -1,0 +1,89 @@
+"""The folder of a run's checkpoints: `step-00001000` and so on; any other name is half-made or half-gone."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from pathlib import Path
+
+from cupyrec.byte_sizes import format_bytes
+from cupyrec.errors import OutputError
+from cupyrec.training.safetensors_file import as_output_error, sync_folder
+
+WHOLE = re.compile(r"step-([0-9]{8,})")
+# In the folder of a run.
+CHECKPOINTS_FOLDER = "checkpoints"
+PARTIAL, OLD = ".partial", ".old"
+
+
+class CheckpointFolder:
+    """Gives whole checkpoints their names, and removes old ones. A name is that of a whole one at any moment."""
+
+    def __init__(self, path: str | Path) -> None:
+        """path: is made with the first checkpoint."""
+        self.path = Path(path)
+
+    def steps(self) -> list[int]:
+        """Of the checkpoints that are there, ascending."""
+        return sorted(step for step, _ in self._whole())
+
+    def place(self, step: int) -> Path:
+        """The folder of a step's checkpoint."""
+        return self.path / f"step-{step:08}"
+
+    @property
+    def newest(self) -> Path | None:
+        """The newest checkpoint, None where there is none."""
+        steps = self.steps()
+        return self.place(steps[-1]) if steps else None
+
+    def clean(self) -> None:
+        """Remove what a process that was killed left half-made or half-removed. Raises OutputError."""
+        with as_output_error(self.path):
+            for suffix in (PARTIAL, OLD):
+                for left in self.path.glob(f".step-*{suffix}"):
+                    shutil.rmtree(left)
+
+    def keep_newest(self, count: int) -> None:
+        """Remove all but the newest. Raises OutputError."""
+        for step in self.steps()[:-count]:
+            self._remove(step)
+
+    def remove_after(self, step: int) -> list[int]:
+        """Remove those of later steps, the latest first; return their steps. Raises OutputError."""
+        later = [each for each in reversed(self.steps()) if each > step]
+        for each in later:
+            self._remove(each)
+        return later
+
+    def _remove(self, step: int) -> None:
+        """Under another name at once: what is half-removed is never taken for whole."""
+        with as_output_error(self.path):
+            old = self.path / f".step-{step:08}{OLD}"
+            os.replace(self.place(step), old)
+            sync_folder(self.path)
+            shutil.rmtree(old)
+
+    def _whole(self) -> list[tuple[int, str]]:
+        if not self.path.is_dir():
+            return []
+        names = [path.name for path in self.path.iterdir()]
+        return [(int(match[1]), name) for name in names if (match := WHOLE.fullmatch(name))]
+
+
+def partial_of(target: Path) -> Path:
+    """Where a checkpoint is written before it has its name."""
+    return target.with_name(f".{target.name}{PARTIAL}")
+
+
+def check_space(folder: Path, needed_bytes: int) -> None:
+    """Raise OutputError when a checkpoint does not fit on the disk of a folder, which need not be there."""
+    there = next(each for each in (folder, *folder.absolute().parents) if each.is_dir())
+    with as_output_error(folder):
+        free_bytes = shutil.disk_usage(there).free
+    if needed_bytes > free_bytes:
+        raise OutputError(
+            f"{folder}: a checkpoint takes {format_bytes(needed_bytes)}, but {format_bytes(free_bytes)} are free on "
+            "this disk; make room, or keep fewer (--keep)"
+        )

@@ -1,0 +1,62 @@
+"""Whether data give the same ids and dense features to the same values as the data that a model was trained with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from cupyrec.config import DlrmConfig
+from cupyrec.datasets.prepared.manifest import encoding_id
+from cupyrec.datasets.source import Source
+from cupyrec.errors import ConfigError, ModelError
+
+# As CriteoFiles computes dense features.
+RAW_TRANSFORM = "dlrm"
+
+
+def raw_encoding(config: DlrmConfig) -> str:
+    """The encoding of raw Criteo files: ids are values modulo the rows of their table."""
+    return encoding_id(RAW_TRANSFORM, config.table_rows, [None] * config.features)
+
+
+def model_encoding(config: DlrmConfig, description: Mapping[str, Any], where: Path) -> str | None:
+    """The encoding of the data that a model was trained with; None where nobody knows, as of imported weights.
+
+    description: of model.json, or of a checkpoint. A model that says nothing is from before there were other data than
+    raw files. Raises ModelError that names the file.
+    """
+    training = description.get("training")
+    if not isinstance(training, dict) or "encoding" not in training:
+        return raw_encoding(config)
+    encoding = training["encoding"]
+    if encoding is not None and not isinstance(encoding, str):
+        raise ModelError(f"{where}: the description of the model is damaged: encoding is {encoding!r}")
+    return encoding
+
+
+def check_same_encoding(source: Source, config: DlrmConfig, encoding: str | None) -> None:
+    """Raise ConfigError when a source of the same tables was made with another encoding than a model's data.
+
+    encoding: the model's. A source that has no attribute `encoding`, or a model without one, cannot be checked.
+    """
+    of_data = getattr(source, "encoding", None)
+    if None in (encoding, of_data) or encoding == of_data:
+        return
+    raw = raw_encoding(config)
+    if of_data == raw:
+        raise ConfigError(
+            "the model was trained on data prepared with vocabularies or another dense transform, which these files "
+            "are read without: prepare them with `cupyrec prepare PATH... --vocabulary FOLDER`, FOLDER being the "
+            "prepared data of the training"
+        )
+    if encoding == raw:
+        raise ConfigError(
+            "the data were prepared with vocabularies or another dense transform, but the model was trained on raw "
+            "files, or on ids that are hashes: give it the raw files"
+        )
+    raise ConfigError(
+        f"the data were prepared with other vocabularies or another dense transform (encoding {of_data}) than those "
+        f"of the training ({encoding}): prepare them with `cupyrec prepare PATH... --vocabulary FOLDER`, FOLDER being "
+        "the prepared data of the training"
+    )

@@ -1,0 +1,75 @@
+"""What a run adds to its checkpoints, and how it goes on from one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from cupyrec.datasets.source import Source
+from cupyrec.errors import ConfigError, ModelError
+from cupyrec.run_config import RunConfig
+from cupyrec.training.checkpoint import Checkpoint
+from cupyrec.training.data_fingerprint import check_same_files, fingerprint
+from cupyrec.training.resume import check_options, find_checkpoint, with_older
+from cupyrec.training.run_folder import RunFolder
+from cupyrec.training.run_records import RunRecords
+from cupyrec.training.trainer import Trainer
+from cupyrec.training.training_state import TrainingState
+
+
+def wants_to_resume(config: RunConfig) -> bool:
+    """Whether a run is to go on from a checkpoint. Raises ConfigError on options that do not go together."""
+    resumes = config.resume or config.resume_step is not None
+    name = "--resume" if config.resume_step is None else "--resume-step"
+    if resumes and config.overwrite:
+        raise ConfigError(f"{name} goes on with a run and --overwrite begins another in its place; give one of them")
+    if config.output is None and (resumes or config.checkpoint_every):
+        name = name if resumes else "--checkpoint-every"
+        raise ConfigError(f"{name} needs a folder for the checkpoints: name it with --output")
+    return resumes
+
+
+def choose_checkpoint(config: RunConfig, folder: RunFolder, say: Callable[[str], None]) -> Checkpoint | None:
+    """That from which a run goes on, None where it begins. Raises ConfigError, ModelError."""
+    checkpoint = find_checkpoint(folder.checkpoints, config.resume_step)
+    if checkpoint is None:
+        say(f"{folder.path} holds no checkpoint to go on from: training begins anew")
+        return None
+    notes = check_options(config, checkpoint)
+    say(f"going on from {checkpoint.folder}")
+    for note in notes:
+        say(note)
+    return checkpoint
+
+
+class RunCheckpoints:
+    """The data of a run, and what its checkpoints say of them and of the records."""
+
+    def __init__(self, train: Source, valid: Source | None) -> None:
+        sources = {"training": train, "validation": valid}
+        self._files = {what: getattr(source, "files", ()) for what, source in sources.items()}
+
+    def check_same_data(self, checkpoint: Checkpoint) -> None:
+        """Raise DataError when the data are others than when a checkpoint was made."""
+        for what, files in self._files.items():
+            check_same_files(files, checkpoint.content["data"][what], what)
+
+    def describe(
+        self, config_toml: str, facts: Mapping[str, Any], records: RunRecords, folder: RunFolder
+    ) -> Callable[[], dict[str, Any]]:
+        """See Checkpoints. config_toml: of config_to_keep; facts: of the data."""
+        data = {what: fingerprint(files) for what, files in self._files.items()}
+
+        def describe() -> dict[str, Any]:
+            now = {"records": records.state(), "metrics_bytes": folder.metrics_bytes()}
+            return {"config": config_toml, **facts, "data": data, **now}
+
+        return describe
+
+
+def load_checkpoint(trainer: Trainer, checkpoint: Checkpoint, folder: RunFolder) -> TrainingState:
+    """Let a trainer go on from a checkpoint. Raises ModelError, with what else could be taken."""
+    try:
+        return trainer.load_checkpoint(checkpoint.folder)
+    except ModelError as error:
+        raise with_older(error, folder.checkpoints, checkpoint.steps) from None

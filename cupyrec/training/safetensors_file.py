@@ -1,0 +1,165 @@
+"""One safetensors file: written as a stream, with its checksum; read without a copy."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import mmap
+import os
+import zlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from cupyrec.errors import ModelError, OutputError
+from cupyrec.training.safetensors_header import (
+    LENGTH_BYTES,
+    MAX_HEADER_BYTES,
+    HeaderError,
+    TensorEntry,
+    encode_header,
+    parse_header,
+)
+
+# Large enough to keep a disk busy, small enough to be a passing copy.
+BLOCK_BYTES = 2**23
+
+
+@dataclass(frozen=True)
+class WrittenFile:
+    """The size of a file, and the CRC-32 of all of it."""
+
+    size_bytes: int
+    crc32: int
+
+
+class TensorSource(Protocol):
+    """A tensor to be written, block by block."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The tensor's shape."""
+
+    @property
+    def dtype(self) -> np.dtype:
+        """The tensor's dtype."""
+
+    def blocks(self) -> Iterator[np.ndarray]:
+        """Arrays of the tensor's dtype, any shape, C-contiguous: its elements in C order, each once."""
+
+
+class ArraySource:
+    """An array as a TensorSource. It may be strided, as `records[:, :D]` is: at most 8 MB are copied at a time,
+    or one index of the first axis where that is more.
+    """
+
+    def __init__(self, array: np.ndarray):
+        self.shape, self.dtype = array.shape, array.dtype
+        self._array = array
+
+    def blocks(self) -> Iterator[np.ndarray]:
+        rows = self._array if self._array.ndim else self._array.reshape(1)
+        if not rows.size:
+            return
+        step = max(1, BLOCK_BYTES * rows.shape[0] // rows.nbytes)
+        for start in range(0, rows.shape[0], step):
+            yield np.ascontiguousarray(rows[start : start + step])
+
+
+def open_file(path: Path, *, copy_on_write: bool = False) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """Map one file: its tensors, in the order of the data, and its metadata. Raises ModelError.
+
+    copy_on_write: the tensors may be changed, which takes memory and does not change the file.
+    """
+    try:
+        with open(path, "rb") as file:
+            size_bytes = os.fstat(file.fileno()).st_size
+            if size_bytes < LENGTH_BYTES:
+                raise HeaderError(f"it has {size_bytes} bytes")
+            data = mmap.mmap(file.fileno(), size_bytes, access=mmap.ACCESS_COPY if copy_on_write else mmap.ACCESS_READ)
+        header_bytes = int.from_bytes(data[:LENGTH_BYTES], "little")
+        start = LENGTH_BYTES + header_bytes
+        if header_bytes > MAX_HEADER_BYTES or start > size_bytes:
+            raise HeaderError(f"its header of {header_bytes} bytes cannot be in a file of {size_bytes}")
+        entries, metadata = parse_header(data[LENGTH_BYTES:start], size_bytes - start)
+        tensors: dict[str, np.ndarray] = {
+            entry.name: np.ndarray(entry.shape, entry.dtype, buffer=data, offset=start + entry.begin)
+            for entry in entries
+        }
+    except OSError as error:
+        raise ModelError(f"{path}: cannot be read ({error.strerror or error})") from error
+    except ValueError as error:
+        # Of HeaderError, and of NumPy on a shape of more axes, or more elements, than an array can have.
+        raise ModelError(f"{path}: damaged, or not a safetensors file: {error}") from error
+    return tensors, metadata
+
+
+def size_bytes_of(source: TensorSource) -> int:
+    return math.prod(source.shape) * source.dtype.itemsize
+
+
+def write_file(path: Path, tensors: Mapping[str, TensorSource], metadata: Mapping[str, str]) -> WrittenFile:
+    """Write one file, its tensors in this order, and wait until it is on the disk. Raises as write_sharded does."""
+    entries, end = [], 0
+    for name, source in tensors.items():
+        begin, end = end, end + size_bytes_of(source)
+        entries.append(TensorEntry(name, source.dtype.newbyteorder("<"), tuple(source.shape), begin, end))
+    with contextlib.ExitStack() as stack:
+        with as_output_error(path):
+            file = stack.enter_context(open(path, "wb", buffering=0))
+            header = encode_header(entries, metadata)
+            _write_all(file, header)
+        checksum = zlib.crc32(header)
+        for entry in entries:
+            written_bytes = 0
+            for block in tensors[entry.name].blocks():
+                if block.dtype != tensors[entry.name].dtype:
+                    raise TypeError(f"tensor {entry.name!r} is {entry.dtype}, but a block is {block.dtype}")
+                written_bytes += block.nbytes
+                little_endian = np.ascontiguousarray(block, dtype=entry.dtype).reshape(-1).view(np.uint8)
+                with as_output_error(path):
+                    _write_all(file, little_endian.data)
+                checksum = zlib.crc32(little_endian.data, checksum)
+            if written_bytes != entry.end - entry.begin:
+                raise ValueError(
+                    f"tensor {entry.name!r} has {entry.end - entry.begin} bytes, but its blocks have {written_bytes}"
+                )
+        with as_output_error(path):
+            sync(file.fileno())
+    return WrittenFile(len(header) + end, checksum)
+
+
+def _write_all(file: Any, data: bytes | memoryview) -> None:
+    """Write all of the data: a raw file may take less at once (2 GB on Linux)."""
+    unwritten = memoryview(data)
+    while unwritten:
+        unwritten = unwritten[file.write(unwritten) :]
+
+
+def sync(descriptor: int) -> None:
+    os.fsync(descriptor)
+
+
+def sync_folder(folder: Path) -> None:
+    """Bring renames to the disk, on systems where a folder can be opened for that."""
+    if not hasattr(os, "O_DIRECTORY"):
+        return
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        sync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def as_output_error(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise OutputError(
+            f"{path}: cannot be written ({error.strerror or error}): "
+            f"check that the folder may be written to and that its disk has room"
+        ) from error

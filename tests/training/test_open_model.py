@@ -1,0 +1,103 @@
+"""Models and checkpoints opened without loading them, and loaded for prediction."""
+
+import json
+
+import numpy as np
+import pytest
+from made_batches import BATCH_SIZE, CONFIG, made_batch, made_source
+
+from cupyrec import Adagrad, Trainer, load_model
+from cupyrec.errors import ConfigError, ModelError
+from cupyrec.training.data_encoding import raw_encoding
+from cupyrec.training.open_model import open_model, tensor_shapes
+from cupyrec.training.saved_model import model_tensors
+
+
+@pytest.fixture(scope="module")
+def trainer():
+    trainer = Trainer(CONFIG, batch_size=BATCH_SIZE, threads=1, optimizer=Adagrad())
+    trainer.fit(made_source(3))
+    return trainer
+
+
+def test_the_shapes_are_those_of_a_model(trainer):
+    tensors = model_tensors(trainer.system.model, trainer.system.table)
+    assert {name: tensor.shape for name, tensor in tensors.items()} == tensor_shapes(CONFIG)
+    assert list(tensors) == list(tensor_shapes(CONFIG))
+
+
+def test_a_saved_model_and_a_checkpoint_are_the_same_model(trainer, tmp_path):
+    trainer.save(tmp_path / "model", {"encoding": "abc"})
+    trainer.save_checkpoint(tmp_path / "step-00000003", {"encoding": "abc"})
+    saved, checkpoint = open_model(tmp_path / "model"), open_model(tmp_path / "step-00000003")
+    assert (saved.config, saved.steps, saved.encoding) == (CONFIG, 3, "abc")
+    assert (checkpoint.config, checkpoint.steps, checkpoint.encoding) == (CONFIG, 3, "abc")
+    expected = model_tensors(trainer.system.model, trainer.system.table)
+    for opened in (saved, checkpoint):
+        assert list(opened.tensors) == list(expected)
+        for name, tensor in opened.tensors.items():
+            assert tensor.tobytes() == np.ascontiguousarray(expected[name]).tobytes()
+    logits = [load_model(tmp_path / name, threads=1).predict(made_batch(9)) for name in ("model", "step-00000003")]
+    assert logits[0].tobytes() == logits[1].tobytes()
+
+
+def test_a_model_that_says_nothing_was_trained_on_raw_ids(trainer, tmp_path):
+    trainer.save(tmp_path)
+    assert open_model(tmp_path).encoding == load_model(tmp_path).encoding == raw_encoding(CONFIG)
+
+
+def test_a_folder_of_checkpoints_is_not_one_of_them(trainer, tmp_path):
+    for step in (3, 20):
+        trainer.save_checkpoint(tmp_path / "run" / "checkpoints" / f"step-{step:08}")
+    (tmp_path / "run" / "checkpoints" / "step-00000020").rename(tmp_path / "run" / "checkpoints" / ".step-00000020.old")
+    for folder in (tmp_path / "run", tmp_path / "run" / "checkpoints"):
+        with pytest.raises(ModelError, match=r"holds no model, but checkpoints; name one .* such as .*step-00000003$"):
+            open_model(folder)
+
+
+@pytest.mark.parametrize("steps", ["3", -1, None, True])
+def test_steps_that_are_no_number_are_damage(trainer, tmp_path, steps):
+    trainer.save(tmp_path)
+    description = json.loads((tmp_path / "model.json").read_text())
+    (tmp_path / "model.json").write_text(json.dumps(description | {"steps": steps}))
+    with pytest.raises(ModelError, match=r"damaged: steps is|not of the same model"):
+        open_model(tmp_path)
+
+
+def test_a_checkpoint_cut_short_is_named(trainer, tmp_path):
+    trainer.save_checkpoint(tmp_path / "step")
+    file = tmp_path / "step" / "tables-00001.safetensors"
+    file.write_bytes(file.read_bytes()[:-4])
+    with pytest.raises(ModelError, match=r"tables-00001\.safetensors: damaged"):
+        open_model(tmp_path / "step")
+
+
+def test_all_predictions_in_order_and_the_same_whatever_the_batches(trainer, tmp_path):
+    trainer.save(tmp_path)
+    source, found = made_source(4), []
+    assert load_model(tmp_path, threads=1).predict_all(source, lambda x, y: found.append((x.copy(), y.copy())))
+    logits = [load_model(tmp_path, threads=1).predict(made_batch(seed)) for seed in range(4)]
+    for seed, (x, y) in enumerate(found):
+        assert x.dtype == y.dtype == np.float32
+        np.testing.assert_array_equal(x, logits[seed])
+        np.testing.assert_array_equal(y, made_batch(seed).labels)
+
+
+def test_a_stop_ends_the_predictions(trainer, tmp_path):
+    trainer.save(tmp_path)
+    found = []
+    stop = lambda: len(found) == 2  # noqa: E731
+    assert not load_model(tmp_path).predict_all(made_source(4), lambda *batch: found.append(batch), stop_requested=stop)
+    assert len(found) == 2
+
+
+def test_data_of_another_encoding_are_refused_after_those_of_other_tables(trainer, tmp_path):
+    trainer.save(tmp_path, {"encoding": "abc"})
+    model, source = load_model(tmp_path), made_source(1)
+    source.encoding = "def"
+    for use in (model.evaluate, lambda source: model.predict_all(source, print)):
+        with pytest.raises(ConfigError, match="encoding def"):
+            use(source)
+    source.table_rows = (7, 40, 12)
+    with pytest.raises(ConfigError, match="7, 40, 12"):
+        model.evaluate(source)
