@@ -1,10 +1,18 @@
 """What README.md promises: its Python runs as it stands, and learns."""
 
+import gzip
+import io
 import json
 import re
+import shlex
+import subprocess
+import tarfile
 from pathlib import Path
 
+import click
 import pytest
+
+from cupyrec.cli import COMMANDS, cupyrec, main
 
 ROOT = Path(__file__).parents[1]
 # A constant prediction scores 0.5, the planted model 0.80 on these rows.
@@ -17,6 +25,10 @@ def as_in_a_clone(tmp_path, monkeypatch):
     (tmp_path / "data").symlink_to(ROOT / "data")
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+def cupyrec_command(name: str) -> click.Command:
+    return cupyrec.get_command(click.Context(cupyrec), name)
 
 
 def python_blocks() -> list[str]:
@@ -39,15 +51,45 @@ def test_example_of_a_source_runs(capsys):
     assert capsys.readouterr().out == "6 steps\n"
 
 
-def test_every_option_named_in_the_readme_exists():
-    from cupyrec.cli.advise import advise
-    from cupyrec.cli.evaluate import evaluate
-    from cupyrec.cli.generate import generate
-    from cupyrec.cli.train import train
+def commands_of_the_guide() -> list[list[str]]:
+    """The commands of the guide, up to the choices that one has, each as its words."""
+    guide = re.search(r"## From the Kaggle.*?### Choices", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    lines = re.findall(r"^    (\S.*?(?:\\\n.*?)*)$", guide[0], re.MULTILINE)
+    return [shlex.split(line.replace("\\\n", " ")) for line in lines]
 
+
+def test_the_guide_leads_from_the_download_to_an_auc(tmp_path, monkeypatch, capsys):
+    """Each command as it stands, on made-up rows in an archive such as that of the Kaggle set."""
+    monkeypatch.chdir(tmp_path)
+    activate, unpack, *commands = commands_of_the_guide()
+    assert activate[0] == "."
+    assert unpack[:2] == ["tar", "xzf"]
+    rows = gzip.decompress((ROOT / "data/sample.tsv.gz").read_bytes()).splitlines(keepends=True)[:7000]
+    with tarfile.open(unpack[2], "w:gz") as archive:
+        for name in ("readme.txt", "train.txt", "test.txt"):
+            content = b"".join(rows) if name == "train.txt" else b""
+            file = tarfile.TarInfo(f"./{name}")
+            file.size = len(content)
+            archive.addfile(file, io.BytesIO(content))
+    subprocess.run(unpack, check=True)
+    said = {}
+    for program, *words in commands:
+        assert program == "cupyrec"
+        with pytest.raises(SystemExit) as ended:
+            main(words)
+        said[words[0]] = capsys.readouterr().out
+        assert not ended.value.code, words
+    assert said.keys() == {"prepare", "split", "inspect", "train", "evaluate", "predict", "export"}
+    assert "going on from" in said["train"]
+    assert re.search(r"^  AUC +0\.\d{4} ", said["evaluate"], re.MULTILINE)
+    for file in ("predictions.parquet", "exported/model.safetensors"):
+        assert (tmp_path / file).stat().st_size
+
+
+def test_every_option_named_in_the_readme_exists():
     known = {
         option
-        for command in (train, evaluate, generate, advise)
+        for command in map(cupyrec_command, COMMANDS)
         for each in command.params
         for option in (*each.opts, *each.secondary_opts)
     } | {"--help"}

@@ -60,3 +60,21 @@ def _prefetch(typing_context, array, indices):
 
 
 prefetch: Any = _prefetch
+
+
+@intrinsic
+def _load_word(typing_context, array, position):
+    """The 8 bytes of a contiguous uint8 array from position on, of which there must be so many, as a uint64.
+
+    The first byte is the lowest: Numba knows no other machines.
+    """
+
+    def generate(context, builder, signature, arguments):
+        struct = cgutils.create_struct_proxy(signature.args[0])(context, builder, arguments[0])
+        pointer = builder.bitcast(builder.gep(struct.data, [arguments[1]]), ir.IntType(64).as_pointer())
+        return builder.load(pointer, align=1)
+
+    return numba.types.uint64(array, numba.types.intp), generate
+
+
+load_word: Any = _load_word
