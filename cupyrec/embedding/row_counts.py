@@ -55,8 +55,8 @@ def read_row_counts(path: str | Path, rows: int) -> np.ndarray:
         counts = np.load(path, allow_pickle=False)
     except OSError as error:
         raise DataError(f"cannot be read: {error.strerror or error}", path=path) from None
-    except (ValueError, EOFError):
-        # What NumPy says of it would be about pickles.
+    except Exception:
+        # NumPy raises whatever its parsers do, and what it says would be about pickles.
         raise DataError(
             "not a file of row counts (.npy), such as cupyrec advise --row-counts writes", path=path
         ) from None
@@ -67,7 +67,7 @@ def read_row_counts(path: str | Path, rows: int) -> np.ndarray:
         raise DataError("not a file of row counts: one list of whole numbers is expected", path=path)
     if counts.shape[0] != rows:
         raise DataError(
-            f"counts {counts.shape[0]:,} rows, but the tables have {rows:,}; count again with the same --hash-rows",
+            f"counts {counts.shape[0]:,} rows, but the tables have {rows:,}; count again for the same tables",
             path=path,
         )
     if counts.size and (counts.min() < 0 or counts.max() > MOST_LOOKUPS):

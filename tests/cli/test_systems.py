@@ -142,7 +142,7 @@ def test_what_config_toml_keeps_gives_the_same_run(capsys, data, runs, tmp_path)
         (["--row-counts", "{data}"], r"day_0: not a file of row counts \(\.npy\)"),
         (
             ["--row-counts", "{counts}"],
-            r"counts 7 rows, but the tables have 780; count again with the same --hash-rows",
+            r"counts 7 rows, but the tables have 780; count again for the same tables",
         ),
         (["--trace", "{data}"], r"the trace would overwrite the input file"),
         (
