@@ -45,7 +45,11 @@ def _shown_default(default: Any) -> str:
 )
 @_options
 def train(paths: tuple[str, ...], config_file: str | None, **options: Any) -> None:
-    """Train a DLRM on Criteo files: plain, .gz or .zst; one, several, a folder or a glob such as 'day_*'."""
+    """Train a DLRM.
+
+    PATH is prepared data, a folder or a split file such as kaggle/train.json; or Criteo files, plain, .gz or .zst: one,
+    several, a folder or a glob such as 'day_*'.
+    """
     values: dict[str, Any] = {}
     if config_file is not None:
         from_file = RunConfig.from_values(read_config_file(config_file), source=config_file)
