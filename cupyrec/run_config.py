@@ -49,9 +49,14 @@ class RunConfig:
     Make one with `RunConfig.from_values`, which converts and checks. None means: not set.
     """
 
-    paths: tuple[str, ...] = option((), texts, "Criteo files, globs or folders to train on.")
+    paths: tuple[str, ...] = option(
+        (), texts, "Prepared data or a split of them, or Criteo files, globs or folders, to train on."
+    )
     valid: tuple[str, ...] = option(
-        (), texts, "Files to validate on, or a share of the tail of the training files, such as 0.1.", "SHARE|PATH"
+        (),
+        texts,
+        "A split or files to validate on, or a share of the tail of the training data, such as 0.1.",
+        "SHARE|PATH",
     )
     output: str | None = option(None, text, "Folder for the trained model, its metrics and its configuration.", "DIR")
     overwrite: bool = option(
@@ -67,7 +72,7 @@ class RunConfig:
         None, text, "File for the bad rows that are skipped; bad_rows.tsv in the output folder when not given.", "FILE"
     )
     batch_size: int = option(512, whole_number(1), "Samples in a mini-batch.", "SAMPLES")
-    epochs: int = option(1, whole_number(1), "Passes over the training files.", "N")
+    epochs: int = option(1, whole_number(1), "Passes over the training data.", "N")
     max_steps: int | None = option(None, whole_number(1), "Stop after this many steps.", "STEPS")
     dimension: int = option(16, whole_number(1), "Embedding dimension.", "D")
     bottom_mlp: tuple[int, ...] | None = option(
@@ -174,7 +179,7 @@ class RunConfig:
         "itself, to look for faults.",
     )
     threads: int | None = option(None, whole_number(1), "CPU threads; every usable core when not given.", "N")
-    seed: int = option(1, whole_number(0), "Seed of the initial weights.", "SEED")
+    seed: int = option(1, whole_number(0), "Seed of the initial weights and of the shuffling.", "SEED")
 
     @classmethod
     def from_values(cls, values: Mapping[str, Any], *, source: str = "") -> RunConfig:

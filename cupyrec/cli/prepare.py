@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+import signal
 import sys
 import time
 from collections.abc import Callable
@@ -13,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cupyrec.byte_sizes import format_bytes, parse_bytes
-from cupyrec.cli import say
+from cupyrec.cli import INTERRUPTED_EXIT_CODE, say
 from cupyrec.cli.prepare_progress import PrepareProgress
-from cupyrec.cli.stop_on_signals import StopOnSignals
 from cupyrec.errors import ConfigError
 from cupyrec.option_values import whole_number
+from cupyrec.training.interrupt import StopOnInterrupt
 
 if TYPE_CHECKING:
     from cupyrec.datasets.preparing.job import Prepared
@@ -127,7 +128,7 @@ def prepare(paths: tuple[str, ...], output: str, memory: str | None, **options: 
     memory_bytes = None if memory is None else parse_bytes(memory)
     started = time.monotonic()
     # Within compiled code that is being loaded, a signal would be reported and forgotten.
-    with StopOnSignals() as stop:
+    with StopOnInterrupt() as stop:
         from cupyrec.datasets.preparing.job import Stopped
         from cupyrec.datasets.preparing.job import prepare as prepare_data
         from cupyrec.datasets.preparing.prepare_options import PrepareOptions
@@ -138,7 +139,8 @@ def prepare(paths: tuple[str, ...], output: str, memory: str | None, **options: 
                 prepared = prepare_data(settings, on_progress=progress.show, stop=stop)
         except Stopped:
             click.echo("cupyrec: stopped; the same command goes on where it was", err=True)
-            sys.exit(stop.exit_code)
+            # SIGTERM asks for an orderly end, and that is what it was.
+            sys.exit(0 if stop.signal == signal.SIGTERM else INTERRUPTED_EXIT_CODE)
     for line in _summary(prepared, time.monotonic() - started):
         say(line)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from cupyrec.training.open_model import open_model, tensor_shapes
 from cupyrec.training.reference_names import infer_config, reference_name
 from cupyrec.training.safetensors_io import (
     INDEX_NAME,
+    PARTIAL_SUFFIX,
     SHARD_PATTERN,
     SINGLE_NAME,
     ArraySource,
@@ -27,6 +29,8 @@ from cupyrec.training.saved_model import DESCRIPTION_FILE, MAX_SHARD_BYTES, mode
 # What others that read safetensors look for: the tensors are laid out as PyTorch's are.
 TENSOR_FORMAT = "pt"
 ARCHITECTURE = "DLRM_Net"
+# Of a writing that was killed.
+PARTIAL_PATTERN = f"model*.safetensors*{PARTIAL_SUFFIX}"
 WEIGHTS_FILES = (SINGLE_NAME, INDEX_NAME, SHARD_PATTERN)
 
 
@@ -102,7 +106,12 @@ def _check_output(output: Path, path: Path, replaced: Sequence[str], size_bytes:
             raise OutputError(f"{output}: holds the model that is read; choose another --output")
         present = sorted(file.name for file in output.iterdir()) if output.exists() else []
         mine = {file.name for pattern in replaced for file in output.glob(pattern)}
-        others = [name for name in present if name not in mine and not name.startswith(".")]
+        # Those that begin with a dot are locks; partial ones are removed by who writes next.
+        others = [
+            name
+            for name in present
+            if name not in mine and not name.startswith(".") and not fnmatch(name, PARTIAL_PATTERN)
+        ]
         if others:
             raise OutputError(f"{output}: holds {others[0]}; choose a new or empty folder with --output")
         if mine and not overwrite:

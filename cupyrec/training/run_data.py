@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -86,7 +87,8 @@ class RunData:
             say(f"not used with prepared data: {', '.join(self.unused)}")
         if self._share is not None:
             train, tail = self._train.split_tail(self._share)
-            say(f"training on the first {_count(train)} of {_name(self._train)}, validating on the last {_count(tail)}")
+            name = self._train.path if isinstance(self._train, PreparedData) else _name(self._train)
+            say(f"training on the first {_count(train)} of {name}, validating on the last {_count(tail)}")
             return train, tail
         validation = f"validating on {_name(self._valid)}" if self._valid else "no validation data (--valid)"
         say(f"training on {_name(self._train)}, {validation}")
@@ -110,11 +112,16 @@ def _how_values_are_used(data: CriteoFiles | PreparedData) -> dict[str, str]:
 
 def _check_apart(train: CriteoFiles | PreparedData, valid: CriteoFiles | PreparedData) -> None:
     """Raise ConfigError when samples would be trained on and validated on, or mean different things."""
-    if train.encoding != valid.encoding and train.table_rows == valid.table_rows:
+    if train.encoding != valid.encoding:
+        prepared = train.folder if isinstance(train, PreparedData) else None
         raise ConfigError(
-            "the validation data were made with another encoding than the training data, by other vocabularies or "
-            "another transform of dense features; prepare them with `cupyrec prepare --vocabulary FOLDER`, FOLDER "
-            "being the training data"
+            "the validation data were made with another encoding than the training data, by other vocabularies, tables "
+            "or another transform of dense features; "
+            + (
+                f"prepare them with `cupyrec prepare PATH... --vocabulary {shlex.quote(str(prepared))}`"
+                if prepared
+                else "name raw files, or prepare the training data and, with --vocabulary, the validation data"
+            )
         )
     if isinstance(train, PreparedData) and isinstance(valid, PreparedData):
         apart = all(stop <= begin or end <= start for start, stop in train.ranges for begin, end in valid.ranges)

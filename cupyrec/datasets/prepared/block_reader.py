@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import threading
-from collections import OrderedDict
 from pathlib import Path
 
 from cupyrec.datasets.prepared import manifest
 from cupyrec.datasets.prepared.check_block import check_block
 from cupyrec.datasets.prepared.manifest import Manifest
 from cupyrec.datasets.prepared.shard_reader import Block, ShardReader
-
-# Each takes a file handle and addresses, no memory. A window of shuffled blocks may be from as many shards.
-OPEN_SHARDS = 32
 
 
 class CheckedBlocks:
@@ -33,11 +29,16 @@ class CheckedBlocks:
 
 
 class BlockReader:
-    """The blocks of a folder, for one thread: keeps the last shards mapped."""
+    """The blocks of a folder, for one thread: keeps the last shard mapped.
+
+    Not more of them: what was read of a shard is told as memory of this process while it is mapped, though the system
+    may take it back. And mapping one again takes no longer than a few hundred samples do.
+    """
 
     def __init__(self, folder: Path, content: Manifest, checked: CheckedBlocks) -> None:
         self._folder, self._content, self._checked = folder, content, checked
-        self._open: OrderedDict[int, ShardReader] = OrderedDict()
+        self._number = -1
+        self._shard: ShardReader | None = None
 
     def samples(self, start: int, stop: int) -> Block:
         """The samples start .. stop - 1, which are in one block, as views. Raises DataError."""
@@ -53,10 +54,7 @@ class BlockReader:
         return block.part(first, first + stop - start)
 
     def _reader(self, number: int) -> ShardReader:
-        if number not in self._open:
-            if len(self._open) == OPEN_SHARDS:
-                self._open.popitem(last=False)
+        if self._shard is None or number != self._number:
             shard = self._content.shards[number]
-            self._open[number] = ShardReader(self._folder / shard.file, shard, self._content)
-        self._open.move_to_end(number)
-        return self._open[number]
+            self._shard, self._number = ShardReader(self._folder / shard.file, shard, self._content), number
+        return self._shard

@@ -152,7 +152,7 @@ def read_manifest(folder: Path) -> Manifest:
     path = folder / MANIFEST_FILE
     try:
         content = json.loads(path.read_bytes().decode("utf-8"))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise DataError(f"no prepared data: there is no {MANIFEST_FILE}", path=folder) from None
     except OSError as error:
         raise DataError(f"cannot be read: {error.strerror}", path=path) from None
