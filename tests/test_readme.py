@@ -17,6 +17,7 @@ from cupyrec.cli import COMMANDS, cupyrec, main
 ROOT = Path(__file__).parents[1]
 # A constant prediction scores 0.5, the planted model 0.80 on these rows.
 LEARNED_AUC = 0.75
+LESS_LEARNED_AUC = 0.7  # in fewer steps, by a smaller model
 
 
 @pytest.fixture
@@ -46,8 +47,15 @@ def test_library_example_runs_and_learns_the_sample(as_in_a_clone, capsys):
     assert (as_in_a_clone / "runs/library/model.json").exists()
 
 
-def test_example_of_a_source_runs(capsys):
+def test_example_of_checkpoints_goes_on(as_in_a_clone, capsys):
     exec(compile(python_blocks()[1], "README.md", "exec"), {})
+    shown = re.fullmatch(r"going on after step 300\n422 steps, AUC (0\.\d{4})\n", capsys.readouterr().out)
+    assert shown is not None
+    assert float(shown[1]) > LESS_LEARNED_AUC
+
+
+def test_example_of_a_source_runs(capsys):
+    exec(compile(python_blocks()[2], "README.md", "exec"), {})
     assert capsys.readouterr().out == "6 steps\n"
 
 
