@@ -17,7 +17,8 @@ def export(model: str, output: str, overwrite: bool) -> None:
 
     The tensors have the names of the state dict of the DLRM reference, DLRM_Net: emb_l.T.weight, bot_l.K.weight and
     .bias, top_l.K.weight and .bias, with K = 0, 2, 4, ... for the layers. A large model comes in several files, with
-    an index as other programs know it. Weights keep their bits.
+    an index as other programs know it. Weights keep their bits. DLRM_Net itself sums the rows of a bag: a model trained
+    with --pooling mean predicts the same there only where each bag has one row.
     """
     from cupyrec.training.exported_model import export_model
 

@@ -71,7 +71,8 @@ def _run(facts: dict[str, Any]) -> Iterator[str]:
     yield from _evaluations(facts["metrics"])
     yield from _checkpoints(facts)
     if facts["config"] is not None:
-        shown = [f"{name} {_option(facts['config'][name])}" for name in MAIN_OPTIONS if name in facts["config"]]
+        config = facts["config"]
+        shown = [f"{name} {_option(config[name])}" for name in MAIN_OPTIONS if config.get(name) not in (None, [], "")]
         yield from _wrapped("options", shown)
     for name in facts["bad_rows_files"]:
         yield _line("bad rows", f"were skipped, see {name}")
@@ -151,7 +152,8 @@ def _prepared(facts: dict[str, Any]) -> Iterator[str]:
     yield _line("ids", f"{facts['ids']}, encoding {facts['encoding']}")
     tables = facts["tables"]
     rows = sum(table["rows"] for table in tables)
-    yield _line("tables", f"{len(tables)} of {rows:,} rows together")
+    shares = "; rows of each, and samples with a value of its own" if any(map(_has_coverage, tables)) else ""
+    yield _line("tables", f"{len(tables)} of {rows:,} rows together{shares}")
     yield from _columns([_table(table) for table in tables])
     yield _line(
         "size",
@@ -162,8 +164,12 @@ def _prepared(facts: dict[str, Any]) -> Iterator[str]:
 
 
 def _table(table: dict[str, Any]) -> str:
-    coverage = f" {table['coverage']:.1%}" if table.get("coverage") is not None else ""
+    coverage = f" {table['coverage']:.1%}" if _has_coverage(table) else ""
     return f"{table['name']} {table['rows']:,}{coverage}{' multi-hot' if table['multi_hot'] else ''}"
+
+
+def _has_coverage(table: dict[str, Any]) -> bool:
+    return table.get("coverage") is not None
 
 
 def _split(facts: dict[str, Any]) -> Iterator[str]:

@@ -52,9 +52,11 @@ def train(paths: tuple[str, ...], config_file: str | None, **options: Any) -> No
     """
     values: dict[str, Any] = {}
     if config_file is not None:
-        from_file = RunConfig.from_values(read_config_file(config_file), source=config_file)
-        values = {each.name: getattr(from_file, each.name) for each in dataclasses.fields(RunConfig)}
-        values = {name: value for name, value in values.items() if value is not None}
+        in_file = read_config_file(config_file)
+        from_file = RunConfig.from_values(in_file, source=config_file)
+        # Those that stand there, and no defaults: --resume takes the others from the checkpoint.
+        names = [name.replace("-", "_") for name in in_file]
+        values = {name: getattr(from_file, name) for name in names}
     values |= {name: value for name, value in options.items() if value not in (None, ())}
     if paths:
         values["paths"] = paths

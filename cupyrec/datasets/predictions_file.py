@@ -6,13 +6,20 @@ import contextlib
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
+from types import ModuleType, TracebackType
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cupyrec.datasets.durable_files import output_errors, partial_path, sync_file, sync_folder
+from cupyrec.errors import OutputError
+
+fcntl: ModuleType | None
+try:
+    import fcntl
+except ImportError:  # not a POSIX system: nobody is kept out
+    fcntl = None
 
 COLUMNS = ("probability", "logit", "label")
 SCHEMA = pa.schema([pa.field(name, pa.float32(), nullable=False) for name in COLUMNS])
@@ -24,6 +31,7 @@ class PredictionsFile:
     """One row a sample, in the order of the data: probability, logit and label, all float32 without nulls.
 
     For a `with` statement: the file stands under another name until `finish`, and is removed where that is not called.
+    Another process cannot write the same one meanwhile.
 
     samples, probability_sum: of what was added so far.
     """
@@ -36,6 +44,8 @@ class PredictionsFile:
         self._waiting: list[np.ndarray] = []
         self._waiting_samples = 0
         self._writer: pq.ParquetWriter | None = None
+        self._finished = False
+        self._lock = _locked(self._partial, self.path)
         try:
             with output_errors(self.path):
                 # Labels are two values, which a dictionary packs into a bit each; the others hardly repeat.
@@ -67,6 +77,7 @@ class PredictionsFile:
             self._writer = None
             sync_file(self._partial)
             os.replace(self._partial, self.path)
+            self._finished = True
             sync_folder(self.path.parent)
 
     def __enter__(self) -> PredictionsFile:
@@ -82,8 +93,13 @@ class PredictionsFile:
         self._remove()
 
     def _remove(self) -> None:
-        with contextlib.suppress(OSError):
-            self._partial.unlink(missing_ok=True)
+        # After `finish` there is nothing of this name, or what another process writes.
+        if not self._finished:
+            with contextlib.suppress(OSError):
+                self._partial.unlink(missing_ok=True)
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
 
     def _write(self) -> None:
         """Write the samples that wait as a row group."""
@@ -94,3 +110,22 @@ class PredictionsFile:
             self._writer.write_table(
                 pa.Table.from_arrays([pa.array(column) for column in columns], schema=self._writer.schema)
             )
+
+
+def _locked(partial: Path, path: Path) -> int | None:
+    """A descriptor of the file, made if need be, that keeps other processes from writing it until it is closed.
+
+    None on systems without such locks. Raises OutputError when another process has it.
+    """
+    if fcntl is None:
+        return None
+    with output_errors(path):
+        descriptor = os.open(partial, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise OutputError(f"{path}: another process is writing it; wait for its end, or name another file") from None
+    except OSError:
+        pass  # a network file system without locks
+    return descriptor

@@ -83,7 +83,7 @@ class ScratchpadSystem(TrainsHostTable):
         self._host_rows = HostRows(stage, table, trains=False)
         self._wanted_exchange = exchange
         self._exchange: Exchange | None = None
-        self._lookahead: int | None = None
+        self._lookahead = lookahead
         self._work: StageWork | GpuStageWork | None = None
         self._driver: Driver | None = None
         # Steps trained when the host table last held every row's value; None: not since training began.

@@ -174,8 +174,8 @@ def read_checkpoint(folder: str | Path) -> Checkpoint:
         config = DlrmConfig(**content["model"])
         checkpoint = Checkpoint(folder, content, config, TrainingState.from_dict(content["state"]))
         sizes = {name: (file["bytes"], file["crc32"])[0] for name, file in content["files"].items()}
-        if type(content["steps"]) is not int or content["optimizer"].keys() < {"name"}:
-            raise ValueError("steps or optimizer")
+        if type(content["steps"]) is not int or content["steps"] < 0 or "name" not in content["optimizer"]:
+            raise ValueError("its steps or its optimizer")
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ModelError(f"{path}: damaged: {error!r}") from None
     for name, size_then in sizes.items():

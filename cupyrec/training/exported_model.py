@@ -12,6 +12,7 @@ from cupyrec import __version__
 from cupyrec.byte_sizes import format_bytes
 from cupyrec.config import DlrmConfig
 from cupyrec.errors import ConfigError, ModelError, OutputError
+from cupyrec.folder_lock import FolderLock
 from cupyrec.training.open_model import open_model, tensor_shapes
 from cupyrec.training.reference_names import infer_config, reference_name
 from cupyrec.training.safetensors_io import (
@@ -56,7 +57,8 @@ def export_model(
     if opened.encoding is not None:
         metadata["encoding"] = opened.encoding
     sources = {reference_name(name): ArraySource(tensor) for name, tensor in opened.tensors.items()}
-    return write_sharded(Path(output), sources, metadata, max_shard_bytes)
+    with _locked(Path(output)):
+        return write_sharded(Path(output), sources, metadata, max_shard_bytes)
 
 
 def import_model(
@@ -84,16 +86,26 @@ def import_model(
     _check_output(Path(output), Path(path), replaced, model_bytes(config), overwrite=overwrite)
     steps = metadata.get("steps", "")
     training: dict[str, Any] = {"imported_from": str(path), "encoding": metadata.get("encoding")}
-    write_model(
-        output,
-        config,
-        {name: ArraySource(tensors[reference_name(name)]) for name in tensor_shapes(config)},
-        # Of another program's weights nobody knows.
-        steps=int(steps) if steps.isascii() and steps.isdigit() and len(steps) < 19 else 0,
-        training=training,
-        max_shard_bytes=max_shard_bytes,
-    )
+    with _locked(Path(output)):
+        write_model(
+            output,
+            config,
+            {name: ArraySource(tensors[reference_name(name)]) for name in tensor_shapes(config)},
+            # Of another program's weights nobody knows.
+            steps=int(steps) if steps.isascii() and steps.isdigit() and len(steps) < 19 else 0,
+            training=training,
+            max_shard_bytes=max_shard_bytes,
+        )
     return config
+
+
+def _locked(output: Path) -> FolderLock:
+    """The lock of the folder, which is made if need be. Raises OutputError."""
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"{output}: cannot be written: {error.strerror}; choose another --output") from None
+    return FolderLock(output)
 
 
 def _check_output(output: Path, path: Path, replaced: Sequence[str], size_bytes: int, *, overwrite: bool) -> None:

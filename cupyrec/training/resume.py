@@ -63,7 +63,8 @@ def options_to_resume(given: RunConfig, values: dict[str, Any]) -> dict[str, Any
     given: made of `values`; values: by field name, those that are given. Raises ConfigError, ModelError.
     """
     if given.output is None:
-        raise ConfigError("--resume needs the folder of the run: name it with --output")
+        name = "--resume" if given.resume_step is None else "--resume-step"
+        raise ConfigError(f"{name} needs the folder of the run: name it with --output")
     checkpoint = find_checkpoint(CheckpointFolder(checkpoints_to_resume(Path(given.output))), given.resume_step)
     if checkpoint is None:
         return values
@@ -85,11 +86,10 @@ def config_of(checkpoint: Checkpoint) -> RunConfig:
 
 def config_to_keep(config: RunConfig) -> RunConfig:
     """The options as a checkpoint keeps them: they can be used from any folder, and again."""
-    share = len(config.valid) == 1 and not Path(config.valid[0]).exists()
     return replace(
         config,
         paths=tuple(map(_absolute, config.paths)),
-        valid=config.valid if share else tuple(map(_absolute, config.valid)),
+        valid=tuple(map(_absolute, config.valid)) if _share(config) is None else config.valid,
         row_counts=None if config.row_counts is None else _absolute(config.row_counts),
         bad_rows=None if config.bad_rows is None else _absolute(config.bad_rows),
         overwrite=False,
@@ -131,8 +131,14 @@ def check_options(config: RunConfig, checkpoint: Checkpoint) -> list[str]:
 
 
 def _share(config: RunConfig) -> str | None:
-    """The share of the training data that is for validation, None where files are."""
-    return config.valid[0] if len(config.valid) == 1 and not Path(config.valid[0]).exists() else None
+    """The share of the training data that is for validation, None where files are, which may have gone by now."""
+    if len(config.valid) != 1 or Path(config.valid[0]).exists():
+        return None
+    try:
+        float(config.valid[0])
+    except ValueError:
+        return None
+    return config.valid[0]
 
 
 def _bottom(config: RunConfig) -> tuple[int, ...]:

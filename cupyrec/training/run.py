@@ -83,7 +83,7 @@ def run_training(
         if folder is not None:
             folder.check_space(model_bytes(shape))
         train, valid = data.split(say)
-        run_checkpoints = RunCheckpoints(train, valid)
+        run_checkpoints = RunCheckpoints(config, train, valid)
         if checkpoint is not None:
             run_checkpoints.check_same_data(checkpoint)
         trace = None if config.trace is None else TraceFile(config.trace)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 from cupyrec.datasets.source import Source
 from cupyrec.errors import ConfigError, ModelError
 from cupyrec.run_config import RunConfig
+from cupyrec.systems.static import StaticSystem
 from cupyrec.training.checkpoint import Checkpoint
 from cupyrec.training.data_fingerprint import check_same_files, fingerprint
 from cupyrec.training.resume import check_options, find_checkpoint, with_older
@@ -45,14 +47,17 @@ def choose_checkpoint(config: RunConfig, folder: RunFolder, say: Callable[[str],
 class RunCheckpoints:
     """The data of a run, and what its checkpoints say of them and of the records."""
 
-    def __init__(self, train: Source, valid: Source | None) -> None:
+    def __init__(self, config: RunConfig, train: Source, valid: Source | None) -> None:
         sources = {"training": train, "validation": valid}
         self._files = {what: getattr(source, "files", ()) for what, source in sources.items()}
+        if config.system == StaticSystem.name and config.row_counts is not None:
+            # They choose the rows that are summed apart.
+            self._files["row counts"] = (Path(config.row_counts),)
 
     def check_same_data(self, checkpoint: Checkpoint) -> None:
         """Raise DataError when the data are others than when a checkpoint was made."""
         for what, files in self._files.items():
-            check_same_files(files, checkpoint.content["data"][what], what)
+            check_same_files(files, checkpoint.content["data"].get(what, ()), what)
 
     def describe(
         self, config_toml: str, facts: Mapping[str, Any], records: RunRecords, folder: RunFolder

@@ -1,6 +1,8 @@
 """Predictions as Parquet: every sample once, in order; whole or not at all."""
 
 import errno
+import subprocess
+import sys
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -106,3 +108,43 @@ def test_a_disk_that_is_full_from_the_beginning(tmp_path, monkeypatch):
 def test_no_folder_to_write_to(tmp_path):
     with pytest.raises(OutputError, match=r"none/p\.parquet: cannot be written"):
         PredictionsFile(tmp_path / "none" / "p.parquet")
+
+
+def test_one_writes_at_a_time(tmp_path):
+    path = tmp_path / "p.parquet"
+    with PredictionsFile(path) as file:
+        with pytest.raises(OutputError, match=r"p\.parquet: another process is writing it"):
+            PredictionsFile(path)
+        file.add(*some(5))
+        with PredictionsFile(tmp_path / "q.parquet") as other:
+            other.finish()
+        file.finish()
+        # Between the end of one and what it removes another may begin.
+        with PredictionsFile(path) as next_file:
+            file.__exit__(None, None, None)
+            next_file.add(*some(3))
+            next_file.finish()
+    assert names(tmp_path) == ["p.parquet", "q.parquet"]
+    assert pq.read_table(path).num_rows == 3
+
+
+def test_a_kill_leaves_the_old_file_and_a_partial_one(tmp_path):
+    (tmp_path / "p.parquet").write_text("old")
+    code = (
+        "import os, sys, numpy as np; from cupyrec.datasets import predictions_file as p\n"
+        "p.ROW_GROUP_SAMPLES = 4; file = p.PredictionsFile(sys.argv[1])\n"
+        "file.add(np.zeros(9, np.float32), np.zeros(9, np.float32)); os.kill(os.getpid(), 9)"
+    )
+    ended = subprocess.run([sys.executable, "-c", code, tmp_path / "p.parquet"], check=False)
+    assert ended.returncode == -9
+    assert names(tmp_path) == [".p.parquet.partial", "p.parquet"]
+    assert (tmp_path / "p.parquet").read_text() == "old"
+
+
+def test_what_a_killed_writing_left_is_replaced(tmp_path):
+    (tmp_path / ".p.parquet.partial").write_bytes(b"x" * 10_000)
+    with PredictionsFile(tmp_path / "p.parquet") as file:
+        file.add(*some(5))
+        file.finish()
+    assert names(tmp_path) == ["p.parquet"]
+    assert pq.read_table(tmp_path / "p.parquet").num_rows == 5

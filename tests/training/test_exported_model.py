@@ -13,6 +13,7 @@ from safetensors.numpy import load_file, save_file
 from cupyrec import Trainer, load_model
 from cupyrec.config import DlrmConfig
 from cupyrec.errors import ConfigError, ModelError, OutputError
+from cupyrec.folder_lock import LOCK_FILE, FolderLock
 from cupyrec.training import exported_model
 from cupyrec.training.exported_model import export_model, import_model
 from cupyrec.training.open_model import open_model
@@ -34,7 +35,7 @@ def model(trainer, tmp_path):
 
 
 def content(folder):
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.name != LOCK_FILE}
 
 
 @pytest.mark.parametrize("max_shard_bytes", [10**9, 700, 1])
@@ -154,6 +155,25 @@ def test_an_output_that_exists_is_replaced_only_when_told(kind, model, tmp_path)
 
 
 @pytest.mark.parametrize("kind", ["export", "import"])
+def test_one_writes_at_a_time(kind, model, tmp_path):
+    (tmp_path / "out").mkdir()
+    with FolderLock(tmp_path / "out"), pytest.raises(OutputError, match="another cupyrec is writing to it"):
+        write(kind, model, tmp_path, tmp_path / "out")
+    assert content(tmp_path / "out") == {}
+    write(kind, model, tmp_path, tmp_path / "out")
+
+
+@pytest.mark.parametrize("kind", ["export", "import"])
+def test_what_a_killed_writing_left_is_not_in_the_way(kind, model, tmp_path):
+    (tmp_path / "out").mkdir()
+    for name in ("model.safetensors.partial", "model-00001-of-00003.safetensors.partial", ".model.json.partial"):
+        (tmp_path / "out" / name).write_bytes(b"half")
+    write(kind, model, tmp_path, tmp_path / "out")
+    left = {"model.safetensors"} if kind == "export" else {"model.safetensors", "model.json"}
+    assert set(content(tmp_path / "out")) - {".model.json.partial"} == left
+
+
+@pytest.mark.parametrize("kind", ["export", "import"])
 @pytest.mark.parametrize("name", ["notes.txt", "config.toml", "prepared.json", "checkpoint.json"])
 def test_a_folder_of_something_else_is_never_written(kind, name, model, tmp_path):
     (tmp_path / "out").mkdir()
@@ -194,7 +214,7 @@ def test_a_failure_on_the_way_leaves_nothing(kind, failure, model, tmp_path, mon
     monkeypatch.setattr(os, "fsync", failing)
     with pytest.raises(OutputError if isinstance(failure, OSError) else KeyboardInterrupt):
         write(kind, model, tmp_path, tmp_path / "out", max_shard_bytes=1)
-    assert list((tmp_path / "out").iterdir()) == []
+    assert content(tmp_path / "out") == {}
 
 
 @pytest.mark.parametrize("kind", ["export", "import"])

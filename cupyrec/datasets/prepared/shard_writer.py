@@ -89,6 +89,16 @@ def read_blocks(path: Path, shard: Shard) -> Iterator[pa.RecordBatch]:
         raise _damaged(path, (str(error).splitlines() or [repr(error)])[0]) from None
 
 
+def check_size(path: Path, shard: Shard) -> None:
+    """Raise DataError unless a shard that was written here is there and as long as it was."""
+    try:
+        size_bytes = path.stat().st_size
+    except OSError as error:
+        raise _damaged(path, error.strerror or "cannot be read") from None
+    if size_bytes != shard.size_bytes:
+        raise _damaged(path, f"it has {size_bytes} bytes, not {shard.size_bytes}")
+
+
 def make_block(labels: pa.Array, dense: pa.Array, columns: Iterable[tuple[str, pa.Array]]) -> pa.RecordBatch:
     """A block of its columns, named as the format has them."""
     arrays, names = [labels, dense], [LABEL_COLUMN, DENSE_COLUMN]

@@ -13,11 +13,22 @@ from pathlib import Path
 from typing import Any
 
 from cupyrec.datasets.durable_files import output_errors, write_durably
+from cupyrec.datasets.prepared.manifest import Shard
 from cupyrec.errors import DataError
 
 
+class Stopped(Exception):
+    """A stop was asked for; what is in the journal is done."""
+
+
 class Journal:
-    """The entries of a preparation, in the order in which they were made."""
+    """The entries of a preparation, in the order in which they were made.
+
+    {"shard": .., "new": .., "at": .., "skip": .., "tally": ..}  a shard is written, see ReadPhase; one after the other
+    {"read": ..}                  all is read: the samples and bad rows of each file
+    {"ordered": ..}               the vocabularies are written, with what is known of each
+    {"final": .., "number": ..}   a shard is written with the ids that values keep; in any order
+    """
 
     def __init__(self, path: Path, entries: list[dict[str, Any]]) -> None:
         self.entries = entries
@@ -50,6 +61,24 @@ class Journal:
             with output_errors(path):
                 os.truncate(path, good_bytes)
         return cls(path, entries)
+
+    def entry(self, kind: str) -> dict[str, Any]:
+        """The entry of a kind of which there is at most one; empty when there is none."""
+        return next((entry for entry in self.entries if kind in entry), {})
+
+    def shards(self) -> list[Shard]:
+        """As reading wrote them, in order."""
+        return [self._shard(entry["shard"]) for entry in self.entries if "shard" in entry]
+
+    def final_shards(self) -> dict[int, Shard]:
+        """By number, those that have been written with the ids that values keep."""
+        return {entry["number"]: self._shard(entry["final"]) for entry in self.entries if "final" in entry}
+
+    def _shard(self, entry: dict[str, Any]) -> Shard:
+        try:
+            return Shard(entry["file"], entry["samples"], entry["size_bytes"], tuple(entry["checksums"]))
+        except (KeyError, TypeError) as error:
+            raise damaged(self._path, repr(error)) from None
 
     def append(self, entry: dict[str, Any]) -> None:
         """Add an entry; when this returns it is on the disk. Raises OutputError."""

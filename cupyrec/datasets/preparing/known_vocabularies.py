@@ -26,7 +26,6 @@ class KnownVocabularies:
         if preparation is None:
             raise DataError("does not say how its values were made; prepare it again", path=folder)
         self.modulo: int | None = preparation["options"]["modulo"]
-        self._digests: list[str | None] | None = None
 
     def check_columns(self, raw: RawInput) -> None:
         """Raise DataError unless the input has the dense features and categories of the folder."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +17,7 @@ import pyarrow as pa
 from cupyrec.datasets.durable_files import output_errors, write_durably
 from cupyrec.datasets.prepared.manifest import Category
 from cupyrec.datasets.prepared.shard_writer import id_type
-from cupyrec.datasets.preparing.journal import Journal, damaged
+from cupyrec.datasets.preparing.journal import Journal, Stopped, damaged
 from cupyrec.datasets.preparing.new_values import new_values_name, read_new_values
 from cupyrec.datasets.preparing.raw_rows import ColumnKind
 from cupyrec.datasets.preparing.vocabulary import Vocabulary, by_first_appearance, by_frequency, write_vocabulary
@@ -48,10 +48,11 @@ def write_vocabularies(
     folder: Path,
     work: Path,
     threads: int,
+    stop: Callable[[], bool],
 ) -> None:
     """Write the file of each vocabulary, and how old ids become new ones; then an entry `ordered` in the journal.
 
-    vocabularies: by first appearance, counted. Raises OutputError.
+    vocabularies: by first appearance, counted. Raises OutputError, and Stopped when stop says so.
     """
     with output_errors(folder):
         folder.mkdir(exist_ok=True)
@@ -59,6 +60,8 @@ def write_vocabularies(
     news = [entry["new"] for entry in journal.entries if "new" in entry]
 
     def write(number: int) -> dict[str, Any]:
+        if stop():
+            raise Stopped
         vocabulary = vocabularies[number]
         order = by_frequency if ordering.ids == "frequency" else by_first_appearance
         new_ids, kept = order(vocabulary, ordering.min_count)
@@ -105,11 +108,11 @@ def read_new_ids(work: Path, ordered: Sequence[dict[str, Any]]) -> list[np.ndarr
 
 
 def categories_of(
-    names: Sequence[str], kinds: Sequence[ColumnKind], rows: Iterable[int], *, with_vocabularies: bool, folder: str
+    names: Sequence[str], kinds: Sequence[ColumnKind], rows: Iterable[int], *, folder: str | None
 ) -> tuple[Category, ...]:
-    """The categories for the manifest. folder: that of the vocabularies, relative to the manifest's."""
+    """The categories for the manifest. folder: that of the vocabularies, relative to the manifest's, or None."""
     return tuple(
-        Category(name, table_rows, kind.multi_hot, f"{folder}/{file}" if with_vocabularies else None)
+        Category(name, table_rows, kind.multi_hot, None if folder is None else f"{folder}/{file}")
         for name, kind, table_rows, file in zip(names, kinds, rows, vocabulary_files(names), strict=True)
     )
 

@@ -46,6 +46,11 @@ class OutputFolder:
     def finished(self) -> bool:
         return self.manifest.exists()
 
+    @property
+    def begun(self) -> bool:
+        """Whether a preparation is unfinished or finished here."""
+        return self._preparation.exists() or self.finished
+
     def check_own(self, *, overwrite: bool) -> None:
         """Raise OutputError unless the folder is without content, or holds nothing but what cupyrec prepared."""
         with output_errors(self.path):
@@ -54,7 +59,7 @@ class OutputFolder:
             if self.vocabulary.is_dir():
                 vocabularies = sorted(file.name for file in self.vocabulary.iterdir())
                 foreign += [name for name in vocabularies if not _OWN_VOCABULARY.fullmatch(name)]
-        begun = self._preparation.exists() or self.finished
+        begun = self.begun
         # What is left of a start that was killed at once.
         if not begun and names <= {WORK_FOLDER, f".{PREPARATION_FILE}.partial"}:
             return
@@ -94,9 +99,10 @@ class OutputFolder:
 
     def _start(self, asked: dict[str, Any]) -> Journal:
         with output_errors(self.path):
-            # The manifest goes first and preparation.json last: so the folder is never taken for finished, nor for
-            # somebody else's.
+            # The manifest and the journal go first and preparation.json last: so the folder is never taken for
+            # finished, nor gone on with, nor taken for somebody else's.
             self.manifest.unlink(missing_ok=True)
+            (self.work / JOURNAL_FILE).unlink(missing_ok=True)
             for file in self.path.iterdir():
                 if _OWN_FILE.fullmatch(file.name):
                     file.unlink()

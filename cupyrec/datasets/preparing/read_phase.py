@@ -21,7 +21,7 @@ from cupyrec.datasets.prepared.manifest import InputFile
 from cupyrec.datasets.prepared.shard_writer import id_type, write_rows
 from cupyrec.datasets.preparing.bad_rows_file import BadRowsFile
 from cupyrec.datasets.preparing.encode import Encoder, LearningEncoder, ShardBuffer
-from cupyrec.datasets.preparing.journal import Journal
+from cupyrec.datasets.preparing.journal import Journal, Stopped
 from cupyrec.datasets.preparing.new_values import new_values_name, write_new_values
 from cupyrec.datasets.preparing.prepare_options import ShardSizes
 from cupyrec.datasets.preparing.raw_input import InputPart, Position, RawInput
@@ -34,10 +34,6 @@ GROUP_PARTS = 4
 GROUPS_AHEAD = 3
 # One that comes together and one that is written.
 SHARDS_IN_MEMORY = 2
-
-
-class Stopped(Exception):
-    """A stop was asked for; what is in the journal is done."""
 
 
 @dataclass

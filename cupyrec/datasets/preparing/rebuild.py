@@ -8,9 +8,8 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from cupyrec.datasets.prepared.manifest import Shard
 from cupyrec.datasets.prepared.shard_writer import read_blocks
-from cupyrec.datasets.preparing.journal import Journal, damaged
+from cupyrec.datasets.preparing.journal import Journal, Stopped, damaged
 from cupyrec.datasets.preparing.new_values import new_values_name, read_new_values
 from cupyrec.datasets.preparing.rewrite import BESIDE_CATEGORIES
 from cupyrec.datasets.preparing.vocabulary import Vocabulary
@@ -19,26 +18,29 @@ from cupyrec.datasets.preparing.vocabulary import Vocabulary
 def rebuild_vocabularies(
     vocabularies: Sequence[Vocabulary],
     journal: Journal,
-    shards: Sequence[Shard],
     *,
     shard_path: Callable[[int], Path],
     work: Path,
     threads: int,
-    count: bool,
+    stop: Callable[[], bool],
 ) -> None:
-    """Fill empty vocabularies with the values of all shards; count: how often each is there, too.
+    """Fill empty vocabularies with the values of all shards, and count these.
 
-    Raises DataError when a file that is needed is damaged.
+    Raises DataError when a file that is needed is damaged, Stopped when stop says so.
     """
     news = [entry["new"] for entry in journal.entries if "new" in entry]
     with ThreadPoolExecutor(threads) as pool:
         for number, new in enumerate(news):
+            if stop():
+                raise Stopped
             path = work / new_values_name(number)
             columns = read_new_values(path, new)
             if len(columns) != len(vocabularies):
                 raise damaged(path, f"it has {len(columns)} columns, not {len(vocabularies)}")
             list(pool.map(_extend, vocabularies, [keys for keys, _ in columns]))
-        for number, shard in enumerate(shards if count else ()):
+        for number, shard in enumerate(journal.shards()):
+            if stop():
+                raise Stopped
             for block in read_blocks(shard_path(number), shard):
                 list(pool.map(_count, vocabularies, block.columns[BESIDE_CATEGORIES:]))
 

@@ -17,8 +17,7 @@ import pyarrow as pa
 from cupyrec.datasets.durable_files import output_errors
 from cupyrec.datasets.prepared.manifest import Shard
 from cupyrec.datasets.prepared.shard_writer import list_array, make_block, read_blocks, write_blocks
-from cupyrec.datasets.preparing.journal import Journal
-from cupyrec.datasets.preparing.read_phase import Stopped
+from cupyrec.datasets.preparing.journal import Journal, Stopped
 from cupyrec.devices.kernel_cache import cached_njit
 
 BESIDE_CATEGORIES = 2  # columns of a shard: the label and the dense features
@@ -39,7 +38,7 @@ def rewrite_shards(
 
     old: the shards with ids that index new_ids, (F,) arrays. Raises Stopped, DataError for damaged shards, OutputError.
     """
-    done = {entry["number"] for entry in journal.entries if "final" in entry}
+    done = journal.final_shards()
     left = [number for number in range(len(old)) if number not in done]
 
     def rewrite(number: int) -> Shard:

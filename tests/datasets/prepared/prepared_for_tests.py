@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import contextlib
+import json
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +15,7 @@ import pyarrow as pa
 from cupyrec.batch import Batch
 from cupyrec.datasets.prepared import manifest
 from cupyrec.datasets.prepared.manifest import Category, InputFile, Manifest, Shard
+from cupyrec.datasets.prepared.splits import FORMAT, FORMAT_VERSION
 
 
 @dataclass(frozen=True)
@@ -108,6 +112,51 @@ def write_prepared(
     return content
 
 
+def without_checksum(folder: Path) -> dict:
+    """The manifest as somebody would edit it."""
+    content = json.loads((folder / manifest.MANIFEST_FILE).read_text())
+    del content["checksum"]
+    return content
+
+
+def rewrite(
+    folder: Path, shard: int, change: Callable[[list[pa.RecordBatch]], list[pa.RecordBatch]], **options: object
+) -> Path:
+    """Change the blocks of a shard, `change(list of blocks)`, and the manifest so that size and checksums fit.
+
+    Where blocks have no checksum, since the format has no such columns, the old ones stay. options: of the writer.
+    """
+    content = manifest.read_manifest(folder)
+    path = folder / content.shards[shard].file
+    with pa.OSFile(str(path)) as file:
+        reader = pa.ipc.open_file(file)
+        blocks = change([reader.get_batch(number) for number in range(reader.num_record_batches)])
+    sink_options = pa.ipc.IpcWriteOptions(**options)
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, blocks[0].schema, options=sink_options) as writer:
+        for block in blocks:
+            writer.write_batch(block)
+    shards = list(content.shards)
+    checksums = content.shards[shard].checksums
+    with contextlib.suppress(ValueError):
+        checksums = tuple(manifest.block_checksum(block) for block in blocks)
+    shards[shard] = replace(shards[shard], size_bytes=path.stat().st_size, checksums=checksums)
+    changed = replace(content, shards=tuple(shards))
+    (folder / manifest.MANIFEST_FILE).write_text(manifest.manifest_json(changed))
+    return path
+
+
+def with_column(block: pa.RecordBatch, name: str, column: pa.Array) -> pa.RecordBatch:
+    return block.set_column(block.schema.get_field_index(name), name, column)
+
+
+def with_value(block: pa.RecordBatch, name: str, row: int, value: object) -> pa.RecordBatch:
+    """A block one of whose values is another; of a list column, the values of the row."""
+    column = block.column(name)
+    values = column.to_pylist()
+    values[row] = value
+    return with_column(block, name, pa.array(values, column.type))
+
+
 def assert_same_batches(found: Sequence[Batch], expected: Sequence[Batch]) -> None:
     """Equal in every array and dtype."""
     assert len(found) == len(expected)
@@ -116,3 +165,21 @@ def assert_same_batches(found: Sequence[Batch], expected: Sequence[Batch]) -> No
             left, right = getattr(one, name), getattr(other, name)
             assert left.dtype == right.dtype
             np.testing.assert_array_equal(left, right)
+
+
+def write_split(path: Path, ranges: list[list[int]]) -> Path:
+    """A split file in a folder of prepared data."""
+    content = manifest.read_manifest(path.parent)
+    samples = sum(stop - start for start, stop in ranges)
+    fields = {"format": FORMAT, "version": FORMAT_VERSION, "how": "by hand", "encoding": content.encoding}
+    path.write_text(json.dumps({**fields, "data_samples": content.samples, "samples": samples, "ranges": ranges}))
+    return path
+
+
+def numbers_of(batches: Iterable[Batch]) -> list[list[int]]:
+    """Which samples are in each batch: the first dense value of each is its number."""
+    return [batch.dense[:, 0].astype(int).tolist() for batch in batches]
+
+
+def flat(lists: list[list[int]]) -> list[int]:
+    return list(chain.from_iterable(lists))

@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 import gc
-import json
 import shutil
 import threading
 import tracemalloc
 import weakref
-from itertools import chain, islice
+from itertools import islice
 from pathlib import Path
 
 import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from prepared_for_tests import Samples, assert_same_batches, random_samples, write_prepared
+from prepared_for_tests import (
+    Samples,
+    assert_same_batches,
+    flat,
+    numbers_of,
+    random_samples,
+    write_prepared,
+    write_split,
+)
 
 from cupyrec.datasets.prepared import block_reader, make_batches, manifest
 from cupyrec.datasets.prepared.prepared_data import PreparedData
-from cupyrec.datasets.prepared.splits import FORMAT, FORMAT_VERSION
 from cupyrec.datasets.source import read_batches
 from cupyrec.errors import ConfigError, DataError
 
@@ -52,23 +58,6 @@ def folder(samples, lists, tmp_path_factory) -> Path:
     write_prepared(root / "single", samples)
     write_prepared(root / "lists", lists)
     return root
-
-
-def write_split(path: Path, ranges: list[list[int]]) -> Path:
-    content = manifest.read_manifest(path.parent)
-    samples = sum(stop - start for start, stop in ranges)
-    fields = {"format": FORMAT, "version": FORMAT_VERSION, "how": "by hand", "encoding": content.encoding}
-    path.write_text(json.dumps({**fields, "data_samples": content.samples, "samples": samples, "ranges": ranges}))
-    return path
-
-
-def numbers_of(batches) -> list[list[int]]:
-    """Which samples are in each batch: the first dense value of each is its number."""
-    return [batch.dense[:, 0].astype(int).tolist() for batch in batches]
-
-
-def flat(lists: list[list[int]]) -> list[int]:
-    return list(chain.from_iterable(lists))
 
 
 @pytest.mark.parametrize("kind", ["single", "lists"])
@@ -258,59 +247,6 @@ def test_files_are_those_that_are_read(folder):
         single / manifest.shard_name(2),
     )
     assert PreparedData(single / "prepared.json").samples == SAMPLES
-
-
-@given(
-    ranges=some_ranges(), shares=st.lists(st.floats(0.01, 0.99), min_size=1, max_size=3), window=st.none() | st.just(40)
-)
-def test_head_and_tail_are_the_whole(folder, samples, ranges, shares, window):
-    """Of any ranges, and of a tail again."""
-    split = write_split(folder / "single" / "part.json", ranges)
-    data = PreparedData(split, shuffle=window is not None, shuffle_window=window or 1, seed=3)
-    for share in shares:
-        whole = [number for start, stop in data.ranges for number in range(start, stop)]
-        if round(len(whole) * share) in (0, len(whole)):
-            with pytest.raises(ConfigError, match="leaves one part empty"):
-                data.split_tail(share)
-            return
-        before = vars(data).copy()
-        head, tail = data.split_tail(share)
-        assert vars(data) == before
-        cut = len(whole) - round(len(whole) * share)
-        for part, expected in ((head, whole[:cut]), (tail, whole[cut:])):
-            assert part.samples == len(expected)
-            assert [number for start, stop in part.ranges for number in range(start, stop)] == expected
-            batches = list(part.batches(7))
-            numbers = numbers_of(batches)
-            assert (sorted(flat(numbers)) if window else flat(numbers)) == expected
-            assert_same_batches(batches, [samples.batch(each) for each in numbers])
-            shards = sorted({number // SHARD for number in expected})
-            own = (folder / "single" / "prepared.json", split)
-            assert part.files == (*own, *(folder / "single" / manifest.shard_name(shard) for shard in shards))
-        data = tail
-
-
-def test_a_tail_reads_the_files_of_its_samples_alone(folder, tmp_path):
-    shutil.copytree(folder / "single", tmp_path / "data")
-    head, tail = PreparedData(tmp_path / "data").split_tail(0.2)
-    (tmp_path / "data" / manifest.shard_name(0)).unlink()
-    assert numbers_of(tail.batches(SAMPLES)) == [list(range(120, 150))]
-    with pytest.raises(DataError, match="missing"):
-        list(head.batches(10))
-
-
-def test_what_was_checked_is_not_checked_again_in_its_parts(folder, monkeypatch):
-    data = PreparedData(folder / "single")
-    list(data.batches(BLOCK))
-    monkeypatch.setattr(block_reader, "check_block", None)
-    for part in data.split_tail(0.5):
-        assert sum(batch.samples for batch in part.batches(BLOCK)) == SAMPLES // 2
-
-
-@pytest.mark.parametrize("share", [0, 1, -0.1, 1.5, float("nan"), 0.003, 0.997])
-def test_shares_that_cannot_be_split_off(folder, share):
-    with pytest.raises(ConfigError, match=r"between 0 and 1|leaves one part empty"):
-        PreparedData(folder / "single").split_tail(share)
 
 
 @pytest.mark.parametrize(

@@ -61,13 +61,62 @@ def test_goes_on_where_it_stopped(path, output, expected):
 
 
 def test_stopped_as_often_as_can_be_it_comes_to_the_same_end(path, output, expected):
-    for _ in range(1000):
+    # It asks also while it reads what is done already.
+    for patience in range(1, 1000):
         try:
-            prepare_small(path, output, hooks=stop_after(6), threads=1)
+            prepare_small(path, output, hooks=stop_after(patience), threads=1)
             break
         except Stopped:
             continue
     check_prepared(output, expected)
+
+
+def test_a_shard_that_went_missing_or_was_cut_is_refused_whatever_the_ids(path, output):
+    for number, options in enumerate(({"hash_rows": 9}, {"ids": "first"}, {})):
+        folder = output.with_name(f"out{number}")
+        stop_in_reading(path, folder, **options)
+        shard = next(folder.rglob("[sf]*-00000.arrow"))
+        if number:
+            os.truncate(shard, 100)
+        else:
+            shard.unlink()
+        with pytest.raises(DataError, match=rf"{shard}: missing or damaged: .*prepare the data anew with --overwrite"):
+            prepare_small(path, folder, **options)
+
+
+def test_replacing_that_was_killed_is_never_gone_on_with(path, output, expected, monkeypatch):
+    """Half of the old preparation is gone, and preparation.json still there."""
+    stop_in_reading(path, output, hash_rows=9)
+
+    def killed(folder, *_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "rmtree", killed)
+        with pytest.raises(KeyboardInterrupt):
+            prepare_small(path, output, hash_rows=9, overwrite=True)
+    with pytest.raises(DataError, match=r"journal\.jsonl: the unfinished preparation cannot go on"):
+        prepare_small(path, output, hash_rows=9)
+    prepare_small(path, output, overwrite=True)
+    check_prepared(output, expected)
+
+
+@pytest.mark.parametrize("finished", [False, True])
+def test_nothing_that_is_read_is_in_the_folder_that_is_written(path, output, finished):
+    if finished:
+        prepare_small(path, output)
+    else:
+        stop_in_reading(path, output)
+    before = contents_of(output)
+    inside = output / "shard-00000.arrow" if finished else next(output.rglob("first-00000.arrow"))
+    for paths in (inside, [path, inside]):
+        with pytest.raises(ConfigError, match=rf"the input file {inside} is in the output folder {output}"):
+            prepare_small(paths, output, overwrite=True, label="label", dense_columns=["a"], category_columns=["C1"])
+    if finished:
+        (output.parent / "link").symlink_to(output)
+        with pytest.raises(ConfigError, match="out: cannot be --output and --vocabulary"):
+            prepare_small(path, output, overwrite=True, vocabulary=output.parent / "link")
+    assert contents_of(output) == before
 
 
 def test_again_after_the_end_changes_nothing(path, output):
@@ -262,7 +311,7 @@ def test_bad_rows_of_before_stay_and_none_comes_twice(tmp_path, output):
     shutil.copytree(output, unfinished)
     prepare_small(path, output, on_bad_row="skip")
     assert contents_of(output) == contents_of(tmp_path / "whole")
-    with pytest.raises(ConfigError, match="elsewhere: does not hold the .* bad rows of before"):
+    with pytest.raises(ConfigError, match=r"elsewhere: does not hold the .* bad rows of before"):
         prepare_small(path, unfinished, on_bad_row="skip", bad_rows=tmp_path / "elsewhere")
 
 
@@ -307,6 +356,27 @@ def test_a_disk_that_is_really_full(path, output, tmp_path):
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     prepare_small(path, output)
     check_prepared(output, encode(criteo_rows(path.read_bytes())))
+
+
+def test_bad_rows_never_replace_another_file(tmp_path, path, output, expected):
+    path.write_bytes(path.read_bytes() + b"bad\n")
+    notes = write(tmp_path / "notes.txt", b"mine")
+    options = {"on_bad_row": "skip", "bad_rows": notes}
+    with pytest.raises(ConfigError, match=r"notes\.txt: exists; name another file with --bad-rows"):
+        prepare_small(path, output, **options)
+    assert notes.read_bytes() == b"mine"
+    stop_in_reading(path, output, **options, overwrite=True)
+    prepare_small(path, output, **options)
+    assert notes.read_bytes().endswith(b"\tbad\n")
+    assert prepare_small(path, output, **options).worked is False
+
+
+def test_bad_rows_may_go_to_nowhere(path, output):
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"bad\n" + b"".join(lines))
+    options = {"on_bad_row": "skip", "bad_rows": "/dev/null"}
+    stop_in_reading(path, output, **options)
+    assert prepare_small(path, output, **options).bad_rows == 1
 
 
 def test_preparation_json_says_what_was_asked_for(path, output):

@@ -1,0 +1,156 @@
+"""What a preparation comes to: its options and its inputs together, checked before the output folder is touched."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from cupyrec.datasets.bad_rows import is_same_file
+from cupyrec.datasets.input_files import find_input_files
+from cupyrec.datasets.preparing.bad_rows_file import BadRowsFile
+from cupyrec.datasets.preparing.known_vocabularies import KnownVocabularies
+from cupyrec.datasets.preparing.order_phase import Ordering
+from cupyrec.datasets.preparing.prepare_options import DEFAULT_TRANSFORM, PrepareOptions
+from cupyrec.datasets.preparing.raw_input import RawInput, TableInput, identities, open_input
+from cupyrec.datasets.preparing.read_phase import working_bytes
+from cupyrec.devices.host_memory import available_bytes
+from cupyrec.errors import ConfigError
+
+# Of the memory that is available a job takes one part in so many, unless it is told.
+MEMORY_PARTS = 4
+
+
+class Plan:
+    """Everything that follows from the options before a row is read.
+
+    raw:       the input; known: the vocabularies of others that are used, or None; ordering: of ids that are learned.
+    modulo, transform, threads: as in the options, with their defaults.
+    asked:     JSON of what decides the result, see OutputFolder.begin.
+    """
+
+    def __init__(self, options: PrepareOptions) -> None:
+        """Raises ConfigError, and DataError for inputs and vocabularies that cannot be read."""
+        self.options = options
+        self.output = Path(options.output)
+        files = find_input_files(options.paths, tables=True)
+        self._check_places(files)
+        self.known = None if options.vocabulary is None else KnownVocabularies(Path(options.vocabulary))
+        self.modulo = options.modulo if self.known is None else self.known.modulo
+        self.transform = (
+            options.dense_transform or DEFAULT_TRANSFORM if self.known is None else self.known.manifest.dense_transform
+        )
+        columns = {
+            "label": options.label,
+            "dense_columns": _listed(options.dense_columns),
+            "category_columns": _listed(options.category_columns),
+        }
+        self.raw: RawInput = open_input(files, columns, self.transform, chunk_bytes=options._sizes.chunk_bytes)
+        if self.known is not None:
+            self.known.check_columns(self.raw)
+        self._check_columns()
+        self.ordering = Ordering(options.chosen_ids, options.min_count or 1)
+        self.threads = options.threads or _cores()
+        asked = {"options": self._asked_options(columns), "inputs": identities(files)}
+        self.asked: dict[str, Any] = json.loads(json.dumps(asked))
+
+    @property
+    def hashes(self) -> bool:
+        """Whether ids are values modulo the rows of their tables, as this call was asked for."""
+        return self.known is None and self.ordering.ids == "hash"
+
+    @property
+    def learns(self) -> bool:
+        """Whether vocabularies come about."""
+        return self.known is None and not self.hashes
+
+    @property
+    def renumbers(self) -> bool:
+        """Whether the ids that values get at first are not those that they keep."""
+        return self.learns and self.ordering.renumbers
+
+    @property
+    def hash_rows(self) -> list[int]:
+        """The rows of each table, where ids are hashes."""
+        return self.options.hash_rows_list(len(self.raw.categories))
+
+    @property
+    def memory_bytes(self) -> int:
+        """What rows on their way and vocabularies may take."""
+        if self.options.memory_bytes is not None:
+            return self.options.memory_bytes
+        least = 2 * working_bytes(self.raw, self.threads, self.options._sizes)
+        available = available_bytes()
+        return least if available is None else max(least, available // MEMORY_PARTS)
+
+    def bad_rows_file(self, default: Path, *, begun: bool) -> BadRowsFile:
+        """The file of bad rows; begun: whether it may be there from before. Raises ConfigError."""
+        path = default if self.options.bad_rows is None else Path(self.options.bad_rows)
+        skips = self.options.on_bad_row == "skip"
+        if not path.parent.is_dir():
+            raise ConfigError(f"{path}: the bad rows cannot be written: there is no folder {path.parent}")
+        if path.is_dir():
+            raise ConfigError(f"{path}: a folder; name a file with --bad-rows")
+        for file in self.raw.files:
+            if is_same_file(path, file):
+                raise ConfigError(f"the bad rows would overwrite the input file {file}; name another with --bad-rows")
+        if skips and path.is_file() and not begun and not self.options.overwrite:
+            raise ConfigError(f"{path}: exists; name another file with --bad-rows, or replace it with --overwrite")
+        return BadRowsFile(path, skips=skips)
+
+    def _check_places(self, files: Sequence[Path]) -> None:
+        """Raise ConfigError where writing would destroy what is read, and for names that pyarrow cannot open."""
+        output = self.output.resolve()
+        for file in files:
+            if output in file.resolve().parents:
+                raise ConfigError(f"the input file {file} is in the output folder {self.output}; choose another")
+        if self.options.vocabulary is not None and Path(self.options.vocabulary).resolve() == output:
+            raise ConfigError(f"{self.output}: cannot be --output and --vocabulary; choose another --output")
+        for path in (self.output, *files):
+            try:
+                str(path).encode()
+            except UnicodeEncodeError:
+                raise ConfigError(f"{path}: its name is not valid UTF-8; rename it") from None
+
+    def _check_columns(self) -> None:
+        """What depends on the columns. Raises ConfigError."""
+        options, categories = self.options, len(self.raw.categories)
+        if options.hash_rows is not None and len(self.hash_rows) != categories:
+            raise ConfigError(
+                f"--hash-rows has {len(self.hash_rows)} numbers, but there are {categories} category columns; give one "
+                "number, or one for each"
+            )
+        if options.modulo is not None:
+            for name, kind in zip(self.raw.categories, self.raw.kinds, strict=True):
+                if kind.values == "text":
+                    raise ConfigError(f"--modulo is for numbers, but column {name} holds texts; use --hash-rows")
+        if options.on_bad_row == "skip" and isinstance(self.raw, TableInput):
+            raise ConfigError("--on-bad-row skip is for text; correct the table")
+
+    def _asked_options(self, columns: dict[str, Any]) -> dict[str, Any]:
+        """What decides the result, beside the inputs: not the number of threads and the like."""
+        options = self.options
+        return {
+            "ids": options.chosen_ids if self.known is None else None,
+            "hash_rows": None if options.hash_rows is None else self.hash_rows,
+            "min_count": options.min_count or 1,
+            "modulo": self.modulo,
+            "vocabulary": None if self.known is None else self.known.manifest.encoding,
+            "dense_transform": self.transform,
+            **columns,
+            "block_samples": options._sizes.block_samples,
+            "shard_samples": options._sizes.shard_samples,
+        }
+
+
+def _listed(names: Sequence[str] | None) -> list[str] | None:
+    return None if names is None else list(names)
+
+
+def _cores() -> int:
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:
+        return os.cpu_count() or 1
