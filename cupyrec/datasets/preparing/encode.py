@@ -35,6 +35,7 @@ class LearningEncoder:
         self._modulo = modulo
         self._new_keys: list[np.ndarray] = []
         self._new_texts: list[pa.Array] = []
+        self._new_bytes = self._taken_bytes = 0
 
     @property
     def table_rows(self) -> int:
@@ -42,21 +43,25 @@ class LearningEncoder:
 
     @property
     def memory_bytes(self) -> int:
-        return self.vocabulary.memory_bytes
+        """Of the vocabulary, of the values that are new, and of those taken last, which are being written."""
+        return self.vocabulary.memory_bytes + self._new_bytes + self._taken_bytes
 
     def encode(self, column: RawColumn, ids_out: np.ndarray) -> None:
         keys = _reduced(column.keys, self._modulo)
         new = self.vocabulary.encode(keys, ids_out)
         if new.shape[0]:
             self._new_keys.append(keys[new])
+            self._new_bytes += self._new_keys[-1].nbytes
             if column.texts is not None:
                 self._new_texts.append(column.texts.take(pa.array(new)))
+                self._new_bytes += self._new_texts[-1].nbytes
 
     def take_new(self) -> tuple[np.ndarray, pa.Array | None]:
         """The keys that are new since the last call, in id order, and their texts where there are any."""
         keys = np.concatenate(self._new_keys) if self._new_keys else np.zeros(0, dtype=np.uint64)
         texts = pa.concat_arrays(self._new_texts) if self._new_texts else None
         self._new_keys, self._new_texts = [], []
+        self._new_bytes, self._taken_bytes = 0, self._new_bytes
         return keys, texts
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.ipc
 
-from cupyrec.datasets.durable_files import write_durably
+from cupyrec.datasets.durable_files import durable_file
 from cupyrec.datasets.preparing.journal import damaged
 
 SCHEMA = pa.schema([("key", pa.uint64())])
@@ -32,25 +32,27 @@ def write_new_values(
 ) -> dict[str, int]:
     """Write keys and texts of each category. Returns what the file is known by. Raises OutputError."""
     schema = SCHEMA_WITH_TEXTS if with_texts else SCHEMA
-    stream = pa.BufferOutputStream()
-    with pa.ipc.new_file(stream, schema) as writer:
-        for keys, texts in columns:
-            arrays = [pa.array(keys)]
-            if with_texts:
-                arrays.append(pa.nulls(keys.shape[0], pa.large_string()) if texts is None else texts)
-            writer.write_batch(pa.RecordBatch.from_arrays(arrays, schema=schema))
-    content = stream.getvalue()
-    write_durably(path, content)
-    return {"size_bytes": content.size, "crc32": zlib.crc32(content)}
+    with durable_file(path) as partial:
+        with pa.OSFile(str(partial), "wb") as file, pa.ipc.new_file(file, schema) as writer:
+            for keys, texts in columns:
+                arrays = [pa.array(keys)]
+                if with_texts:
+                    arrays.append(pa.nulls(keys.shape[0], pa.large_string()) if texts is None else texts)
+                writer.write_batch(pa.RecordBatch.from_arrays(arrays, schema=schema))
+        with pa.memory_map(str(partial)) as file:
+            content = file.read_buffer()
+            identity = {"size_bytes": content.size, "crc32": zlib.crc32(content)}
+    return identity
 
 
 def read_new_values(path: Path, identity: dict[str, Any]) -> list[tuple[np.ndarray, pa.Array | None]]:
     """Keys and texts of each category. identity: what the file is known by. Raises DataError when it is another."""
     try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise damaged(path, error.strerror or "cannot be read") from None
-    if {"size_bytes": len(content), "crc32": zlib.crc32(content)} != identity:
+        with pa.memory_map(str(path)) as file:
+            content = file.read_buffer()
+    except (OSError, pa.ArrowException) as error:
+        raise damaged(path, (str(error).splitlines() or [repr(error)])[0]) from None
+    if {"size_bytes": content.size, "crc32": zlib.crc32(content)} != identity:
         raise damaged(path, "it is not what was written")
     reader = pa.ipc.open_file(content)
     batches = [reader.get_batch(number) for number in range(reader.num_record_batches)]

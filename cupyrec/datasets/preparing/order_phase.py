@@ -52,12 +52,15 @@ def write_vocabularies(
 ) -> None:
     """Write the file of each vocabulary, and how old ids become new ones; then an entry `ordered` in the journal.
 
-    vocabularies: by first appearance, counted. Raises OutputError, and Stopped when stop says so.
+    vocabularies: by first appearance, counted; their slots are dropped, to make room for what sorting takes. Raises
+    OutputError, and Stopped when stop says so.
     """
     with output_errors(folder):
         folder.mkdir(exist_ok=True)
     files = vocabulary_files(names)
     news = [entry["new"] for entry in journal.entries if "new" in entry]
+    for vocabulary in vocabularies:
+        vocabulary.drop_slots()
 
     def write(number: int) -> dict[str, Any]:
         if stop():

@@ -244,5 +244,6 @@ class ReadPhase:
 def working_bytes(raw: RawInput, threads: int, sizes: ShardSizes) -> int:
     """About what the rows on their way take of memory, with one id a category and sample."""
     row_bytes = 4 * (1 + len(raw.dense) + len(raw.categories))
-    parts = GROUPS_AHEAD * GROUP_PARTS * threads
+    # And the group that is encoded.
+    parts = (GROUPS_AHEAD + 1) * GROUP_PARTS * threads
     return SHARDS_IN_MEMORY * sizes.shard_samples * row_bytes + parts * raw.part_bytes

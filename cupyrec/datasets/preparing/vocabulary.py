@@ -60,8 +60,12 @@ class Vocabulary:
 
         keys: (n,) uint64; ids_out: (n,) uint32. Modified.
         """
-        _check(keys, ids_out)
+        self._check(keys, ids_out)
         key_table.lookup_keys(self._slots, self._records, self._shift, keys, ids_out)
+
+    def drop_slots(self) -> None:
+        """Give the memory of the hash table back, when all is known: keys are no longer looked up (ValueError)."""
+        self._slots = np.zeros(0, dtype=np.uint64)
 
     def extend(self, keys: np.ndarray) -> None:
         """Append keys, (n,) uint64, in the order of their ids, not counted. ValueError when one is known already."""
@@ -100,8 +104,16 @@ class Vocabulary:
         slots = self._slots.shape[0]
         return int(slots * (SMALL_MOST_LOAD if slots <= SMALL_SLOTS else MOST_LOAD))
 
+    def _check(self, keys: np.ndarray, ids: np.ndarray) -> None:
+        if keys.dtype != np.uint64 or ids.dtype != np.uint32:
+            raise TypeError(f"keys must be uint64 and ids uint32, but they are {keys.dtype} and {ids.dtype}")
+        if keys.ndim != 1 or keys.shape != ids.shape:
+            raise ValueError(f"there must be an id for each key, but their shapes are {keys.shape} and {ids.shape}")
+        if not self._slots.shape[0]:
+            raise ValueError("keys cannot be looked up after drop_slots()")
+
     def _add(self, keys: np.ndarray, ids_out: np.ndarray, *, count: int) -> np.ndarray:
-        _check(keys, ids_out)
+        self._check(keys, ids_out)
         before = self.size
         new_positions = np.empty(keys.shape[0], dtype=np.int64)
         position = 0
@@ -164,10 +176,3 @@ def _renumbered(vocabulary: Vocabulary, kept: np.ndarray) -> tuple[np.ndarray, n
     new_ids = np.zeros(vocabulary.size, dtype=np.uint32)
     new_ids[kept] = np.arange(1, kept.shape[0] + 1, dtype=np.uint32)
     return new_ids, kept
-
-
-def _check(keys: np.ndarray, ids: np.ndarray) -> None:
-    if keys.dtype != np.uint64 or ids.dtype != np.uint32:
-        raise TypeError(f"keys must be uint64 and ids uint32, but they are {keys.dtype} and {ids.dtype}")
-    if keys.ndim != 1 or keys.shape != ids.shape:
-        raise ValueError(f"there must be an id for each key, but their shapes are {keys.shape} and {ids.shape}")

@@ -242,3 +242,17 @@ def test_vocabularies_are_used_by_several_threads_at_once():
     for found in results[1:]:
         for one, other in zip(results[0], found, strict=True):
             np.testing.assert_array_equal(one, other)
+
+
+def test_without_slots_nothing_is_looked_up_and_all_else_stays():
+    vocabulary = Vocabulary()
+    keys = np.array([5, 3, 5], np.uint64)
+    vocabulary.encode(keys, np.empty(3, np.uint32))
+    before = vocabulary.memory_bytes
+    vocabulary.drop_slots()
+    assert vocabulary.memory_bytes < before
+    assert vocabulary.keys_by_id()[1:].tolist() == [5, 3]
+    assert vocabulary.counts_by_id()[1:].tolist() == [2, 1]
+    for method in (vocabulary.encode, vocabulary.lookup):
+        with pytest.raises(ValueError, match=r"after drop_slots"):
+            method(keys, np.empty(3, np.uint32))
