@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ import numpy as np
 from cupyrec.config import DlrmConfig
 from cupyrec.errors import ModelError
 from cupyrec.training.model_state import ModelState
-from cupyrec.training.safetensors_file import BLOCK_BYTES, open_file
+from cupyrec.training.safetensors_file import BLOCK_BYTES, ArraySource, PatchedSource, TensorSource, open_file
 from cupyrec.training.training_state import TrainingState
 
 CHECKPOINT_FILE = "checkpoint.json"
@@ -91,44 +91,56 @@ class Checkpoint:
             self._patch(model)
         model.set_dense(targets, self.steps)
 
-    def map_weights(self) -> dict[str, np.ndarray]:
-        """All weights by the names of a saved model: mapped into memory; checksums are not compared.
+    def weights(self) -> dict[str, TensorSource]:
+        """All weights by the names of a saved model, read from the files when they are used; compares no checksums.
 
-        The rows that changed while the tables were written are set in them, which takes memory for these.
         Raises ModelError.
         """
-        tensors: dict[str, np.ndarray] = {}
+        arrays: dict[str, np.ndarray] = {}
         for name in self.content["files"]:
             if name != PATCH_FILE:
-                tensors |= open_file(self.folder / name, copy_on_write=PATCH_FILE in self.content["files"])[0]
+                arrays |= open_file(self.folder / name)[0]
+        weights: dict[str, TensorSource] = {
+            name: ArraySource(array) for name, array in arrays.items() if not name.endswith(".state")
+        }
         if PATCH_FILE in self.content["files"]:
-            patch, start = self._open_patch(sum(self.config.table_rows)), 0
+            patch, first_row = self._open_patch({"patch.weight": self.config.dimension}), 0
             for table, rows in enumerate(self.config.table_rows):
-                # Ascending: those of one table follow each other.
-                first, last = np.searchsorted(patch["patch.rows"], (start, start + rows))
-                there = patch["patch.rows"][first:last] - start
-                tensors[f"embedding.{table}.weight"][there] = patch["patch.weight"][first:last]
-                start += rows
-        return {name: array for name, array in tensors.items() if not name.endswith(".state")}
+                name = f"embedding.{table}.weight"
+                # Another shape, or none, is told by who knows all shapes.
+                if name in arrays and arrays[name].shape == (rows, self.config.dimension):
+                    weights[name] = PatchedSource(arrays[name], patch["patch.rows"], patch["patch.weight"], first_row)
+                first_row += rows
+        return weights
 
     def _patch(self, model: ModelState) -> None:
         """Set the rows that changed while the tables were written."""
         records, D, S = model.table.records, model.dimension, model.state_width
-        rows = self._open_patch(records.shape[0])["patch.rows"]
+        rows = self._open_patch({"patch.weight": D} | ({"patch.state": S} if S else {}))["patch.rows"]
         columns = {"patch.weight": slice(0, D), "patch.state": slice(D, D + S)}
 
-        def fill(name: str, start: int, block: np.ndarray) -> None:
+        def set_rows(name: str, start: int, block: np.ndarray) -> None:
             if name in columns:
                 records[rows[start : start + block.shape[0]], columns[name]] = block
 
-        self._read(PATCH_FILE, fill)
+        self._read(PATCH_FILE, set_rows)
 
-    def _open_patch(self, R: int) -> dict[str, np.ndarray]:
-        """Map the rows that changed; they are rows of R, ascending. Raises ModelError."""
-        patch, _ = open_file(self.folder / PATCH_FILE)
-        rows = patch.get("patch.rows")
-        if rows is None or rows.size == 0 or rows[0] < 0 or rows[-1] >= R or not (np.diff(rows) > 0).all():
-            raise ModelError(f"{self.folder / PATCH_FILE}: damaged: its rows are not those of this model")
+    def _open_patch(self, widths: Mapping[str, int]) -> dict[str, np.ndarray]:
+        """Map the rows that changed, ascending, and what they have. widths: of the tensors that there must be.
+
+        Raises ModelError.
+        """
+        path = self.folder / PATCH_FILE
+        patch, _ = open_file(path)
+        rows, R = patch.get("patch.rows"), sum(self.config.table_rows)
+        if rows is None or rows.ndim != 1 or rows.dtype != np.int64 or not rows.size:
+            raise ModelError(f"{path}: damaged: it does not name the rows that it holds")
+        if rows[0] < 0 or rows[-1] >= R or not (np.diff(rows) > 0).all():
+            raise ModelError(f"{path}: damaged: its rows are not those of this model")
+        for name, width in widths.items():
+            found = patch.get(name)
+            if found is None or found.shape != (rows.shape[0], width) or found.dtype != np.float32:
+                raise ModelError(f"{path}: damaged: {name} is not ({rows.shape[0]}, {width}) float32")
         return patch
 
     def _read(self, name: str, take: Take) -> None:

@@ -56,7 +56,7 @@ def export_model(
     }
     if opened.encoding is not None:
         metadata["encoding"] = opened.encoding
-    sources = {reference_name(name): ArraySource(tensor) for name, tensor in opened.tensors.items()}
+    sources = {reference_name(name): tensor for name, tensor in opened.tensors.items()}
     with _locked(Path(output)):
         return write_sharded(Path(output), sources, metadata, max_shard_bytes)
 

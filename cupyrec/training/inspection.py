@@ -13,14 +13,22 @@ from cupyrec.datasets.preparing.output_folder import WORK_FOLDER
 from cupyrec.errors import DataError, ModelError
 from cupyrec.models.dlrm import dense_parameters
 from cupyrec.training.checkpoint import CHECKPOINT_FILE
+from cupyrec.training.checkpoint_folder import CHECKPOINTS_FOLDER
 from cupyrec.training.finite_weights import check_finite
 from cupyrec.training.inspect_checkpoints import checkpoint_facts, checkpoints_facts, is_checkpoints
 from cupyrec.training.inspect_prepared import prepared_facts, split_facts
 from cupyrec.training.inspect_run import run_facts
-from cupyrec.training.open_model import CHECKPOINTS_FOLDER, OpenedModel, open_model
+from cupyrec.training.open_model import OpenedModel, open_model
 from cupyrec.training.reference_names import are_reference_names, infer_config
 from cupyrec.training.run_folder import CONFIG_FILE, METRICS_FILE, UNSAVED
-from cupyrec.training.safetensors_io import INDEX_NAME, SHARD_PATTERN, SINGLE_NAME, open_tensors, read_metadata
+from cupyrec.training.safetensors_io import (
+    INDEX_NAME,
+    SHARD_PATTERN,
+    SINGLE_NAME,
+    ArraySource,
+    open_tensors,
+    read_metadata,
+)
 from cupyrec.training.saved_model import DESCRIPTION_FILE, model_bytes
 
 Watch = Callable[[float], None]
@@ -107,7 +115,7 @@ def _exported_facts(place: Path, verify: bool, watch: Watch) -> dict[str, Any]:
         )
     config = infer_config(tensors, metadata.get("pooling", "sum"), where=place)
     if verify:
-        check_finite(tensors, place, watch)
+        check_finite({name: ArraySource(tensor) for name, tensor in tensors.items()}, place, watch)
     files = [place] if place.is_file() else _weights_files(place)
     return _shape_facts(config) | {
         "file_bytes": sum(file.stat().st_size for file in files),

@@ -14,12 +14,10 @@ from cupyrec.config import DlrmConfig
 from cupyrec.errors import ModelError
 from cupyrec.functions.dot_interaction import interaction_width
 from cupyrec.training.checkpoint import CHECKPOINT_FILE, read_checkpoint
+from cupyrec.training.checkpoint_folder import CHECKPOINTS_FOLDER, CheckpointFolder
 from cupyrec.training.data_encoding import model_encoding
-from cupyrec.training.safetensors_io import open_tensors
+from cupyrec.training.safetensors_io import ArraySource, TensorSource, open_tensors
 from cupyrec.training.saved_model import DESCRIPTION_FILE, read_model
-
-# Of a run, in its output folder.
-CHECKPOINTS_FOLDER = "checkpoints"
 
 
 @dataclass(frozen=True)
@@ -27,30 +25,31 @@ class OpenedModel:
     """config: the shape; description: the whole of model.json, or of a checkpoint; steps: trained so far.
 
     encoding: that of the data it was trained with, None where nobody knows; see data_encoding.
-    tensors:  all weights by the names of a saved model, in its order; float32, read-only, read where they are used.
+    tensors:  all weights by the names of a saved model, in its order; float32, read from the files where they are used.
     """
 
     config: DlrmConfig
     description: dict[str, Any]
     steps: int
     encoding: str | None
-    tensors: dict[str, np.ndarray]
+    tensors: dict[str, TensorSource]
 
 
 def open_model(path: str | Path) -> OpenedModel:
-    """Open the folder of a saved model, or of one checkpoint.
+    """Open the folder of a saved model, or of one checkpoint, which is read as a whole to compare its checksums.
 
-    Checksums of a checkpoint are not compared. Raises ModelError that says what is missing, damaged or does not fit.
+    Raises ModelError that says what is missing, damaged or does not fit.
     """
     folder = Path(path)
     if (folder / CHECKPOINT_FILE).exists():
         checkpoint = read_checkpoint(folder)
-        config, tensors = checkpoint.config, checkpoint.map_weights()
+        checkpoint.check()
+        config, tensors = checkpoint.config, checkpoint.weights()
         description = {"steps": checkpoint.steps, "training": checkpoint.content}
     else:
         _check_not_of_checkpoints(folder)
         config, description = read_model(folder)
-        tensors = open_tensors(folder)
+        tensors = {name: ArraySource(tensor) for name, tensor in open_tensors(folder).items()}
     steps = description["steps"]
     if type(steps) is not int or steps < 0:
         raise ModelError(f"{folder}: the description of the model is damaged: steps is {steps!r}")
@@ -59,9 +58,8 @@ def open_model(path: str | Path) -> OpenedModel:
 
 
 def last_checkpoint(folder: Path) -> Path | None:
-    """The checkpoint of the most steps in a folder of them, by its name."""
-    # Not those in the making, whose names begin with a dot.
-    return max((path.parent for path in folder.glob(f"[!.]*/{CHECKPOINT_FILE}")), default=None)
+    """The checkpoint of the most steps in a folder of them."""
+    return CheckpointFolder(folder).newest
 
 
 def _check_not_of_checkpoints(folder: Path) -> None:
@@ -86,7 +84,7 @@ def tensor_shapes(config: DlrmConfig) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
-def checked_tensors(tensors: Mapping[str, np.ndarray], config: DlrmConfig, where: Path) -> dict[str, np.ndarray]:
+def checked_tensors(tensors: Mapping[str, TensorSource], config: DlrmConfig, where: Path) -> dict[str, TensorSource]:
     """The weights of a model among some tensors, in their order. Raises ModelError on the first that does not fit."""
     for name, shape in tensor_shapes(config).items():
         if name not in tensors:

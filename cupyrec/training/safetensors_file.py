@@ -69,17 +69,42 @@ class ArraySource:
             yield np.ascontiguousarray(rows[start : start + step])
 
 
-def open_file(path: Path, *, copy_on_write: bool = False) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """Map one file: its tensors, in the order of the data, and its metadata. Raises ModelError.
+class PatchedSource:
+    """A table, some rows of which are replaced as they are handed out: at most 8 MB are copied at a time."""
 
-    copy_on_write: the tensors may be changed, which takes memory and does not change the file.
-    """
+    def __init__(self, table: np.ndarray, rows: np.ndarray, values: np.ndarray, first_row: int) -> None:
+        """table: (R, D); rows: (n,) ascending, counted from first_row as the table's first; values: (n, D)."""
+        self.shape, self.dtype = table.shape, table.dtype
+        self._table, self._rows, self._values, self._first_row = table, rows, values, first_row
+
+    def blocks(self) -> Iterator[np.ndarray]:
+        start = 0
+        for block in ArraySource(self._table).blocks():
+            stop = start + block.shape[0]
+            first, last = np.searchsorted(self._rows, (self._first_row + start, self._first_row + stop))
+            patched = block.copy()
+            patched[self._rows[first:last] - (self._first_row + start)] = self._values[first:last]
+            yield patched
+            start = stop
+
+
+def fill(target: np.ndarray, source: TensorSource) -> None:
+    """Set an array to a tensor of its shape, of which each block is whole indices of the first axis."""
+    start = 0
+    for block in source.blocks():
+        part = block.reshape(-1, *target.shape[1:])
+        target[start : start + part.shape[0]] = part
+        start += part.shape[0]
+
+
+def open_file(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """Map one file: its tensors, in the order of the data, and its metadata. Raises ModelError."""
     try:
         with open(path, "rb") as file:
             size_bytes = os.fstat(file.fileno()).st_size
             if size_bytes < LENGTH_BYTES:
                 raise HeaderError(f"it has {size_bytes} bytes")
-            data = mmap.mmap(file.fileno(), size_bytes, access=mmap.ACCESS_COPY if copy_on_write else mmap.ACCESS_READ)
+            data = mmap.mmap(file.fileno(), size_bytes, access=mmap.ACCESS_READ)
         header_bytes = int.from_bytes(data[:LENGTH_BYTES], "little")
         start = LENGTH_BYTES + header_bytes
         if header_bytes > MAX_HEADER_BYTES or start > size_bytes:

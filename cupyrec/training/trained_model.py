@@ -25,6 +25,7 @@ from cupyrec.training.evaluation import check_source_fits, evaluate, overflow_is
 from cupyrec.training.memory_plan import plan_memory
 from cupyrec.training.metrics import MetricsResult
 from cupyrec.training.open_model import open_model
+from cupyrec.training.safetensors_file import fill
 from cupyrec.training.saved_model import model_tensors
 
 
@@ -106,7 +107,7 @@ def load_model(folder: str | Path, *, batch_size: int = 2048, threads: int | Non
     model = Dlrm(device, config, max_samples=batch_size)
     table = HostTable(device, config.table_rows, config.dimension, seed=None)
     for name, target in model_tensors(model, table).items():
-        np.copyto(target, opened.tensors[name])
+        fill(target, opened.tensors[name])
     stage = TrainStage(device, model, Sgd(), WarmupPolynomialDecay(1.0), max_samples=batch_size)
     system = ResidentSystem(stage, table)
     return TrainedModel(config, opened.description, system, device, batch_size, opened.encoding)

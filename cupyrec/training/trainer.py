@@ -103,6 +103,7 @@ class Trainer:
         self.state = TrainingState()  # of the run that fit is at, or was
         self._checkpoints: Checkpoints | None = None  # of that run
         self._model_state = ModelState(self.system, stage, optimizer)
+        self._encoding: str | None = None  # of the data it was trained on last, None where nobody knows
 
     def fit(
         self,
@@ -139,6 +140,7 @@ class Trainer:
         for part in (source, valid):
             if part is not None:
                 check_source_fits(part, self.config)
+        self._encoding = getattr(source, "encoding", None)
         self.state = state = TrainingState() if start is None else start
         self._checkpoints = checkpoints
         loop = TrainingLoop(
@@ -193,7 +195,13 @@ class Trainer:
         self._finish()
         if not self._weights_are_finite():
             raise diverged(f"weights are not finite after step {self.system.steps_done:,}, and are not saved")
-        save_model(folder, self.system.model, self.system.table, steps=self.system.steps_done, training=description)
+        save_model(
+            folder,
+            self.system.model,
+            self.system.table,
+            steps=self.system.steps_done,
+            training=self._described(description),
+        )
 
     def checkpoints(
         self,
@@ -215,7 +223,7 @@ class Trainer:
             self._model_state,
             every=every,
             keep=keep,
-            describe=describe,
+            describe=lambda: self._described(describe()),
             at_once_bytes=at_once_bytes,
         )
 
@@ -228,7 +236,7 @@ class Trainer:
         """
         self._finish()
         write_checkpoint(
-            folder, self._model_state, checkpoint_content(self._model_state, self.state, description or {})
+            folder, self._model_state, checkpoint_content(self._model_state, self.state, self._described(description))
         )
 
     def load_checkpoint(self, folder: str | Path) -> TrainingState:
@@ -240,7 +248,7 @@ class Trainer:
         checkpoint = read_checkpoint(folder)
         with self.device.running():
             checkpoint.load(self._model_state)
-        self.state = checkpoint.state
+        self.state, self._encoding = checkpoint.state, checkpoint.content.get("encoding")
         return checkpoint.state
 
     @contextmanager
@@ -253,6 +261,10 @@ class Trainer:
             if self.device_memory_plan is None or not isinstance(short, DeviceMemoryError):
                 raise
             raise type(error)(f"{error}; {self.device_memory_plan.shortage()}") from short
+
+    def _described(self, description: dict[str, Any] | None) -> dict[str, Any]:
+        """What is kept with the weights: also how the values of the data became ids, where that is known."""
+        return {"encoding": self._encoding, **(description or {})}
 
     def _finish(self) -> None:
         """Bring every row's value to the host table."""

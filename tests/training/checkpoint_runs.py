@@ -12,6 +12,7 @@ from cupyrec import DlrmConfig, Trainer
 from cupyrec.config import SystemConfig
 from cupyrec.datasets.source import BatchList
 from cupyrec.training.checkpoint_writer import TableSource
+from cupyrec.training.safetensors_file import fill
 
 TABLE_ROWS = (150, 9, 90)
 DENSE_FEATURES, BATCH_SIZE, STEPS = 3, 4, 10
@@ -79,6 +80,13 @@ def loaded(folder, *args, **settings):
     trainer = make_trainer(*args, seed=99, **settings)
     trainer.load_checkpoint(folder)
     return trainer
+
+
+def as_array(source):
+    """The whole of a TensorSource."""
+    array = np.empty(source.shape, source.dtype)
+    fill(array, source)
+    return array
 
 
 class Gate:

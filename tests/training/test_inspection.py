@@ -14,7 +14,7 @@ from cupyrec.datasets.prepared.splits import by_share, write_splits
 from cupyrec.datasets.preparing.job import prepare
 from cupyrec.datasets.preparing.prepare_options import PrepareOptions
 from cupyrec.errors import DataError, ModelError
-from cupyrec.training import finite_weights
+from cupyrec.training import safetensors_file
 from cupyrec.training.exported_model import export_model
 from cupyrec.training.inspection import inspect_path
 from cupyrec.training.saved_model import model_bytes
@@ -196,7 +196,7 @@ def test_a_damaged_configuration_is_named(run):
 
 @pytest.mark.parametrize("kind", ["run", "exported"])
 def test_weights_that_are_no_numbers_are_found(run, tmp_path, kind, monkeypatch):
-    monkeypatch.setattr(finite_weights, "CHECKED_BYTES", 64)
+    monkeypatch.setattr(safetensors_file, "BLOCK_BYTES", 64)
     weights = run / "model.safetensors"
     content = bytearray(weights.read_bytes())
     # The tables come first; element 2 of row 1 of the third.

@@ -4,11 +4,14 @@ import json
 
 import numpy as np
 import pytest
+from checkpoint_runs import as_array
+from criteo_lines import learnable_text
 from made_batches import BATCH_SIZE, CONFIG, made_batch, made_source
 
-from cupyrec import Adagrad, Trainer, load_model
+from cupyrec import Adagrad, CriteoFiles, DlrmConfig, PreparedData, PrepareOptions, Trainer, load_model, prepare
 from cupyrec.errors import ConfigError, ModelError
 from cupyrec.training.data_encoding import raw_encoding
+from cupyrec.training.exported_model import export_model
 from cupyrec.training.open_model import open_model, tensor_shapes
 from cupyrec.training.saved_model import model_tensors
 
@@ -36,13 +39,16 @@ def test_a_saved_model_and_a_checkpoint_are_the_same_model(trainer, tmp_path):
     for opened in (saved, checkpoint):
         assert list(opened.tensors) == list(expected)
         for name, tensor in opened.tensors.items():
-            assert tensor.tobytes() == np.ascontiguousarray(expected[name]).tobytes()
+            assert as_array(tensor).tobytes() == np.ascontiguousarray(expected[name]).tobytes()
     logits = [load_model(tmp_path / name, threads=1).predict(made_batch(9)) for name in ("model", "step-00000003")]
     assert logits[0].tobytes() == logits[1].tobytes()
 
 
 def test_a_model_that_says_nothing_was_trained_on_raw_ids(trainer, tmp_path):
     trainer.save(tmp_path)
+    description = json.loads((tmp_path / "model.json").read_text())
+    del description["training"]["encoding"]
+    (tmp_path / "model.json").write_text(json.dumps(description))
     assert open_model(tmp_path).encoding == load_model(tmp_path).encoding == raw_encoding(CONFIG)
 
 
@@ -70,6 +76,39 @@ def test_a_checkpoint_cut_short_is_named(trainer, tmp_path):
     file.write_bytes(file.read_bytes()[:-4])
     with pytest.raises(ModelError, match=r"tables-00001\.safetensors: damaged"):
         open_model(tmp_path / "step")
+
+
+def test_a_checkpoint_with_one_bit_flipped_is_no_model(trainer, tmp_path):
+    trainer.save_checkpoint(tmp_path / "step")
+    file = tmp_path / "step" / "tables-00001.safetensors"
+    content = bytearray(file.read_bytes())
+    content[-10] ^= 1
+    file.write_bytes(content)
+    for use in (open_model, load_model, lambda path: export_model(path, tmp_path / "out")):
+        with pytest.raises(ModelError, match=r"tables-00001\.safetensors: damaged: its checksum is"):
+            use(tmp_path / "step")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_model_knows_the_data_that_it_was_trained_on(tmp_path):
+    """Without the command: what a Trainer saves can be used on those data, and on no others."""
+    (tmp_path / "day_0").write_text(learnable_text(60))
+    prepare(PrepareOptions(tmp_path / "day_0", tmp_path / "prepared"))
+    data = PreparedData(tmp_path / "prepared")
+    raw = CriteoFiles(tmp_path / "day_0", hash_rows=data.table_rows)
+    shape = DlrmConfig(data.table_rows, dimension=2, bottom=(2,), top=(1,))
+    trainer = Trainer(shape, optimizer="sgd", schedule=0.1, batch_size=20)
+    checkpoints = trainer.checkpoints(tmp_path / "checkpoints", every=2)
+    trainer.fit(data, checkpoints=checkpoints)
+    trainer.save(tmp_path / "model")
+    again = Trainer(shape, optimizer="sgd", schedule=0.1, batch_size=20)
+    again.load_checkpoint(checkpoints.folder.newest)
+    again.save(tmp_path / "again")
+    for place in (tmp_path / "model", checkpoints.folder.newest, tmp_path / "again"):
+        model = load_model(place)
+        assert model.evaluate(data).samples == 60
+        with pytest.raises(ConfigError, match="cupyrec prepare"):
+            model.evaluate(raw)
 
 
 def test_all_predictions_in_order_and_the_same_whatever_the_batches(trainer, tmp_path):
