@@ -1,16 +1,15 @@
-"""Whether files are the same as when a checkpoint was made: told by their names, sizes and ends."""
+"""Whether files are the same as when a checkpoint was made; see file_identity."""
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from cupyrec.datasets.file_identity import file_identity
 from cupyrec.errors import DataError
 
-# Read of each end of a file. Of prepared data the manifest, which is read as a whole, has checksums of all blocks.
-END_BYTES = 10**6
+# Of a manifest, which has checksums of all blocks, and of a split.
 WHOLE_SUFFIX = ".json"
 
 
@@ -38,12 +37,4 @@ def check_same_files(files: Sequence[Path], before: Sequence[dict[str, Any]], wh
 
 
 def _of_file(file: Path) -> dict[str, Any]:
-    try:
-        size_bytes = file.stat().st_size
-        with open(file, "rb") as stream:
-            checksum = zlib.crc32(stream.read(size_bytes if file.suffix == WHOLE_SUFFIX else END_BYTES))
-            stream.seek(max(size_bytes - END_BYTES, 0))
-            checksum = zlib.crc32(stream.read(), checksum)
-    except OSError as error:
-        raise DataError(f"cannot be read: {error.strerror}", path=file) from None
-    return {"name": file.name, "bytes": size_bytes, "crc32": checksum}
+    return {"name": file.name, **file_identity(file, whole=file.suffix == WHOLE_SUFFIX)}

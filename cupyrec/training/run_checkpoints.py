@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +49,7 @@ class RunCheckpoints:
 
     def __init__(self, config: RunConfig, train: Source, valid: Source | None) -> None:
         sources = {"training": train, "validation": valid}
-        self._files = {what: getattr(source, "files", ()) for what, source in sources.items()}
+        self._files: dict[str, Sequence[Path]] = {what: _telling_files(source) for what, source in sources.items()}
         if config.system == StaticSystem.name and config.row_counts is not None:
             # They choose the rows that are summed apart.
             self._files["row counts"] = (Path(config.row_counts),)
@@ -70,6 +70,12 @@ class RunCheckpoints:
             return {"config": config_toml, **facts, "data": data, **now}
 
         return describe
+
+
+def _telling_files(source: Source | None) -> Sequence[Path]:
+    """The files by which data are known again; of prepared data those that tell of the others."""
+    files: Sequence[Path] = getattr(source, "files", ())
+    return getattr(source, "telling_files", files)
 
 
 def load_checkpoint(trainer: Trainer, checkpoint: Checkpoint, folder: RunFolder) -> TrainingState:

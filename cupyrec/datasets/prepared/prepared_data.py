@@ -37,6 +37,7 @@ class PreparedData:
     folder:         of the manifest.
     ranges:         ((first sample, the one after the last), ...) of the folder, ascending and apart.
     files:          all that are read: the manifest, the split file if there is one, and the shards.
+    telling_files:  the first of these, which have the checksums of the others.
     """
 
     validated = True
@@ -66,7 +67,7 @@ class PreparedData:
         else:
             ranges = read_split(path, self.manifest).ranges
             own.append(path)
-        self._own_files = tuple(own)
+        self.telling_files: tuple[Path, ...] = tuple(own)
         self._take(ranges)
         for number in self._shards:
             ShardReader(self._shard_path(number), self.manifest.shards[number], self.manifest)
@@ -160,7 +161,7 @@ class PreparedData:
                 for number in range(start // manifest.SHARD_SAMPLES, -(-stop // manifest.SHARD_SAMPLES))
             }
         )
-        self.files: tuple[Path, ...] = (*self._own_files, *(self._shard_path(number) for number in self._shards))
+        self.files: tuple[Path, ...] = (*self.telling_files, *(self._shard_path(number) for number in self._shards))
 
     def _shard_path(self, number: int) -> Path:
         return self.folder / self.manifest.shards[number].file
