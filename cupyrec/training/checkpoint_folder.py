@@ -43,7 +43,10 @@ class CheckpointFolder:
         with as_output_error(self.path):
             for suffix in (PARTIAL, OLD):
                 for left in self.path.glob(f".step-*{suffix}"):
-                    shutil.rmtree(left)
+                    if left.is_dir() and not left.is_symlink():
+                        shutil.rmtree(left)
+                    else:
+                        left.unlink()
 
     def keep_newest(self, count: int) -> None:
         """Remove all but the newest. Raises OutputError."""

@@ -119,6 +119,8 @@ class CheckpointWriter:
             sync_folder(self._partial)
             os.replace(self._partial, self.target)
             sync_folder(self.target.parent)
+            if self._made_parent:
+                sync_folder(self.target.parent.parent)
 
     def give_up(self) -> None:
         """Wait until the thread has ended, and remove what was written. Never raises OutputError."""

@@ -46,14 +46,14 @@ def check_same_encoding(source: Source, config: DlrmConfig, encoding: str | None
     raw = raw_encoding(config)
     if of_data == raw:
         raise ConfigError(
-            "the model was trained on data prepared with vocabularies or another dense transform, which these files "
-            "are read without: prepare them with `cupyrec prepare PATH... --vocabulary FOLDER`, FOLDER being the "
+            "the model was trained on data prepared with vocabularies, --modulo, texts or another dense transform, which "
+            "these files are read without: prepare them with `cupyrec prepare PATH... --vocabulary FOLDER`, FOLDER being the "
             "prepared data of the training"
         )
     if encoding == raw:
         raise ConfigError(
-            "the data were prepared with vocabularies or another dense transform, but the model was trained on raw "
-            "files, or on ids that are hashes: give it the raw files"
+            "the data were prepared with vocabularies, --modulo, texts or another dense transform, but the model was "
+            "trained on raw files, or on numbers that are hashed: give it the raw files"
         )
     raise ConfigError(
         f"the data were prepared with other vocabularies or another dense transform (encoding {of_data}) than those "

@@ -28,7 +28,7 @@ def prepared_facts(folder: Path, verify: bool, watch: Callable[[float], None]) -
         _read_all(data, watch)
         if read_preparation(folder) is not None:
             # Their digests are part of the encoding.
-            KnownVocabularies(folder).digests()
+            KnownVocabularies(folder).marks()
     content = data.manifest
     size_bytes = sum(shard.size_bytes for shard in content.shards)
     return {

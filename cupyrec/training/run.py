@@ -25,7 +25,13 @@ from cupyrec.training.interrupt import StopOnInterrupt
 from cupyrec.training.memory_plan import plan_memory
 from cupyrec.training.progress import Progress
 from cupyrec.training.resume import config_to_keep
-from cupyrec.training.run_checkpoints import RunCheckpoints, choose_checkpoint, load_checkpoint, wants_to_resume
+from cupyrec.training.run_checkpoints import (
+    RunCheckpoints,
+    choose_checkpoint,
+    load_checkpoint,
+    wants_to_resume,
+    written_before,
+)
 from cupyrec.training.run_data import RunData
 from cupyrec.training.run_folder import RunFolder
 from cupyrec.training.run_records import RunRecords, describe, result_facts
@@ -72,8 +78,8 @@ def run_training(
         checkpoint = None
         if folder is not None and resumes:
             checkpoint = choose_checkpoint(config, folder, say)
-        # The run's own bad rows and trace are written again.
-        data = RunData(replace(config, overwrite=config.overwrite or resumes), folder, config_file)
+        own_files = written_before(folder, checkpoint) if folder is not None and resumes else ()
+        data = RunData(config, folder, config_file, own_files=own_files)
         shape = config.model_for(data.table_rows, data.dense_features)
         # Before the lines of the files are counted, which may take minutes.
         device = make_device(
@@ -98,7 +104,9 @@ def run_training(
                 folder.begin(_toml_of(resolved))
             else:
                 start = load_checkpoint(trainer, checkpoint, folder)
-                folder.go_on(_toml_of(resolved), checkpoint.steps, checkpoint.content["metrics_bytes"])
+                folder.go_on(_toml_of(resolved), checkpoint.steps, checkpoint.content["metrics_bytes"], say)
+                if start.position.batches and not getattr(train, "seekable", False):
+                    say("the raw files are read again up to there, which takes its time")
             if config.checkpoint_every:
                 folder.write_config()
                 kept = _toml_of(config_to_keep(resolved))
@@ -106,7 +114,7 @@ def run_training(
                     folder.checkpoints.path,
                     every=config.checkpoint_every,
                     keep=config.keep,
-                    describe=run_checkpoints.describe(kept, data.facts, records, folder),
+                    describe=run_checkpoints.describe(kept, data, records, folder),
                 )
         else:
             say("the model will not be saved: no --output was given")

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from cupyrec.datasets.source import Source
 from cupyrec.errors import ConfigError, ModelError
-from cupyrec.run_config import RunConfig
+from cupyrec.run_config import RunConfig, read_config_file
 from cupyrec.systems.static import StaticSystem
 from cupyrec.training.checkpoint import Checkpoint
 from cupyrec.training.data_fingerprint import check_same_files, fingerprint
 from cupyrec.training.resume import check_options, find_checkpoint, with_older
-from cupyrec.training.run_folder import RunFolder
+from cupyrec.training.run_data import RunData, bad_rows_files
+from cupyrec.training.run_folder import BAD_ROWS_FILES, CONFIG_FILE, RunFolder
 from cupyrec.training.run_records import RunRecords
 from cupyrec.training.trainer import Trainer
 from cupyrec.training.training_state import TrainingState
@@ -60,16 +62,29 @@ class RunCheckpoints:
             check_same_files(files, checkpoint.content["data"].get(what, ()), what)
 
     def describe(
-        self, config_toml: str, facts: Mapping[str, Any], records: RunRecords, folder: RunFolder
+        self, config_toml: str, data: RunData, records: RunRecords, folder: RunFolder
     ) -> Callable[[], dict[str, Any]]:
-        """See Checkpoints. config_toml: of config_to_keep; facts: of the data."""
-        data = {what: fingerprint(files) for what, files in self._files.items()}
+        """See Checkpoints. config_toml: of config_to_keep."""
+        files = {what: fingerprint(files) for what, files in self._files.items()}
+        written = [str(path) for path in data.written]
 
         def describe() -> dict[str, Any]:
             now = {"records": records.state(), "metrics_bytes": folder.metrics_bytes()}
-            return {"config": config_toml, **facts, "data": data, **now}
+            return {"config": config_toml, **data.facts, "data": files, "written": written, **now}
 
         return describe
+
+
+def written_before(folder: RunFolder, checkpoint: Checkpoint | None) -> set[Path]:
+    """Absolute: the files for bad rows and traces that a run wrote before it was stopped, as far as it is known."""
+    written = {(folder.path / name).absolute() for name in BAD_ROWS_FILES}
+    if checkpoint is not None:
+        return written | {Path(path) for path in checkpoint.content.get("written", ())}
+    with contextlib.suppress(ConfigError):
+        bad_rows = RunConfig.from_values(read_config_file(folder.place(CONFIG_FILE))).bad_rows
+        if bad_rows is not None:
+            written |= {path.absolute() for path in bad_rows_files(Path(bad_rows))}
+    return written
 
 
 def _telling_files(source: Source | None) -> Sequence[Path]:

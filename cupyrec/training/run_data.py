@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +32,16 @@ class RunData:
     facts: how values become ids and dense features, to be kept with the model: who uses it must do the same.
     """
 
-    def __init__(self, config: RunConfig, folder: RunFolder | None, config_file: str | Path | None = None) -> None:
-        """folder: where the bad rows go when the configuration names no file; config_file: it must stay as well.
+    def __init__(
+        self,
+        config: RunConfig,
+        folder: RunFolder | None,
+        config_file: str | Path | None = None,
+        *,
+        own_files: Collection[Path] = (),
+    ) -> None:
+        """folder: where the bad rows go when the configuration names no file; config_file: it must stay as well;
+        own_files: absolute, that the run itself wrote before it was stopped, and may replace.
 
         Raises ConfigError, DataError.
         """
@@ -46,8 +54,9 @@ class RunData:
             _check_not_replaced(inputs, folder)
         kept = [Path(each) for each in (config_file, config.row_counts) if each is not None]
         if config.trace is not None:
+            may_replace = config.overwrite or Path(config.trace).absolute() in own_files
             check_log_file(
-                Path(config.trace), [*inputs, *kept], overwrite=config.overwrite, what="the trace", option="--trace"
+                Path(config.trace), [*inputs, *kept], overwrite=may_replace, what="the trace", option="--trace"
             )
             kept.append(Path(config.trace))
             if folder is not None:
@@ -56,7 +65,9 @@ class RunData:
         self._logs: list[tuple[Path, Path]] = []
         raw = [not is_prepared(paths) for paths in (config.paths, valid) if paths]
         if config.on_bad_row == "skip" and any(raw):
-            self._logs = _bad_row_logs(config, folder, [*inputs, *kept], validation=bool(valid))
+            self._logs = _bad_row_logs(config, folder, [*inputs, *kept], own_files, validation=bool(valid))
+        # Absolute: all that the run writes beside what its folder always holds.
+        self.written = [Path(path).absolute() for path in (config.trace, *(final for _, final in self._logs)) if path]
         train_log, valid_log, *_ = *(written for written, _ in self._logs), None, None
         rows = config.hash_rows[0] if len(config.hash_rows) == 1 else config.hash_rows
         how: dict[str, Any] = {"hash_rows": rows, "on_bad_row": config.on_bad_row}
@@ -146,7 +157,12 @@ def _check_not_replaced(inputs: Sequence[Path], folder: RunFolder) -> None:
 
 
 def _bad_row_logs(
-    config: RunConfig, folder: RunFolder | None, inputs: Sequence[Path], *, validation: bool
+    config: RunConfig,
+    folder: RunFolder | None,
+    inputs: Sequence[Path],
+    own_files: Collection[Path],
+    *,
+    validation: bool,
 ) -> list[tuple[Path, Path]]:
     """For the training data and, if there are any, the validation files: where bad rows are written, and where they are
     found in the end. Readers do not share a file. Raises ConfigError.
@@ -155,8 +171,8 @@ def _bad_row_logs(
     if path.name in ("", ".."):
         raise ConfigError(f"{path}: a folder; name a file with --bad-rows")
     logs = []
-    for final in [path, path.with_stem(f"{path.stem}_valid")][: 1 + validation]:
-        check_log_file(final, inputs, overwrite=config.overwrite)
+    for final in bad_rows_files(path)[: 1 + validation]:
+        check_log_file(final, inputs, overwrite=config.overwrite or final.absolute() in own_files)
         in_folder = folder is not None and final.parent.resolve() == folder.path.resolve()
         if folder is None or not in_folder:
             logs.append((final, final))
@@ -164,6 +180,11 @@ def _bad_row_logs(
         _check_not_own(final, folder, "the bad rows")
         logs.append((folder.place(final.name), final))
     return logs
+
+
+def bad_rows_files(path: Path) -> tuple[Path, Path]:
+    """The files for the bad rows of training and of validation files. path: as --bad-rows has it."""
+    return path, path.with_stem(f"{path.stem}_valid")
 
 
 def _check_not_own(path: Path, folder: RunFolder, what: str) -> None:

@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -14,6 +15,7 @@ from cupyrec.byte_sizes import format_bytes
 from cupyrec.errors import OutputError
 from cupyrec.folder_lock import LOCK_FILE, FolderLock
 from cupyrec.training.checkpoint_folder import CHECKPOINTS_FOLDER, CheckpointFolder
+from cupyrec.training.safetensors_file import sync_folder
 from cupyrec.training.saved_model import DESCRIPTION_FILE, write_text
 
 METRICS_FILE = "metrics.jsonl"
@@ -118,20 +120,18 @@ class RunFolder:
                 self._remove(self.place(name))
             self._remove_checkpoints(self.checkpoints.path)
 
-    def go_on(self, config_toml: str, step: int, metrics_bytes: int) -> None:
+    def go_on(self, config_toml: str, step: int, metrics_bytes: int, say: Callable[[str], None]) -> None:
         """In place of `begin`, where training goes on from the checkpoint of a step: what came later is taken back.
 
-        metrics_bytes: what metrics.jsonl had then. Raises OutputError, also when it has less now.
+        metrics_bytes: what metrics.jsonl had then; say: is told when it has less now. Raises OutputError.
         """
         self._config_toml = config_toml
         path = self.place(METRICS_FILE)
         try:
             size_bytes = path.stat().st_size if path.exists() else 0
             if size_bytes < metrics_bytes:
-                raise OutputError(
-                    f"{path}: has {size_bytes:,} bytes, but had {metrics_bytes:,} when the checkpoint was made; "
-                    "put it back as it was"
-                )
+                say(f"{path}: has {size_bytes:,} bytes, but had {metrics_bytes:,} when the checkpoint was made")
+                metrics_bytes = self._end_of_last_line(path)
             self.checkpoints.remove_after(step)
             self.checkpoints.clean()
             if metrics_bytes:
@@ -145,6 +145,10 @@ class RunFolder:
             raise OutputError(f"{path}: cannot be written: {error.strerror}") from None
         self.write_config()
 
+    @staticmethod
+    def _end_of_last_line(path: Path) -> int:
+        return path.read_bytes().rfind(b"\n") + 1 if path.exists() else 0
+
     def metrics_bytes(self) -> int:
         """What metrics.jsonl has by now, all of it on the disk. Raises OutputError."""
         if not self._metrics_begun:
@@ -153,7 +157,9 @@ class RunFolder:
         try:
             with open(path, "rb") as file:
                 os.fsync(file.fileno())
-                return os.fstat(file.fileno()).st_size
+                size_bytes = os.fstat(file.fileno()).st_size
+            sync_folder(self.path)
+            return size_bytes
         except OSError as error:
             raise OutputError(f"{path}: cannot be written: {error.strerror}") from None
 
@@ -229,11 +235,15 @@ class RunFolder:
                 raise OutputError(f"{self.path / name}: cannot be written: {error.strerror}") from None
         unsaved, checkpoints = self.path / f"{UNSAVED}{CHECKPOINTS_FOLDER}", self.path / CHECKPOINTS_FOLDER
         self._remove_checkpoints(checkpoints)
-        if CheckpointFolder(unsaved).steps():
-            try:
-                os.replace(unsaved, checkpoints)
-            except OSError as error:
-                raise OutputError(f"{checkpoints}: cannot be written: {error.strerror}") from None
+        try:
+            # One by one, the newest last: files of others may have kept the folder in its place.
+            for step in CheckpointFolder(unsaved).steps():
+                checkpoints.mkdir(exist_ok=True)
+                os.replace(CheckpointFolder(unsaved).place(step), CheckpointFolder(checkpoints).place(step))
+            with contextlib.suppress(OSError):
+                unsaved.rmdir()
+        except OSError as error:
+            raise OutputError(f"{checkpoints}: cannot be written: {error.strerror}") from None
 
     def _remove_checkpoints(self, path: Path) -> None:
         """Remove whole checkpoints and what is left of others; other files in their folder stay."""
@@ -262,6 +272,7 @@ class RunFolder:
             if not folder.exists():
                 folder.mkdir()
                 self._made.append(folder)
+                sync_folder(folder.parent)
         with tempfile.TemporaryFile(dir=self.path):
             pass
 

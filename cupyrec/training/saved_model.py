@@ -17,6 +17,7 @@ from cupyrec.config import DlrmConfig
 from cupyrec.embedding.host_table import HostTable
 from cupyrec.errors import ModelError, OutputError
 from cupyrec.models.dlrm import Dlrm, dense_parameters
+from cupyrec.training.safetensors_file import sync_folder
 from cupyrec.training.safetensors_io import ArraySource, TensorSource, open_tensors, read_metadata, write_sharded
 
 DESCRIPTION_FILE = "model.json"
@@ -92,6 +93,7 @@ def _staged_text(path: Path, content: str) -> Iterator[None]:
             os.fsync(file.fileno())
         yield
         os.replace(temporary, path)
+        sync_folder(path.parent)
     except OutputError:
         raise
     except OSError as error:

@@ -171,6 +171,8 @@ def test_killed_at_any_moment_and_gone_on_with(folder, undisturbed, tmp_path, ki
     check_nothing_torn(output)
     assert len(steps_of(output)) <= 2
     assert list(output.rglob("*.partial")) + list(output.rglob("*.old")) == []
+    # Of a few kills none may have come at the right moment.
+    assert while_writing or killed < 10
     sys.stdout.write(f"{kind}: {killed} kills, {while_writing} of them while tables were being written\n")
 
 

@@ -1,12 +1,14 @@
 """Whole runs that are stopped and gone on with end as one that was never stopped."""
 
+import json
+import shutil
 import signal
 
 import pytest
 from emulated_cuda import EmulatedCuda
 from resumable_runs import DATA, SYSTEMS, Stopper, steps_kept, stop_and_go_on, train, what_counts
 
-from cupyrec.errors import ConfigError, DivergenceError, OutputError
+from cupyrec.errors import ConfigError, DivergenceError
 from cupyrec.training import checkpoints
 
 EPOCHS, STEPS = 3, 18  # of 6 each
@@ -162,13 +164,52 @@ def test_what_came_after_the_checkpoint_is_taken_back(tmp_path):
     assert steps_kept(run) == [8, 9]
 
 
-def test_metrics_that_lost_lines_are_refused(tmp_path):
+@pytest.mark.parametrize("kept", [100, 0, None])
+def test_metrics_that_lost_lines_keep_nobody_from_going_on(tmp_path, kept):
     options = DATA["raw_files"](tmp_path) | HOW | {"output": tmp_path / "run"}
     train(Stopper(9), **options)
     metrics = tmp_path / "run" / "metrics.jsonl"
-    metrics.write_bytes(metrics.read_bytes()[:100])
-    with pytest.raises(OutputError, match=r"metrics\.jsonl: has [\d,]+ bytes, but had [\d,]+ when the checkpoint"):
-        train(**options, resume=True)
+    before = metrics.read_bytes()
+    metrics.write_bytes(before[:kept])
+    if kept is None:
+        metrics.unlink()
+    said = []
+    assert train(**options, resume=True, said=said).result.steps == STEPS
+    assert any("metrics.jsonl: has" in line and "when the checkpoint was made" in line for line in said)
+    # What is left of them stays, in whole lines.
+    lines = [json.loads(line) for line in metrics.read_text().splitlines()]
+    assert [line["step"] for line in lines if line["kind"] == "train"][-3:] == [12, 15, 18]
+
+
+@pytest.mark.parametrize("stop", [1, 9])
+def test_files_of_others_are_not_replaced_by_going_on(tmp_path, stop):
+    """Before the first checkpoint and after."""
+    options = DATA["raw_files"](tmp_path) | HOW | {"output": tmp_path / "run", "bad_rows": tmp_path / "mine.tsv"}
+    train(Stopper(stop), **options, overwrite=True)
+    for path in (tmp_path / "run" / "checkpoints").iterdir() if stop == 1 else ():
+        shutil.rmtree(path)
+    if stop == 1:
+        for name in ("model.json", "model.safetensors"):
+            (tmp_path / "run" / name).unlink()
+    (tmp_path / "other.tsv").write_text("of another")
+    for change in ({"bad_rows": tmp_path / "other.tsv"}, {"trace": tmp_path / "other.tsv"}):
+        with pytest.raises(ConfigError, match=r"other\.tsv: exists; name another file"):
+            train(**options | change, resume=True)
+    assert (tmp_path / "other.tsv").read_text() == "of another"
+    report = train(**options, resume=True)
+    assert list(report.bad_rows) == [tmp_path / "mine.tsv"]
+
+
+def test_what_others_put_beside_the_checkpoints_stays_and_hinders_nobody(tmp_path):
+    options = DATA["prepared"](tmp_path) | HOW | {"output": tmp_path / "run"}
+    train(**options)
+    folder = tmp_path / "run" / "checkpoints"
+    (folder / "notes.txt").write_text("of another")
+    (folder / ".step-00000003.partial").write_text("a file")
+    train(**options, overwrite=True, seed=2)
+    assert sorted(path.name for path in folder.iterdir()) == ["notes.txt", "step-00000016", "step-00000018"]
+    assert not list((tmp_path / "run").glob("unsaved*"))
+    train(**options, resume=True, seed=2)
 
 
 def test_the_trace_is_written_again(tmp_path):
