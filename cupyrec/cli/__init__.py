@@ -67,7 +67,7 @@ class LazyGroup(click.Group):
 @click.version_option(__version__)
 @click.pass_context
 def cupyrec(ctx: click.Context) -> None:
-    """Train recommendation models (DLRM) on Criteo-format files, evaluate them, and make data to try them on."""
+    """Train recommendation models (DLRM): prepare data, train, evaluate, predict, and exchange weights."""
     if ctx.invoked_subcommand is None:
         click.echo(ctx.get_help())
 

@@ -90,10 +90,13 @@ def open_model_and_data(options: DataOptions, outputs: Sequence[Path] = ()) -> t
     of a long evaluation is told before it begins.
     """
     from cupyrec.datasets.bad_rows import check_log_file
+    from cupyrec.datasets.input_files import find_input_files
     from cupyrec.datasets.open_data import is_prepared, open_data
     from cupyrec.training.trained_model import load_model
 
     prepared = is_prepared(options.paths)
+    if not prepared:
+        find_input_files(options.paths)  # what is missing is told first
     skip = options.on_bad_row == "skip" and not prepared
     if skip:
         check_log_file(Path(options.bad_rows), input_files(options), overwrite=options.overwrite)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import re
-import signal
 import sys
 import time
 from collections.abc import Callable
@@ -18,7 +17,7 @@ from cupyrec.cli import INTERRUPTED_EXIT_CODE, say
 from cupyrec.cli.prepare_progress import PrepareProgress
 from cupyrec.errors import ConfigError
 from cupyrec.option_values import whole_number
-from cupyrec.training.interrupt import StopOnInterrupt
+from cupyrec.training.interrupt import ORDERLY_STOPS, StopOnInterrupt
 
 if TYPE_CHECKING:
     from cupyrec.datasets.preparing.job import Prepared
@@ -136,11 +135,13 @@ def prepare(paths: tuple[str, ...], output: str, memory: str | None, **options: 
         settings = PrepareOptions(paths, output, memory_bytes=memory_bytes, **options)
         try:
             with PrepareProgress() as progress:
-                prepared = prepare_data(settings, on_progress=progress.show, stop=stop)
+                prepared = prepare_data(
+                    settings, on_progress=progress.show, on_rebuild=progress.show_rebuild, stop=stop
+                )
         except Stopped:
             click.echo("cupyrec: stopped; the same command goes on where it was", err=True)
             # SIGTERM asks for an orderly end, and that is what it was.
-            sys.exit(0 if stop.signal == signal.SIGTERM else INTERRUPTED_EXIT_CODE)
+            sys.exit(0 if stop.signal in ORDERLY_STOPS else INTERRUPTED_EXIT_CODE)
     for line in _summary(prepared, time.monotonic() - started):
         say(line)
 
@@ -162,7 +163,9 @@ def _summary(prepared: Prepared, seconds: float) -> list[str]:
     memory = f", peak memory {format_bytes(peak)}" if peak is not None else ""
     return [
         *lines,
-        f"{prepared.rows_read:,} rows read in {seconds:.1f} s, {prepared.rows_read / seconds:,.0f} rows/s{memory}",
+        f"{prepared.rows_read:,} rows read in {seconds:.1f} s, {prepared.rows_read / seconds:,.0f} rows/s{memory}"
+        if prepared.rows_read
+        else f"finished in {seconds:.1f} s{memory}",
     ]
 
 

@@ -41,6 +41,11 @@ class PrepareProgress:
             self._lines_shown = int(share * LINES)
             click.echo(f"{self._lines_shown * 100 // LINES}% done, {text}", file=self._stream)
 
+    def show_rebuild(self, shards: int) -> None:
+        """Say that nothing new is prepared for now. shards: of an earlier call, that are read again."""
+        # A line on a terminal too: the bar begins when it is known how much is done.
+        click.echo(f"reading {shards:,} {'shard' if shards == 1 else 'shards'} again, to go on", file=self._stream)
+
     def _draw(self, share: float, text: str) -> None:
         if self._bar is None:
             from cupyrec.training.progress import QuietBar

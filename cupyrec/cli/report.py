@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from cupyrec.byte_sizes import format_bytes
+from cupyrec.training.interrupt import ORDERLY_STOPS
 
 if TYPE_CHECKING:
     from cupyrec.systems.step import Traffic
@@ -19,8 +19,14 @@ def describe_run(report: RunReport) -> Iterator[str]:
     result = report.result
     training_seconds = max(result.seconds - result.evaluation_seconds, 1e-9)
     how = "interrupted after" if result.interrupted else "trained"
-    if report.stopped_by == signal.SIGTERM:
-        how = "stopped by SIGTERM after"
+    if report.stopped_by is not None and report.stopped_by in ORDERLY_STOPS:
+        how = f"stopped by {report.stopped_by.name} after"
+    if report.steps_before and result.steps == report.steps_before:
+        limit = f" and --max-steps is {report.max_steps:,}" if report.max_steps is not None else ""
+        yield f"nothing was left to train: the checkpoint is of step {result.steps:,}{limit}"
+    elif report.steps_before:
+        more = result.steps - report.steps_before
+        yield f"{more:,} steps after the {report.steps_before:,} of the checkpoint; in all"
     yield (
         f"{how} {result.steps:,} steps, {result.samples:,} samples in {training_seconds:.1f} s "
         f"({result.samples / training_seconds:,.0f} samples/s, {result.data_wait_seconds / training_seconds:.0%} of "

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import signal
 import sys
 from typing import Any
 
@@ -13,6 +12,7 @@ from cupyrec.cli import INTERRUPTED_EXIT_CODE, say
 from cupyrec.cli.report import describe_run
 from cupyrec.option_values import option_name
 from cupyrec.run_config import RunConfig, read_config_file
+from cupyrec.training.interrupt import ORDERLY_STOPS
 
 
 def _options(command: Any) -> Any:
@@ -85,6 +85,6 @@ def train(paths: tuple[str, ...], config_file: str | None, **options: Any) -> No
         say(line)
     if report.trace_error is not None:
         raise report.trace_error
-    # SIGTERM asks for an orderly end, and that is what it was.
-    if report.result.interrupted and report.stopped_by != signal.SIGTERM:
+    # An orderly end was asked for, and that is what it was.
+    if report.result.interrupted and report.stopped_by not in ORDERLY_STOPS:
         sys.exit(INTERRUPTED_EXIT_CODE)

@@ -23,7 +23,7 @@ def find_input_files(paths: str | Path | Sequence[str | Path], *, tables: bool =
     .zst; a pattern with *, ? or [ for the files that match. Several are taken in the order given; within a
     folder or a pattern names are ordered as people count, day_2 before day_10.
 
-    tables: a folder that has none of these stands for its Parquet and Arrow files.
+    tables: Parquet and Arrow files may be named too, and a folder that has none of the others stands for these.
 
     Raises DataError for a missing or empty file and for a folder or pattern without matches, ConfigError
     when no path or one file twice is given.
@@ -34,6 +34,8 @@ def find_input_files(paths: str | Path | Sequence[str | Path], *, tables: bool =
     files = tuple(file for path in named for file in _expand(path, tables))
     seen = set()
     for file in files:
+        if not tables and TABLE_PATTERN.fullmatch(file.name):
+            raise DataError("a table; make prepared data of it with `cupyrec prepare`", path=file)
         if file.stat().st_size == 0:
             raise DataError("the file is empty", path=file)
         if (place := file.resolve()) in seen:

@@ -54,13 +54,24 @@ def overflow_is_seen_later() -> AbstractContextManager[Any]:
     return np.errstate(over="ignore", invalid="ignore")
 
 
+OTHER_VOCABULARIES = (
+    "; data for a model that was trained on prepared data are made with `cupyrec prepare PATH... --vocabulary FOLDER`, "
+    "FOLDER being the prepared data of the training"
+)
+
+
 def check_source_fits(source: Source, config: DlrmConfig) -> None:
     """Raise ConfigError when a source was made for other tables or dense features than a model."""
-    wanted = (config.table_rows, config.dense_features)
-    if (tuple(source.table_rows), source.dense_features) != wanted:
+    wanted, found = (config.features, config.dense_features), (len(source.table_rows), source.dense_features)
+    if found != wanted:
         raise ConfigError(
-            f"the data have {source.dense_features} dense features and tables of {_text(source.table_rows)} rows, "
-            f"but the model was made for {config.dense_features} and {_text(config.table_rows)}"
+            f"the data have {found[0]} tables and {found[1]} dense features, but the model was made for {wanted[0]} "
+            f"and {wanted[1]}"
+        )
+    if tuple(source.table_rows) != config.table_rows:
+        raise ConfigError(
+            f"the data have tables of {_text(source.table_rows)} rows, but the model was made for "
+            f"{_text(config.table_rows)}{OTHER_VOCABULARIES if hasattr(source, 'encoding') else ''}"
         )
 
 

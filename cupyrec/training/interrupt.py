@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM as requests: the step under way is finished, the model saved."""
+"""Ctrl-C, SIGTERM and SIGHUP as requests: the step under way is finished, the model saved."""
 
 from __future__ import annotations
 
@@ -7,18 +7,22 @@ import threading
 from types import FrameType, TracebackType
 from typing import Any
 
+# Who sends these asks for an orderly end, or has closed the terminal. Not every system has both.
+ORDERLY_STOPS = tuple(number for name in ("SIGTERM", "SIGHUP") if (number := getattr(signal, name, None)) is not None)
+
 
 class StopOnInterrupt:
     """While it is entered, the first SIGINT sets `requested`; a second one interrupts as usual (KeyboardInterrupt).
 
-    SIGTERM sets it too, any number of times: who sends it, such as a batch system, has SIGKILL for the impatient.
+    SIGTERM sets it too, any number of times: who sends it, such as a batch system, has SIGKILL for the impatient; and
+    SIGHUP, which comes when the terminal is closed.
     `signal` is the one that came first. Does nothing outside the main thread, where Python delivers no signals, and
-    leaves alone a SIGINT that is ignored, as under nohup and in the background of a script, and a SIGTERM that somebody
-    else handles or ignores.
+    leaves alone a SIGINT that is ignored, as under nohup and in the background of a script, and of the others what
+    somebody else handles or ignores.
     """
 
     def __init__(self, *, on_terminate: bool = True) -> None:
-        """on_terminate: whether SIGTERM is such a request; else it ends the process, as always."""
+        """on_terminate: whether SIGTERM and SIGHUP are such requests; else they end the process, as always."""
         self.signal: signal.Signals | None = None
         self._on_terminate = on_terminate
         self._previous: dict[signal.Signals, Any] = {}
@@ -36,8 +40,9 @@ class StopOnInterrupt:
         if threading.current_thread() is threading.main_thread():
             if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
                 self._previous[signal.SIGINT] = signal.signal(signal.SIGINT, self._handle)
-            if self._on_terminate and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL:
-                self._previous[signal.SIGTERM] = signal.signal(signal.SIGTERM, self._handle)
+            for number in ORDERLY_STOPS if self._on_terminate else ():
+                if signal.getsignal(number) == signal.SIG_DFL:
+                    self._previous[number] = signal.signal(number, self._handle)
         return self
 
     def __exit__(

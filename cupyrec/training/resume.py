@@ -35,8 +35,8 @@ def find_checkpoint(folder: CheckpointFolder, step: int | None) -> Checkpoint | 
     """
     steps = folder.steps()
     if step is not None and step not in steps:
-        there = f"those of the steps {', '.join(map(str, steps))}" if steps else "none"
-        raise ModelError(f"{folder.path}: holds no checkpoint of step {step}, but {there}")
+        there = f", but those of the steps {', '.join(map(str, steps))}" if steps else ", nor any other"
+        raise ModelError(f"{folder.path}: holds no checkpoint of step {step}{there}")
     if not steps:
         return None
     step = steps[-1] if step is None else step
@@ -150,4 +150,6 @@ def _absolute(path: str) -> str:
 
 
 def _text(value: Any) -> str:
+    if isinstance(value, bool):
+        return "on" if value else "off"
     return "-".join(map(str, value)) if isinstance(value, tuple) else f"{value}"

@@ -35,7 +35,7 @@ from cupyrec.training.run_checkpoints import (
 from cupyrec.training.run_data import RunData
 from cupyrec.training.run_folder import RunFolder
 from cupyrec.training.run_records import RunRecords, describe, result_facts
-from cupyrec.training.saved_model import model_bytes
+from cupyrec.training.saved_model import WEIGHT_BYTES, model_bytes
 from cupyrec.training.trainer import Trainer
 from cupyrec.training.training_state import TrainingResult
 
@@ -46,7 +46,8 @@ class RunReport:
 
     bad_rows: how many bad rows were skipped, by the file that holds them; saved_in: None where nothing was saved;
     trace_error: why the trace is not whole, None where it is or none was asked for; checkpoint: the newest, None where
-    none is written; stopped_by: the signal that asked to stop before the end, None where none did.
+    none is written; stopped_by: the signal that asked to stop before the end, None where none did; steps_before: those
+    of the checkpoint that it went on from; max_steps: as it was set.
     """
 
     result: TrainingResult
@@ -55,6 +56,8 @@ class RunReport:
     trace_error: OutputError | None = None
     checkpoint: Path | None = None
     stopped_by: signal.Signals | None = None
+    steps_before: int = 0
+    max_steps: int | None = None
 
 
 def run_training(
@@ -87,7 +90,8 @@ def run_training(
         )
         _check_memory(config, shape, device, say)
         if folder is not None:
-            folder.check_space(model_bytes(shape))
+            checkpoint_bytes = _checkpoint_bytes(config, shape) if config.checkpoint_every else 0
+            folder.check_space(model_bytes(shape) + checkpoint_bytes)
         train, valid = data.split(say)
         run_checkpoints = RunCheckpoints(config, train, valid)
         if checkpoint is not None:
@@ -97,13 +101,14 @@ def run_training(
             stack.callback(_close, trace)
         trainer = _trainer(config, shape, device, trace, say)
         records = RunRecords(folder, progress, log_every=config.log_every)
-        start, checkpoints = None, None
+        start, steps_before, checkpoints = None, 0, None
         if folder is not None:
             resolved = _resolved(config, shape, trainer)
             if checkpoint is None:
                 folder.begin(_toml_of(resolved))
             else:
                 start = load_checkpoint(trainer, checkpoint, folder)
+                steps_before = start.steps
                 folder.go_on(_toml_of(resolved), checkpoint.steps, checkpoint.content["metrics_bytes"], say)
                 if start.position.batches and not getattr(train, "seekable", False):
                     say("the raw files are read again up to there, which takes its time")
@@ -160,6 +165,8 @@ def run_training(
             trace_error,
             checkpoint=None if checkpoints is None or folder is None else folder.checkpoints.newest,
             stopped_by=stop.signal if result.interrupted else None,
+            steps_before=steps_before,
+            max_steps=config.max_steps,
         )
 
 
@@ -210,6 +217,12 @@ def _check_memory(config: RunConfig, shape: DlrmConfig, device: Device, say: Cal
         _say_plan("memory plan of the GPU:", on_device.lines(), say)
         on_device.check(device.runtime.memory_bytes()[0])
     plan.check(available_bytes())
+
+
+def _checkpoint_bytes(config: RunConfig, shape: DlrmConfig) -> int:
+    """What one takes, at least."""
+    row_state = make_optimizer(config.optimizer, eps=config.eps).row_state_width(shape.dimension)
+    return model_bytes(shape) + WEIGHT_BYTES * sum(shape.table_rows) * row_state
 
 
 def _say_plan(title: str, lines: list[str], say: Callable[[str], None]) -> None:

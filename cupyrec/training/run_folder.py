@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from cupyrec.byte_sizes import format_bytes
+from cupyrec.datasets.prepared.manifest import MANIFEST_FILE
+from cupyrec.datasets.preparing.output_folder import PREPARATION_FILE
 from cupyrec.errors import OutputError
 from cupyrec.folder_lock import LOCK_FILE, FolderLock
 from cupyrec.training.checkpoint_folder import CHECKPOINTS_FOLDER, CheckpointFolder
@@ -65,13 +67,17 @@ class RunFolder:
         self._names = {CONFIG_FILE, METRICS_FILE, *BAD_ROWS_FILES}
         self._made: list[Path] = []
         try:
+            for name in (MANIFEST_FILE, PREPARATION_FILE):
+                if (self.path / name).exists():
+                    raise OutputError(f"{path}: holds prepared data ({name}); choose another --output")
             self._earlier = self._files_there()
             if not self._earlier or overwrite or resume:
                 self._make()
                 self._lock.enter_context(FolderLock(self.path))
                 self._earlier = self._files_there()
             if self._earlier and not (overwrite or resume):
-                hint = ", or go on with it: --resume" if self._earlier[-1].name == CHECKPOINTS_FOLDER else ""
+                goes_on = CheckpointFolder(checkpoints_to_resume(self.path)).steps()
+                hint = ", or go on with it: --resume" if goes_on else ""
                 raise OutputError(
                     f"{path}: holds an earlier run ({self._earlier[0].name}); "
                     f"choose another --output, or replace it with --overwrite{hint}"

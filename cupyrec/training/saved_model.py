@@ -14,11 +14,21 @@ import numpy as np
 
 from cupyrec import __version__
 from cupyrec.config import DlrmConfig
+from cupyrec.datasets.prepared.manifest import MANIFEST_FILE
+from cupyrec.datasets.prepared.splits import SPLIT_SUFFIX
 from cupyrec.embedding.host_table import HostTable
 from cupyrec.errors import ModelError, OutputError
 from cupyrec.models.dlrm import Dlrm, dense_parameters
 from cupyrec.training.safetensors_file import sync_folder
-from cupyrec.training.safetensors_io import ArraySource, TensorSource, open_tensors, read_metadata, write_sharded
+from cupyrec.training.safetensors_io import (
+    INDEX_NAME,
+    SINGLE_NAME,
+    ArraySource,
+    TensorSource,
+    open_tensors,
+    read_metadata,
+    write_sharded,
+)
 
 DESCRIPTION_FILE = "model.json"
 FORMAT, FORMAT_VERSION = "cupyrec-model", 1
@@ -120,6 +130,15 @@ def read_model(folder: str | Path) -> tuple[DlrmConfig, dict[str, Any]]:
     return config, description
 
 
+def _what_else(folder: Path) -> str:
+    """What a folder that holds no model is, and what to do with that."""
+    if (folder / MANIFEST_FILE).exists() or folder.suffix == SPLIT_SUFFIX:
+        return "; these are prepared data: the model is named first, then the data"
+    if (folder / SINGLE_NAME).exists() or (folder / INDEX_NAME).exists():
+        return "; weights from elsewhere become a model with `cupyrec import`"
+    return ""
+
+
 def read_weights(folder: str | Path, model: Dlrm, table: HostTable) -> None:
     """Fill a model and its tables, made for the saved shape, with the saved weights. Raises ModelError."""
     tensors = open_tensors(Path(folder))
@@ -162,7 +181,9 @@ def _read_description(folder: Path) -> dict[str, Any]:
     try:
         description = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise ModelError(f"{folder}: holds no cupyrec model: {DESCRIPTION_FILE}: {error.strerror}") from None
+        raise ModelError(
+            f"{folder}: holds no cupyrec model: {DESCRIPTION_FILE}: {error.strerror}{_what_else(folder)}"
+        ) from None
     except (ValueError, RecursionError) as error:
         raise ModelError(f"{path}: damaged: {error}") from None
     if not isinstance(description, dict) or description.get("format") != FORMAT:

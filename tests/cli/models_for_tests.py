@@ -11,13 +11,14 @@ from cupyrec.datasets.prepared.manifest import read_manifest
 from cupyrec.datasets.prepared.splits import by_share, write_splits
 from cupyrec.datasets.preparing.job import prepare
 from cupyrec.datasets.preparing.prepare_options import PrepareOptions
+from cupyrec.training.data_encoding import raw_encoding
 
 CONFIG = DlrmConfig((50,) * 26, dimension=4, bottom=(8, 4), top=(8, 1))
 
 
 def save_small(folder: Path, config: DlrmConfig = CONFIG, *, seed: int = 0, **facts: object) -> Path:
-    """A model with random weights. facts: kept with it."""
-    Trainer(config, threads=1, batch_size=8, seed=seed).save(folder, facts)
+    """A model with random weights, as of raw files. facts: kept with it."""
+    Trainer(config, threads=1, batch_size=8, seed=seed).save(folder, {"encoding": raw_encoding(config), **facts})
     return folder
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 
 import numpy as np
@@ -113,6 +114,20 @@ def test_a_model_of_hashes_does_not_take_vocabularies_of_as_many_rows(folder, tm
     save_small(tmp_path / "model", DlrmConfig(rows, dimension=4, bottom=(8, 4), top=(8, 1)))
     outcome = run_here(capsys, "evaluate", tmp_path / "model", folder / "vocabulary" / "prepared")
     assert "give it the raw files" in check_one_error_line(outcome)
+
+
+def test_what_is_missing_or_something_else_is_told_as_that(folder, tmp_path, capsys):
+    table = tmp_path / "a.parquet"
+    table.write_bytes(b"PAR1")
+    cases = {
+        (folder / "model", tmp_path / "none"): "none: no such file",
+        (folder / "model", table): r"a\.parquet: a table; make prepared data of it with `cupyrec prepare`",
+        (folder / "vocabulary" / "prepared", folder / "model"): r"model is named first, then the data|no files called",
+        (folder / "vocabulary" / "prepared" / "test.json", folder / "data.tsv"): "the model is named first",
+        (folder / "of_vocabulary", folder / "hashed" / "prepared"): "cupyrec prepare PATH... --vocabulary FOLDER",
+    }
+    for (model, data), message in cases.items():
+        assert re.search(message, check_one_error_line(run_here(capsys, "evaluate", model, data))), message
 
 
 def test_a_checkpoint_predicts_as_its_model(folder, tmp_path, capsys):

@@ -115,7 +115,7 @@ def wait_until_begun(process: subprocess.Popen, output: Path) -> None:
 def error_of(outcome: Outcome) -> str:
     """The message of a command that failed; there may be progress before it."""
     *progress, error = outcome.err.splitlines(keepends=True)
-    assert all("% done, " in line for line in progress), outcome
+    assert all(re.search(r"% done, |^reading \d+ shards? again, to go on$", line) for line in progress), outcome
     return check_one_error_line(Outcome(outcome.code, outcome.out, error))
 
 

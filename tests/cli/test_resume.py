@@ -66,6 +66,14 @@ def test_from_an_older_one(run, made, capsys):
     assert (run / "model.safetensors").read_bytes() == (made / "whole" / "model.safetensors").read_bytes()
 
 
+def test_the_summary_says_what_was_trained_before(run, capsys):
+    outcome = train(capsys, "--resume", "--output", run, "--max-steps=10")
+    assert "3 steps after the 7 of the checkpoint; in all\ntrained 10 steps, 200 samples in " in outcome.out
+    outcome = train(capsys, "--resume", "--output", run)
+    assert outcome.code == 0
+    assert "nothing was left to train: the checkpoint is of step 10 and --max-steps is 10\n" in outcome.out
+
+
 def test_an_option_that_leads_elsewhere(run, capsys):
     message = check_one_error_line(train(capsys, "--resume", "--output", run, "--batch-size=10"))
     assert message == (

@@ -185,7 +185,7 @@ def wait_for_a_checkpoint_in_the_making(process, output):
         time.sleep(0.001)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
 def test_a_signal_while_a_checkpoint_is_being_written_saves(folder, undisturbed, tmp_path, number):
     output = tmp_path / "run"
     process = start(arguments_of(folder, "resident", output))
@@ -197,8 +197,8 @@ def test_a_signal_while_a_checkpoint_is_being_written_saves(folder, undisturbed,
     finally:
         process.kill()
         process.wait()
-    assert process.returncode == (0 if number == signal.SIGTERM else 130)
-    how = "stopped by SIGTERM" if number == signal.SIGTERM else "interrupted"
+    assert process.returncode == (130 if number == signal.SIGINT else 0)
+    how = "interrupted" if number == signal.SIGINT else f"stopped by {number.name}"
     steps = int(re.search(rf"^{how} after (\d+) steps", out, re.MULTILINE)[1])
     last = output / "checkpoints" / f"step-{steps:08}"
     assert out.splitlines()[-2:] == [f"last checkpoint: {last}; go on from it with --resume", f"saved in {output}"]

@@ -209,7 +209,7 @@ def test_the_newest_whole_one_is_named(run, options):
 def test_a_step_without_a_checkpoint(run, options):
     refused(options, ModelError, "holds no checkpoint of step 3, but those of the steps 4, 5", resume_step=3)
     shutil.rmtree(run)
-    with pytest.raises(ModelError, match="holds no checkpoint of step 3, but none"):
+    with pytest.raises(ModelError, match="holds no checkpoint of step 3, nor any other"):
         train(**options, resume_step=3)
 
 
@@ -250,7 +250,7 @@ def test_rows_of_a_patch_that_are_in_no_table(run, options):
         ({"warmup_steps": 0}, "--warmup-steps is 0, but .* made with 4"),
         ({"decay_steps": 6}, "--decay-steps is 6, but .* made with 5"),
         ({"pooling": "mean"}, "--pooling is mean, but .* made with sum"),
-        ({"shuffle": True}, "--shuffle is True, but .* made with False"),
+        ({"shuffle": True}, "--shuffle is on, but .* made with off"),
         ({"valid": "0.3"}, r"--valid is 0\.3, but .* made with 0\.2"),
         ({"system": "static"}, "--system is static, but .* made with resident"),
     ],

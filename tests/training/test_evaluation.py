@@ -60,10 +60,10 @@ def test_predictions_that_are_not_finite_are_an_error_and_no_warning():
 
 def test_refuses_what_does_not_fit():
     check_source_fits(made_source(0), CONFIG)
-    with pytest.raises(ConfigError, match=r"tables of 7, 40 rows, but the model was made for 3 and 7, 40, 11"):
+    with pytest.raises(ConfigError, match=r"2 tables and 3 dense features, but the model was made for 3 and 3"):
         check_source_fits(BatchList([], (7, 40), 3), CONFIG)
     with pytest.raises(ConfigError, match=r"tables of 9 rows"):
-        check_source_fits(BatchList([], (9, 9), 3), CONFIG)
+        check_source_fits(BatchList([], (9, 9, 9), 3), CONFIG)
     check_batch_size(made_batch(0, samples=4), 4)
     with pytest.raises(ConfigError, match=r"5 samples.*4"):
         check_batch_size(made_batch(0, samples=5), 4)
@@ -75,7 +75,10 @@ def test_a_loaded_model_predicts_and_evaluates_as_the_trained_one(tmp_path):
     trainer.save(tmp_path, {"note": "five steps"})
     model = load_model(tmp_path, batch_size=BATCH_SIZE, threads=1)
     assert model.config == CONFIG
-    assert (model.description["steps"], model.description["training"]) == (5, {"note": "five steps"})
+    assert (model.description["steps"], model.description["training"]) == (
+        5,
+        {"encoding": None, "note": "five steps"},
+    )
     batch = made_batch(99, samples=7)
     assert model.predict(batch).tobytes() == np.array(trainer.system.predict(batch)).tobytes()
     assert model.evaluate(made_source(3, first=50)) == trainer.evaluate(made_source(3, first=50))
