@@ -160,6 +160,10 @@ def _blocks(path: Path, offset: int, block_bytes: int) -> Generator[tuple[bytes,
     """Yield blocks of (decompressed) bytes from `offset` on, each with the position in the file as stored."""
     codec = CODECS.get(path.suffix)
     try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        raise DataError("its name is not valid UTF-8; rename it", path=path) from None
+    try:
         with contextlib.ExitStack() as stack:
             stored = stack.enter_context(pa.OSFile(str(path), "rb"))
             source = stack.enter_context(pa.CompressedInputStream(stored, codec)) if codec else stored

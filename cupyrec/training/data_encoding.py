@@ -46,9 +46,9 @@ def check_same_encoding(source: Source, config: DlrmConfig, encoding: str | None
     raw = raw_encoding(config)
     if of_data == raw:
         raise ConfigError(
-            "the model was trained on data prepared with vocabularies, --modulo, texts or another dense transform, which "
-            "these files are read without: prepare them with `cupyrec prepare PATH... --vocabulary FOLDER`, FOLDER being the "
-            "prepared data of the training"
+            "the model was trained on data prepared with vocabularies, --modulo, texts or another dense transform, "
+            "which these files are read without: prepare them with `cupyrec prepare PATH... --vocabulary FOLDER`, "
+            "FOLDER being the prepared data of the training"
         )
     if encoding == raw:
         raise ConfigError(

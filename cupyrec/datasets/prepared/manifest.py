@@ -97,14 +97,28 @@ class Manifest:
         return tuple(category.rows for category in self.categories)
 
 
-def encoding_id(dense_transform: str, table_rows: Sequence[int], vocabularies: Sequence[str | None]) -> str:
+def encoding_id(dense_transform: str, table_rows: Sequence[int], columns: Sequence[str | None]) -> str:
     """A short name of how values become ids and dense features, whatever the columns are called: 16 hexadecimal digits.
 
-    vocabularies: (F,) the digest of each vocabulary (see preparing.vocabulary), None where an id is the value modulo
-    the rows of its table.
+    columns: (F,) of each category hash_mark or vocabulary_mark. None alone, an id that is the number itself modulo the
+    rows of its table, says all about a column of raw Criteo files.
     """
-    text = json.dumps([dense_transform, list(table_rows), list(vocabularies)])
+    text = json.dumps([dense_transform, list(table_rows), list(columns)])
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def hash_mark(values: str, modulo: int | None) -> str | None:
+    """What ids that are hashes depend on, beside the rows of the table; None where a number is its own hash.
+
+    values: hex, integer or text, see preparing.raw_rows.ColumnKind; modulo: that numbers are taken by before.
+    """
+    kind = "text" if values == "text" else "number"
+    return None if kind == "number" and modulo is None else f"hash:{kind}:{modulo}"
+
+
+def vocabulary_mark(digest: str, modulo: int | None) -> str:
+    """What ids of a vocabulary depend on: its digest (see preparing.vocabulary), and the modulo of its values."""
+    return digest if modulo is None else f"{digest}:{modulo}"
 
 
 def shard_name(number: int) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -17,15 +18,21 @@ from cupyrec.errors import DataError
 ID_TYPES = (np.dtype(np.uint8), np.dtype(np.uint16), np.dtype(np.uint32))
 
 
+class Sliceable(Protocol):
+    """An array, or what gives slices as one does."""
+
+    def __getitem__(self, part: slice, /) -> np.ndarray: ...
+
+
 @dataclass(frozen=True, slots=True)
 class IdColumn:
     """The ids of one category in n samples.
 
-    ids: (n,) unsigned, or (lookups,) where samples have lists; offsets: None, or (n + 1,) int64, where each list
-    begins and ends, from 0 on.
+    ids: (n,) unsigned, or (lookups,) where samples have lists; only slices of it are taken. offsets: None, or (n + 1,)
+    int64, where each list begins and ends, from 0 on.
     """
 
-    ids: np.ndarray
+    ids: Sliceable
     offsets: np.ndarray | None = None
 
 
@@ -76,7 +83,7 @@ def write_blocks(path: Path, blocks: Iterable[pa.RecordBatch]) -> Shard:
 def read_blocks(path: Path, shard: Shard) -> Iterator[pa.RecordBatch]:
     """The blocks of a shard that was written here, each checked. Raises DataError."""
     try:
-        with pa.memory_map(str(path)) as file:
+        with pa.OSFile(str(path)) as file:
             if file.size() != shard.size_bytes:
                 raise _damaged(path, f"it has {file.size()} bytes, not {shard.size_bytes}")
             reader = pa.ipc.open_file(file)

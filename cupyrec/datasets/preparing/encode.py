@@ -1,15 +1,13 @@
-"""From the values of a column to its ids, and the rows of a shard as they come together."""
+"""From the values of a column to its ids."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
 import pyarrow as pa
 
-from cupyrec.datasets.prepared.shard_writer import IdColumn, ShardRows
-from cupyrec.datasets.preparing.raw_rows import RawColumn, RawRows
+from cupyrec.datasets.preparing.raw_rows import RawColumn
 from cupyrec.datasets.preparing.vocabulary import Vocabulary
 
 
@@ -94,80 +92,6 @@ class HashEncoder:
 
     def encode(self, column: RawColumn, ids_out: np.ndarray) -> None:
         ids_out[:] = _reduced(_reduced(column.keys, self._modulo), self.table_rows)
-
-
-class ShardBuffer:
-    """The rows of a shard, as far as they have come. Its memory is that of a whole shard and used again for another."""
-
-    def __init__(self, shard_samples: int, dense_features: int, multi_hot: Sequence[bool]) -> None:
-        """multi_hot: of each category, whether samples have lists of ids."""
-        self.samples = 0
-        self._labels = np.empty(shard_samples, dtype=np.float32)
-        self._dense = np.empty((shard_samples, dense_features), dtype=np.float32)
-        self._columns = [
-            _ListIds() if has_lists else _SingleIds(np.empty(shard_samples, dtype=np.uint32)) for has_lists in multi_hot
-        ]
-
-    def add(self, rows: RawRows) -> None:
-        """Append rows without their categories; add_ids follows for each of these."""
-        part = slice(self.samples, self.samples + len(rows))
-        self._labels[part], self._dense[part] = rows.labels, rows.dense
-        self.samples += len(rows)
-
-    def add_ids(self, category: int, encoder: Encoder, columns: Sequence[RawColumn]) -> None:
-        """Encode and append a column of the rows. Different categories may be added by different threads at once."""
-        for column in columns:
-            self._columns[category].add(encoder, column)
-
-    def rows(self) -> ShardRows:
-        """All rows; they are overwritten after `clear`."""
-        columns = [column.joined() for column in self._columns]
-        return ShardRows(self._labels[: self.samples], self._dense[: self.samples], columns)
-
-    def clear(self) -> None:
-        """Begin another shard."""
-        self.samples = 0
-        for column in self._columns:
-            column.clear()
-
-
-class _SingleIds:
-    """The ids of a category with one for each sample."""
-
-    def __init__(self, ids: np.ndarray) -> None:
-        self._ids, self._used = ids, 0
-
-    def add(self, encoder: Encoder, column: RawColumn) -> None:
-        stop = self._used + len(column)
-        encoder.encode(column, self._ids[self._used : stop])
-        self._used = stop
-
-    def joined(self) -> IdColumn:
-        return IdColumn(self._ids[: self._used])
-
-    def clear(self) -> None:
-        self._used = 0
-
-
-class _ListIds:
-    """The ids of a category with a list for each sample: nobody knows how many, so they are kept as they come."""
-
-    def __init__(self) -> None:
-        self._ids: list[np.ndarray] = []
-        self._lengths: list[np.ndarray] = []
-
-    def add(self, encoder: Encoder, column: RawColumn) -> None:
-        assert column.offsets is not None
-        self._ids.append(np.empty(column.keys.shape, dtype=np.uint32))
-        encoder.encode(column, self._ids[-1])
-        self._lengths.append(np.diff(column.offsets))
-
-    def joined(self) -> IdColumn:
-        offsets = np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(np.concatenate(self._lengths))])
-        return IdColumn(np.concatenate(self._ids), offsets)
-
-    def clear(self) -> None:
-        self._ids, self._lengths = [], []
 
 
 def _reduced(keys: np.ndarray, modulo: int | None) -> np.ndarray:

@@ -16,9 +16,11 @@ from cupyrec.datasets.prepared.manifest import (
     Manifest,
     Shard,
     encoding_id,
+    hash_mark,
     manifest_json,
     read_manifest,
     shard_name,
+    vocabulary_mark,
 )
 from cupyrec.datasets.prepared.shard_writer import check_size
 from cupyrec.datasets.preparing.encode import Encoder, HashEncoder, LearningEncoder
@@ -62,22 +64,30 @@ def prepare(
     options: PrepareOptions,
     *,
     on_progress: Callable[[float, int], None] = lambda share, rows: None,
+    on_rebuild: Callable[[int], None] = lambda shards: None,
     stop: Callable[[], bool] = lambda: False,
 ) -> Prepared:
     """Prepare data, go on with it, or find it finished.
 
-    on_progress: told the share done, 0 to 1, and the rows prepared. stop: asked often whether to stop.
+    on_progress: told the share done, 0 to 1, and the rows prepared. on_rebuild: told, before the first of
+    these reports, how many shards of an earlier call are read again to go on. stop: asked often whether to stop.
 
     The result is the same, bit for bit, whatever the number of threads, the memory and how often the job was stopped
     or killed. Raises Stopped when stop says so; ConfigError, DataError, OutputError and MemoryPlanError. After any of
     these the same call goes on, unless it says otherwise.
     """
-    return _Job(Plan(options), on_progress, stop).run()
+    return _Job(Plan(options), on_progress, on_rebuild, stop).run()
 
 
 class _Job:
-    def __init__(self, plan: Plan, on_progress: Callable[[float, int], None], stop: Callable[[], bool]) -> None:
-        self._plan, self._on_progress, self._stop = plan, on_progress, stop
+    def __init__(
+        self,
+        plan: Plan,
+        on_progress: Callable[[float, int], None],
+        on_rebuild: Callable[[int], None],
+        stop: Callable[[], bool],
+    ) -> None:
+        self._plan, self._on_progress, self._on_rebuild, self._stop = plan, on_progress, on_rebuild, stop
         self._folder = OutputFolder(plan.output)
 
     def run(self) -> Prepared:
@@ -112,6 +122,7 @@ class _Job:
                 folder=self._folder.vocabulary,
                 work=self._folder.work,
                 threads=plan.threads,
+                memory_bytes=plan.memory_bytes,
                 stop=self._stop,
             )
         encoders.clear()  # the vocabularies are no longer needed, and large
@@ -125,6 +136,7 @@ class _Job:
                 old_path=self._first_path,
                 new_path=self._final_path,
                 threads=plan.threads,
+                memory_bytes=plan.memory_bytes,
                 on_progress=lambda share: self._on_progress(READING_SHARE + share * (1 - READING_SHARE), rows),
                 stop=self._stop,
             )
@@ -151,6 +163,8 @@ class _Job:
         if plan.hashes:
             return [HashEncoder(rows, plan.modulo) for rows in plan.hash_rows]
         encoders = [LearningEncoder(plan.modulo) for _ in plan.raw.categories]
+        if shards := journal.shards():
+            self._on_rebuild(len(shards))
         rebuild_vocabularies(
             [encoder.vocabulary for encoder in encoders],
             journal,
@@ -180,30 +194,32 @@ class _Job:
 
     def _manifest(self, journal: Journal, shards: Sequence[Shard]) -> Manifest:
         plan = self._plan
-        categories, digests = self._categories(journal)
+        categories, marks = self._categories(journal)
         return Manifest(
             dense=plan.raw.dense,
             dense_transform=plan.transform,
             ids=plan.ordering.ids if plan.known is None else plan.known.manifest.ids,
             categories=categories,
-            encoding=encoding_id(plan.transform, [category.rows for category in categories], digests),
+            encoding=encoding_id(plan.transform, [category.rows for category in categories], marks),
             inputs=tuple(InputFile(**file) for file in journal.entry("read")["read"]),
             shards=tuple(shards),
         )
 
     def _categories(self, journal: Journal) -> tuple[tuple[Category, ...], Sequence[str | None]]:
-        """The categories, and the digests of their vocabularies. A vocabulary of others is copied."""
+        """The categories, and what their ids depend on, for encoding_id. A vocabulary of others is copied."""
         plan = self._plan
+        marks: Sequence[str | None]
         if plan.known is not None:
             plan.known.copy_files(self._folder.path)
-            return plan.known.manifest.categories, plan.known.digests()
-        rows: list[int] = plan.hash_rows if plan.hashes else []
-        digests: list[str | None] = [None] * len(rows)
+            return plan.known.manifest.categories, plan.known.marks()
         if plan.learns:
             ordered: list[dict[str, Any]] = journal.entry("ordered")["ordered"]
-            rows, digests = [each["rows"] for each in ordered], [each["digest"] for each in ordered]
+            rows: list[int] = [each["rows"] for each in ordered]
+            marks = [vocabulary_mark(each["digest"], plan.modulo) for each in ordered]
+        else:
+            rows, marks = plan.hash_rows, [hash_mark(kind.values, plan.modulo) for kind in plan.raw.kinds]
         folder = VOCABULARY_FOLDER if plan.learns else None
-        return categories_of(plan.raw.categories, plan.raw.kinds, rows, folder=folder), digests
+        return categories_of(plan.raw.categories, plan.raw.kinds, rows, folder=folder), marks
 
     def _prepared(self, manifest: Manifest, *, worked: bool, rows_read: int) -> Prepared:
         bad_rows = sum(file.bad_rows for file in manifest.inputs)

@@ -25,6 +25,7 @@ class Journal:
     """The entries of a preparation, in the order in which they were made.
 
     {"shard": .., "new": .., "at": .., "skip": .., "tally": ..}  a shard is written, see ReadPhase; one after the other
+    {"bad_rows": ..}              a file that bad rows are written to, beside the folder's own
     {"read": ..}                  all is read: the samples and bad rows of each file
     {"ordered": ..}               the vocabularies are written, with what is known of each
     {"final": .., "number": ..}   a shard is written with the ids that values keep; in any order

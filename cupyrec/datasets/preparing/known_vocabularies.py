@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from cupyrec.datasets.durable_files import output_errors, write_durably
-from cupyrec.datasets.prepared.manifest import encoding_id, read_manifest
+from cupyrec.datasets.prepared.manifest import encoding_id, hash_mark, read_manifest, vocabulary_mark
 from cupyrec.datasets.preparing.encode import Encoder, HashEncoder, KnownEncoder
 from cupyrec.datasets.preparing.order_phase import keys_digest
-from cupyrec.datasets.preparing.output_folder import read_preparation
+from cupyrec.datasets.preparing.output_folder import PREPARATION_FILE, read_preparation
 from cupyrec.datasets.preparing.raw_input import RawInput
+from cupyrec.datasets.preparing.raw_rows import ColumnKind
 from cupyrec.datasets.preparing.vocabulary import VocabularyFile, read_vocabulary
 from cupyrec.errors import DataError
 
@@ -22,13 +24,14 @@ class KnownVocabularies:
         """Read the manifest. Raises DataError."""
         self.manifest = read_manifest(folder)
         self._folder = folder
+        self._kinds: Sequence[ColumnKind] | None = None
         preparation = read_preparation(folder)
         if preparation is None:
             raise DataError("does not say how its values were made; prepare it again", path=folder)
-        self.modulo: int | None = preparation["options"]["modulo"]
+        self.modulo: int | None = _modulo(preparation, folder)
 
     def check_columns(self, raw: RawInput) -> None:
-        """Raise DataError unless the input has the dense features and categories of the folder."""
+        """Raise DataError unless the input has the dense features and categories of the folder, of the same kinds."""
         for what, found, expected in (
             ("dense features", raw.dense, self.manifest.dense),
             ("categories", raw.categories, tuple(category.name for category in self.manifest.categories)),
@@ -40,14 +43,21 @@ class KnownVocabularies:
         for category, kind in zip(self.manifest.categories, raw.kinds, strict=True):
             if category.multi_hot != kind.multi_hot:
                 raise DataError(f"only one of it and the input has lists in {category.name}", path=self._folder)
-            self._kinds = raw.kinds
+        self._kinds = raw.kinds
+        if all(category.vocabulary is None for category in self.manifest.categories):
+            values = [kind.values for kind in raw.kinds]
+            if not self._are_hashes_of(values):
+                raise DataError(self._other_hashes(values), path=self._folder)
 
     def encoders(self) -> list[Encoder]:
         """Of each column. Raises DataError for files that are damaged or do not fit the input."""
+        assert self._kinds is not None
         encoders: list[Encoder] = []
+        marks: list[str | None] = []
         for category, kind in zip(self.manifest.categories, self._kinds, strict=True):
             if category.vocabulary is None:
                 encoders.append(HashEncoder(category.rows, self.modulo))
+                marks.append(hash_mark(kind.values, self.modulo))
                 continue
             known = self._read(category.vocabulary)
             if known.kind != kind.values:
@@ -56,17 +66,24 @@ class KnownVocabularies:
                     path=self._folder,
                 )
             encoders.append(KnownEncoder(known.keys, self.modulo))
+            marks.append(vocabulary_mark(keys_digest(known.keys), self.modulo))
+        self._check_encoding(marks)
         return encoders
 
-    def digests(self) -> list[str | None]:
-        """Of each vocabulary. Raises DataError unless they are those that the manifest was made with."""
-        digests = [
-            None if category.vocabulary is None else keys_digest(self._read(category.vocabulary).keys)
-            for category in self.manifest.categories
-        ]
-        if encoding_id(self.manifest.dense_transform, self.manifest.table_rows, digests) != self.manifest.encoding:
-            raise DataError("the vocabularies are not those of the data", path=self._folder)
-        return digests
+    def marks(self) -> list[str | None]:
+        """What the ids of each column depend on, for encoding_id. Raises DataError unless it is as in the manifest.
+
+        Before check_columns nobody knows what was hashed: then only vocabularies are compared with the manifest.
+        """
+        marks: list[str | None] = []
+        for number, category in enumerate(self.manifest.categories):
+            if category.vocabulary is not None:
+                marks.append(vocabulary_mark(keys_digest(self._read(category.vocabulary).keys), self.modulo))
+            else:
+                marks.append(None if self._kinds is None else hash_mark(self._kinds[number].values, self.modulo))
+        if self._kinds is not None or all(category.vocabulary for category in self.manifest.categories):
+            self._check_encoding(marks)
+        return marks
 
     def copy_files(self, folder: Path) -> None:
         """Copy the files of the vocabularies. Raises OutputError, DataError."""
@@ -77,8 +94,45 @@ class KnownVocabularies:
                     target.parent.mkdir(exist_ok=True)
                 write_durably(target, _content(self._folder / category.vocabulary))
 
+    def _check_encoding(self, marks: Sequence[str | None]) -> None:
+        if encoding_id(self.manifest.dense_transform, self.manifest.table_rows, marks) != self.manifest.encoding:
+            raise DataError("the vocabularies are not those of the data", path=self._folder)
+
+    def _are_hashes_of(self, values: Sequence[str]) -> bool:
+        """Whether the ids are hashes of such values, see ColumnKind, taken modulo what preparation.json says."""
+        marks = [hash_mark(value, self.modulo) for value in values]
+        return encoding_id(self.manifest.dense_transform, self.manifest.table_rows, marks) == self.manifest.encoding
+
+    def _other_hashes(self, values: Sequence[str]) -> str:
+        """What is wrong with the values of the input, as far as can be told."""
+        names = [category.name for category in self.manifest.categories]
+        for number, name in enumerate(names):
+            other = "integer" if values[number] == "text" else "text"
+            # This column alone is another, or it is one of several.
+            if any(self._are_hashes_of(each) for each in (_replaced(values, number, other), [other] * len(values))):
+                before, now = ("texts", "numbers") if other == "text" else ("numbers", "texts")
+                return f"its ids of column {name} are hashes of {before}, but the input has {now}"
+        return "its ids are hashes of texts where the input has numbers, or the reverse, or were made another way"
+
     def _read(self, name: str) -> VocabularyFile:
         return read_vocabulary(self._folder / name)
+
+
+def _modulo(preparation: dict[str, Any], folder: Path) -> int | None:
+    """As the data were prepared with. Raises DataError where preparation.json does not say."""
+    options = preparation.get("options")
+    modulo = options.get("modulo", 0) if isinstance(options, dict) else 0
+    if modulo is None:
+        return None
+    if type(modulo) is not int or not 1 <= modulo < 2**63:
+        raise DataError(
+            "damaged: it does not say the modulo of values; prepare it again", path=folder / PREPARATION_FILE
+        )
+    return modulo
+
+
+def _replaced(values: Sequence[str], number: int, value: str) -> list[str]:
+    return [*values[:number], value, *values[number + 1 :]]
 
 
 def _content(path: Path) -> Any:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 import re
 import zlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,12 @@ from cupyrec.datasets.prepared.shard_writer import id_type
 from cupyrec.datasets.preparing.journal import Journal, Stopped, damaged
 from cupyrec.datasets.preparing.new_values import new_values_name, read_new_values
 from cupyrec.datasets.preparing.raw_rows import ColumnKind
-from cupyrec.datasets.preparing.vocabulary import Vocabulary, by_first_appearance, by_frequency, write_vocabulary
+from cupyrec.datasets.preparing.value_order import BYTES_PER_VALUE, ValueOrder
+from cupyrec.datasets.preparing.vocabulary import Vocabulary
+from cupyrec.datasets.preparing.vocabulary_file import GROUP_ROWS, Numbers, write_vocabulary
 
+# What writing a row group of a vocabulary takes: ids, keys, counts and values, and all of them encoded.
+GROUP_BYTES_PER_ROW = 100
 PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
 
 
@@ -48,48 +53,77 @@ def write_vocabularies(
     folder: Path,
     work: Path,
     threads: int,
+    memory_bytes: int,
     stop: Callable[[], bool],
 ) -> None:
     """Write the file of each vocabulary, and how old ids become new ones; then an entry `ordered` in the journal.
 
-    vocabularies: by first appearance, counted; their slots are dropped, to make room for what sorting takes. Raises
-    OutputError, and Stopped when stop says so.
+    vocabularies: by first appearance, counted; they are dropped one by one. memory_bytes: so many columns are ordered
+    at once as fit into it, at least one. Raises OutputError, and Stopped when stop says so.
     """
     with output_errors(folder):
         folder.mkdir(exist_ok=True)
     files = vocabulary_files(names)
-    news = [entry["new"] for entry in journal.entries if "new" in entry]
+    texts = _new_texts(journal, work) if any(kind.values == "text" for kind in kinds) else []
+    # What sorting takes has room where the slots have been.
     for vocabulary in vocabularies:
         vocabulary.drop_slots()
 
     def write(number: int) -> dict[str, Any]:
         if stop():
             raise Stopped
-        vocabulary = vocabularies[number]
-        order = by_frequency if ordering.ids == "frequency" else by_first_appearance
-        new_ids, kept = order(vocabulary, ordering.min_count)
-        keys = vocabulary.keys_by_id()[kept]
-        texts = None
-        if kinds[number].values == "text":
-            # In the order of first appearance that they have in the files; index 0 is id 1.
-            all_texts = pa.chunked_array(
-                [read_new_values(work / new_values_name(shard), new)[number][1] for shard, new in enumerate(news)],
-                pa.large_string(),
-            )
-            texts = all_texts.take(pa.array(kept.astype(np.int64) - 1)).chunks
-        write_vocabulary(folder / files[number], keys, vocabulary.counts_by_id()[kept], texts, kinds[number].values)
-        entry = {"rows": kept.shape[0] + 1, "digest": keys_digest(keys)}
+        order = ValueOrder(vocabularies[number], ordering.min_count, by_count=ordering.ids == "frequency")
+        kind = kinds[number].values
+        ordered_texts = _ordered_texts([columns[number] for columns in texts], order) if kind == "text" else None
+        write_vocabulary(folder / files[number], order.keys, order.counts, ordered_texts, kind)
+        entry = {"rows": len(order) + 1, "digest": keys_digest(order.keys)}
         if ordering.renumbers:
-            new_ids = new_ids.astype(id_type(kept.shape[0] + 1))
+            new_ids = order.new_ids(id_type(len(order) + 1))
             write_durably(work / _new_ids_name(number), new_ids.data)
             entry["new_ids"] = {"type": new_ids.dtype.name, "crc32": zlib.crc32(new_ids.data)}
+        vocabularies[number].drop()
         return entry
 
     # The largest first, so that no thread is left with it at the end.
     by_size = sorted(range(len(names)), key=lambda number: -vocabularies[number].size)
-    with ThreadPoolExecutor(threads) as pool:
+    at_once = _at_once(vocabularies, threads, memory_bytes)
+    with ThreadPoolExecutor(at_once) as pool:
         ordered = dict(zip(by_size, pool.map(write, by_size), strict=True))
     journal.append({"ordered": [ordered[number] for number in range(len(names))]})
+
+
+def _at_once(vocabularies: Sequence[Vocabulary], threads: int, memory_bytes: int) -> int:
+    """How many of the vocabularies, any of them, can be ordered at the same time."""
+    left = memory_bytes - sum(vocabulary.memory_bytes for vocabulary in vocabularies)
+    sizes = sorted((vocabulary.size for vocabulary in vocabularies), reverse=True)[:threads]
+    taken = accumulate(size * BYTES_PER_VALUE + min(size, GROUP_ROWS) * GROUP_BYTES_PER_ROW for size in sizes)
+    return max(sum(each <= left for each in taken), 1)
+
+
+def _new_texts(journal: Journal, work: Path) -> list[list[pa.Array | None]]:
+    """The texts of all shards, of each column, by first appearance; mapped into memory. Raises DataError."""
+    news = [entry["new"] for entry in journal.entries if "new" in entry]
+    return [
+        [texts for _, texts in read_new_values(work / new_values_name(shard), new)] for shard, new in enumerate(news)
+    ]
+
+
+def _ordered_texts(pieces: Sequence[pa.Array], order: ValueOrder) -> Iterator[pa.Array]:
+    """The texts of an order, GROUP_ROWS at a time. pieces: by first appearance, that of the id 1 first."""
+    starts = np.cumsum([0, *map(len, pieces)])
+    for start in range(0, len(order), GROUP_ROWS):
+        at = order.old_ids(slice(start, start + GROUP_ROWS)) - 1
+        piece = np.searchsorted(starts, at, side="right") - 1
+        by_piece = np.argsort(piece, kind="stable")
+        bounds = np.searchsorted(piece[by_piece], np.arange(len(pieces) + 1))
+        found = [
+            pieces[number].take(pa.array(at[by_piece[first:stop]] - starts[number]))
+            for number, (first, stop) in enumerate(pairwise(bounds))
+            if first < stop
+        ]
+        place = np.empty_like(by_piece)
+        place[by_piece] = np.arange(by_piece.shape[0])
+        yield pa.concat_arrays(found).take(pa.array(place))
 
 
 def read_new_ids(work: Path, ordered: Sequence[dict[str, Any]]) -> list[np.ndarray]:
@@ -126,9 +160,12 @@ def vocabulary_files(names: Sequence[str]) -> list[str]:
     return [f"{name if plain else f'column-{number}'}.parquet" for number, name in enumerate(names, start=1)]
 
 
-def keys_digest(keys: np.ndarray) -> str:
+def keys_digest(keys: Numbers) -> str:
     """That of a Vocabulary of the keys, (n,) uint64, of ids 1 to n."""
-    return hashlib.sha256(np.ascontiguousarray(keys, dtype="<u8").data).hexdigest()
+    digest = hashlib.sha256()
+    for start in range(0, keys.shape[0], GROUP_ROWS):
+        digest.update(np.ascontiguousarray(keys[start : start + GROUP_ROWS], dtype="<u8").data)
+    return digest.hexdigest()
 
 
 def _new_ids_name(number: int) -> str:

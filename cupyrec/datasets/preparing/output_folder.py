@@ -4,6 +4,8 @@ preparation.json    what was asked for, from the beginning to the end and after 
 .preparing/         the journal and all that is only needed on the way; gone at the end
 shard-*.arrow, vocabulary/, bad_rows.tsv    the result
 prepared.json       the manifest, written last: with it the data are finished
+
+Splits of the data, which come later, belong to them: they are removed with them. All else is somebody else's.
 """
 
 from __future__ import annotations
@@ -15,8 +17,16 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from cupyrec.datasets.durable_files import output_errors, remove_partials, sync_folder, write_durably
+from cupyrec.datasets.durable_files import (
+    PARTIAL_SUFFIX,
+    output_errors,
+    remove_partials,
+    sync_folder,
+    write_durably,
+)
 from cupyrec.datasets.prepared.manifest import MANIFEST_FILE
+from cupyrec.datasets.prepared.splits import FORMAT as SPLIT_FORMAT
+from cupyrec.datasets.prepared.splits import PARTS, SPLIT_SUFFIX
 from cupyrec.datasets.preparing.journal import Journal, damaged
 from cupyrec.errors import ConfigError, OutputError
 from cupyrec.folder_lock import LOCK_FILE
@@ -28,9 +38,13 @@ JOURNAL_FILE = "journal.jsonl"
 VOCABULARY_FOLDER = "vocabulary"
 BAD_ROWS_FILE = "bad_rows.tsv"
 
-_OWN_FILE = re.compile(r"shard-\d{5,}\.arrow|\..*\.partial")
+_SHARD = re.compile(r"shard-\d{5,}\.arrow")
 _OWN_NAMES = {PREPARATION_FILE, WORK_FOLDER, VOCABULARY_FOLDER, BAD_ROWS_FILE, MANIFEST_FILE, LOCK_FILE}
-_OWN_VOCABULARY = re.compile(r".*\.parquet|\..*\.partial")
+# What a process that was killed may have left unfinished.
+_WRITTEN_NAMES = {PREPARATION_FILE, MANIFEST_FILE, *(f"{part}{SPLIT_SUFFIX}" for part in PARTS)}
+_OWN_VOCABULARY = re.compile(r".*\.parquet|\..*\.parquet\.partial")
+# No split of any data is longer; what is longer is not looked at.
+_MOST_SPLIT_BYTES = 1 << 26
 
 
 class OutputFolder:
@@ -55,7 +69,7 @@ class OutputFolder:
         """Raise OutputError unless the folder is without content, or holds nothing but what cupyrec prepared."""
         with output_errors(self.path):
             names = {file.name for file in self.path.iterdir()} - {LOCK_FILE}
-            foreign = sorted(name for name in names if name not in _OWN_NAMES and not _OWN_FILE.fullmatch(name))
+            foreign = sorted(name for name in names if name not in _OWN_NAMES and not self._is_own_file(name))
             if self.vocabulary.is_dir():
                 vocabularies = sorted(file.name for file in self.vocabulary.iterdir())
                 foreign += [name for name in vocabularies if not _OWN_VOCABULARY.fullmatch(name)]
@@ -83,9 +97,14 @@ class OutputFolder:
             return self._start(asked)
         self._check_same(asked)
         with output_errors(self.path):
-            for folder in (self.path, self.vocabulary, self.work):
-                if folder.is_dir():
-                    remove_partials(folder)
+            for file in self.path.iterdir():
+                if _is_own_partial(file.name):
+                    file.unlink()
+            if self.vocabulary.is_dir():
+                for file in self.vocabulary.glob(f".*.parquet{PARTIAL_SUFFIX}"):
+                    file.unlink()
+            if self.work.is_dir():
+                remove_partials(self.work)
             if self.finished:
                 shutil.rmtree(self.work, ignore_errors=True)
                 return None
@@ -97,6 +116,10 @@ class OutputFolder:
         with output_errors(self.path):
             shutil.rmtree(self.work)
 
+    def _is_own_file(self, name: str) -> bool:
+        """Whether it is a shard, a split, or what was left of one."""
+        return bool(_SHARD.fullmatch(name)) or _is_own_partial(name) or _is_split(self.path / name)
+
     def _start(self, asked: dict[str, Any]) -> Journal:
         with output_errors(self.path):
             # The manifest and the journal go first and preparation.json last: so the folder is never taken for
@@ -104,7 +127,7 @@ class OutputFolder:
             self.manifest.unlink(missing_ok=True)
             (self.work / JOURNAL_FILE).unlink(missing_ok=True)
             for file in self.path.iterdir():
-                if _OWN_FILE.fullmatch(file.name):
+                if self._is_own_file(file.name):
                     file.unlink()
             for folder in (self.vocabulary, self.work):
                 if folder.exists():
@@ -141,6 +164,22 @@ def read_preparation(folder: Path) -> dict[str, Any] | None:
         if isinstance(content, dict) and content.get("format") == FORMAT and content.get("version") == FORMAT_VERSION:
             return content
     return None
+
+
+def _is_own_partial(name: str) -> bool:
+    written = name[1 : -len(PARTIAL_SUFFIX)]
+    return name == f".{written}{PARTIAL_SUFFIX}" and (written in _WRITTEN_NAMES or bool(_SHARD.fullmatch(written)))
+
+
+def _is_split(path: Path) -> bool:
+    """Whether it is a split, whole or of another version, whatever it is called. Raises OSError."""
+    if path.suffix != SPLIT_SUFFIX or not path.is_file() or path.stat().st_size > _MOST_SPLIT_BYTES:
+        return False
+    try:
+        content = json.loads(path.read_bytes())
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(content, dict) and content.get("format") == SPLIT_FORMAT
 
 
 def _difference(before: dict[str, Any], asked: dict[str, Any]) -> str:

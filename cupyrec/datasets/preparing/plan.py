@@ -10,7 +10,7 @@ from typing import Any
 
 from cupyrec.datasets.bad_rows import is_same_file
 from cupyrec.datasets.input_files import find_input_files
-from cupyrec.datasets.preparing.bad_rows_file import BadRowsFile
+from cupyrec.datasets.preparing.bad_rows_file import BadRowsFile, exists
 from cupyrec.datasets.preparing.known_vocabularies import KnownVocabularies
 from cupyrec.datasets.preparing.order_phase import Ordering
 from cupyrec.datasets.preparing.prepare_options import DEFAULT_TRANSFORM, PrepareOptions
@@ -86,8 +86,13 @@ class Plan:
         return least if available is None else max(least, available // MEMORY_PARTS)
 
     def bad_rows_file(self, default: Path, *, begun: bool) -> BadRowsFile:
-        """The file of bad rows; begun: whether it may be there from before. Raises ConfigError."""
+        """The file of bad rows; begun: whether it may be there from before, see BadRowsFile. Raises ConfigError."""
         path = default if self.options.bad_rows is None else Path(self.options.bad_rows)
+        if self.output.resolve() in path.resolve().parents:
+            # There is one file for them in there; any other name is that of other data, or may be once.
+            if path.resolve() != default.resolve():
+                raise ConfigError(f"{path}: is in the output folder; name a file elsewhere with --bad-rows, or none")
+            path = default
         skips = self.options.on_bad_row == "skip"
         if not path.parent.is_dir():
             raise ConfigError(f"{path}: the bad rows cannot be written: there is no folder {path.parent}")
@@ -96,9 +101,10 @@ class Plan:
         for file in self.raw.files:
             if is_same_file(path, file):
                 raise ConfigError(f"the bad rows would overwrite the input file {file}; name another with --bad-rows")
-        if skips and path.is_file() and not begun and not self.options.overwrite:
-            raise ConfigError(f"{path}: exists; name another file with --bad-rows, or replace it with --overwrite")
-        return BadRowsFile(path, skips=skips)
+        own, overwrite = path == default, self.options.overwrite
+        if skips and path.is_file() and not (begun or own or overwrite):
+            raise exists(path)
+        return BadRowsFile(path, skips=skips, own=own, overwrite=overwrite)
 
     def _check_places(self, files: Sequence[Path]) -> None:
         """Raise ConfigError where writing would destroy what is read, and for names that pyarrow cannot open."""
@@ -117,6 +123,12 @@ class Plan:
     def _check_columns(self) -> None:
         """What depends on the columns. Raises ConfigError."""
         options, categories = self.options, len(self.raw.categories)
+        for option, names in (("--dense-columns", self.raw.dense), ("--category-columns", self.raw.categories)):
+            twice = [name for number, name in enumerate(names) if name in names[:number]]
+            if not names or twice:
+                raise ConfigError(f"{option} names {f'{twice[0]} twice' if twice else 'no column'}")
+            if options.label in names:
+                raise ConfigError(f"{option} names {options.label}, which is the label")
         if options.hash_rows is not None and len(self.hash_rows) != categories:
             raise ConfigError(
                 f"--hash-rows has {len(self.hash_rows)} numbers, but there are {categories} category columns; give one "

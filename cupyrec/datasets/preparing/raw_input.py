@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import zlib
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from cupyrec.datasets.criteo_rows import BadLine
+from cupyrec.datasets.file_identity import file_identity
 from cupyrec.datasets.line_chunks import CODECS, line_chunks
 from cupyrec.datasets.preparing.raw_criteo import CATEGORY_KINDS, CATEGORY_NAMES, DENSE_NAMES, parse_raw_rows
 from cupyrec.datasets.preparing.raw_rows import ColumnKind, RawRows
@@ -25,10 +25,10 @@ from cupyrec.datasets.preparing.raw_tables import (
 from cupyrec.datasets.read_ahead import read_ahead
 from cupyrec.errors import ConfigError, DataError
 
-# Of each end of an input file, to know it again.
-IDENTITY_BYTES = 1 << 20
 TABLE_BLOCK_ROWS = 1 << 12
-TABLE_BLOCKS_AHEAD = 16
+# Lists and texts make a part of a table smaller when they would take more.
+TABLE_BLOCK_BYTES = 1 << 20
+TABLE_BLOCKS_AHEAD = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,12 +44,14 @@ class Position:
 class InputPart:
     """Some rows of a file, not parsed yet.
 
-    lines: physical ones, or rows; bytes_done: of the stored bytes of all files, those used up with this part;
-    parse: gives the good rows and the bad lines, whose numbers count from the start of the part.
+    nbytes: what they take of memory, about; lines: physical ones, or rows; bytes_done: of the stored bytes of all
+    files, those used up with this part; parse: gives the good rows and the bad lines, whose numbers count from the
+    start of the part.
     """
 
     start: Position
     lines: int
+    nbytes: int
     bytes_done: int
     parse: Callable[[], tuple[RawRows, Sequence[BadLine]]]
 
@@ -57,7 +59,8 @@ class InputPart:
 class RawInput(Protocol):
     """Input files.
 
-    names of the columns; kinds: (F,) of the categories; part_bytes: what a part takes of memory, about.
+    names of the columns; kinds: (F,) of the categories. part_bytes: what a part takes of memory, about, unless a single
+    row takes more; parts_ahead: how many are in memory before they are asked for.
     """
 
     files: tuple[Path, ...]
@@ -65,6 +68,7 @@ class RawInput(Protocol):
     categories: tuple[str, ...]
     kinds: tuple[ColumnKind, ...]
     part_bytes: int
+    parts_ahead: int
     size_bytes: int
 
     def parts(self, start: Position) -> Generator[InputPart, None, None]:
@@ -94,6 +98,7 @@ class TextInput:
     """Criteo TSV files, plain or compressed."""
 
     dense, categories, kinds = DENSE_NAMES, CATEGORY_NAMES, CATEGORY_KINDS
+    parts_ahead = 0
 
     def __init__(self, files: tuple[Path, ...], transform: str, chunk_bytes: int) -> None:
         self.files = files
@@ -122,6 +127,7 @@ class TextInput:
                     yield InputPart(
                         Position(number, chunk.first_line, chunk.offset),
                         chunk.lines,
+                        self.part_bytes,
                         before + chunk.bytes_read,
                         partial(parse_raw_rows, chunk.data, self._transform),
                     )
@@ -147,6 +153,10 @@ class TableInput:
                         path=table.path,
                     )
         self.part_bytes = TABLE_BLOCK_ROWS * (4 * len(self.dense) + 16 * len(self.categories))
+        if any(kind.multi_hot or kind.values == "text" for kind in self.kinds):
+            self.part_bytes += 2 * TABLE_BLOCK_BYTES
+        # One more is in the making.
+        self.parts_ahead = TABLE_BLOCKS_AHEAD + 1
         self._sizes = [_stored_bytes(file) for file in files]
         self.size_bytes = sum(self._sizes)
 
@@ -166,27 +176,17 @@ class TableInput:
                 categories=self.categories,
                 transform=self._transform,
                 block_rows=TABLE_BLOCK_ROWS,
+                block_bytes=TABLE_BLOCK_BYTES,
             )
             for rows in blocks:
                 done = size * (row + len(rows)) // table.rows if table.rows else 0
-                yield InputPart(Position(number, row), len(rows), before + done, partial(_parsed, rows))
+                yield InputPart(Position(number, row), len(rows), rows.nbytes, before + done, partial(_parsed, rows))
                 row += len(rows)
 
 
 def identities(files: Sequence[Path]) -> list[dict[str, Any]]:
-    """What files are known by when a preparation goes on: name, size, and the CRC-32 of both ends. Raises DataError."""
-    found = []
-    for path in files:
-        try:
-            with open(path, "rb") as file:
-                checksum = zlib.crc32(file.read(IDENTITY_BYTES))
-                size = file.seek(0, 2)
-                file.seek(max(size - IDENTITY_BYTES, 0))
-                checksum = zlib.crc32(file.read(), checksum)
-        except OSError as error:
-            raise DataError(f"cannot be read: {error.strerror}", path=path) from None
-        found.append({"name": str(path), "size_bytes": size, "ends_crc32": checksum})
-    return found
+    """What files are known by when a preparation goes on: their names, and see file_identity. Raises DataError."""
+    return [{"name": str(path), **file_identity(path)} for path in files]
 
 
 def _parsed(rows: RawRows) -> tuple[RawRows, Sequence[BadLine]]:

@@ -44,6 +44,12 @@ class RawColumn:
     def __len__(self) -> int:
         return (self.keys if self.offsets is None else self.offsets[1:]).shape[0]
 
+    @property
+    def nbytes(self) -> int:
+        """What the arrays take of memory, about."""
+        offsets, texts = (0 if array is None else array.nbytes for array in (self.offsets, self.texts))
+        return int(self.keys.nbytes + offsets + texts)
+
     def __getitem__(self, part: slice) -> RawColumn:
         """A range of rows, without a step: views of the arrays."""
         start, stop = _bounds(part, len(self))
@@ -69,6 +75,11 @@ class RawRows:
 
     def __len__(self) -> int:
         return self.labels.shape[0]
+
+    @property
+    def nbytes(self) -> int:
+        """What the arrays take of memory, about."""
+        return int(self.labels.nbytes + self.dense.nbytes + sum(column.nbytes for column in self.columns))
 
     def __getitem__(self, part: slice) -> RawRows:
         """A range of rows, without a step: views of the arrays."""

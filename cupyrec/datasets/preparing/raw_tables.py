@@ -20,6 +20,10 @@ PARQUET_SUFFIX = ".parquet"
 TABLE_SUFFIXES = (PARQUET_SUFFIX, ".arrow", ".feather", ".ipc")
 # How much of each column chunk of a Parquet file is read at once.
 READ_BYTES = 1 << 20
+# Of a row group, so many rows are read to know how large they are.
+PROBED_ROWS = 64
+# A block that may be as large as it likes.
+MOST_BLOCK_BYTES = 1 << 62
 _ARROW_FILE_MAGIC = b"ARROW1"
 
 # Usual names of the label, the dense features and the categories.
@@ -75,8 +79,11 @@ class RawTable:
         categories: Sequence[str],
         transform: str,
         block_rows: int,
+        block_bytes: int = MOST_BLOCK_BYTES,
     ) -> Iterator[RawRows]:
         """Yield the rows from first_row (0-based) on, block_rows at a time, and at last what is left.
+
+        block_bytes: blocks whose lists and texts would take more have fewer rows, and take less than twice as much.
 
         transform: a name of dense_transforms.TRANSFORMS. Only the columns named are read, in any order.
 
@@ -85,7 +92,7 @@ class RawTable:
         """
         columns = TableColumns(label, tuple(dense), tuple(categories))
         self.check_columns(columns)
-        return self._blocks(first_row, columns, transform, block_rows)
+        return self._blocks(first_row, columns, transform, block_rows, block_bytes)
 
     def check_columns(self, columns: TableColumns) -> None:
         """Raise DataError for a column that is not there once, or has a type that is not understood."""
@@ -110,24 +117,38 @@ class RawTable:
         return DataError(f"column {name} has the type {data_type}, but {expected}", path=self.path)
 
     def _blocks(
-        self, first_row: int, columns: TableColumns, transform: str, block_rows: int
+        self, first_row: int, columns: TableColumns, transform: str, block_rows: int, block_bytes: int
     ) -> Generator[RawRows, None, None]:
         parts: list[RawRows] = []
-        held, row = 0, first_row
-        with contextlib.closing(self._batches(first_row, columns, block_rows)) as batches:
+        held = held_bytes = 0
+        row = first_row
+        with contextlib.closing(self._batches(first_row, columns, block_rows, block_bytes)) as batches:
             for batch in batches:
                 start = 0
                 while start < batch.num_rows:
-                    part = batch.slice(start, block_rows - held)
+                    part, part_bytes = self._first_rows(batch.slice(start, block_rows - held), columns, block_bytes)
                     parts.append(self._rows(part, row, columns, transform))
                     held, row, start = held + part.num_rows, row + part.num_rows, start + part.num_rows
-                    if held == block_rows:
+                    held_bytes += part_bytes
+                    if held == block_rows or held_bytes >= block_bytes:
                         yield join_rows(parts)
-                        parts, held = [], 0
+                        parts, held, held_bytes = [], 0, 0
         if parts:
             yield join_rows(parts)
 
-    def _batches(self, first_row: int, columns: TableColumns, block_rows: int) -> Generator[pa.RecordBatch, None, None]:
+    def _first_rows(self, batch: pa.RecordBatch, columns: TableColumns, most_bytes: int) -> tuple[pa.RecordBatch, int]:
+        """The rows of a batch, or as many of the first as do not take more, at least one; and the bytes they take."""
+        names = self._of_any_size(columns)
+        while (taken := _bytes_of(batch, names)) > most_bytes and batch.num_rows > 1:
+            batch = batch.slice(0, batch.num_rows // 2)
+        return batch, taken
+
+    def _of_any_size(self, columns: TableColumns) -> list[str]:
+        return [name for name in columns.categories if table_columns.has_any_size(self.type_of(name))]
+
+    def _batches(
+        self, first_row: int, columns: TableColumns, block_rows: int, block_bytes: int
+    ) -> Generator[pa.RecordBatch, None, None]:
         """The rows from first_row on, in pieces of any size that have at least the columns asked for."""
         names = list(dict.fromkeys([columns.label, *columns.dense, *columns.categories]))
         skip = first_row
@@ -144,7 +165,11 @@ class RawTable:
                 batches: Iterator[pa.RecordBatch] = (
                     batch
                     for group in groups
-                    for batch in file.iter_batches(block_rows, row_groups=[group], columns=names)
+                    for batch in file.iter_batches(
+                        self._batch_rows(file, group, columns, block_rows, block_bytes),
+                        row_groups=[group],
+                        columns=names,
+                    )
                 )
             else:
                 source = stack.enter_context(pa.memory_map(str(self.path)))
@@ -160,6 +185,19 @@ class RawTable:
                     batch.validate(full=True)
                     yield batch.slice(skip)
                 skip = max(skip - batch.num_rows, 0)
+
+    def _batch_rows(
+        self, file: pa.parquet.ParquetFile, group: int, columns: TableColumns, most_rows: int, most_bytes: int
+    ) -> int:
+        """Rows of a row group to be read at a time: fewer where its first ones have long lists or texts."""
+        names = self._of_any_size(columns)
+        if not names or most_rows <= PROBED_ROWS:
+            return most_rows
+        first = next(file.iter_batches(PROBED_ROWS, row_groups=[group], columns=names), None)
+        if first is None:
+            return most_rows
+        first.validate(full=True)
+        return max(min(most_rows, most_bytes * first.num_rows // max(_bytes_of(first, names), 1)), 1)
 
     def _rows(self, batch: pa.RecordBatch, first_row: int, columns: TableColumns, transform: str) -> RawRows:
         """All rows of a batch. first_row: of the batch, in the file."""
@@ -221,6 +259,11 @@ def _read_errors(path: Path) -> Iterator[None]:
         cause = (str(error).splitlines() or [repr(error)])[0]
         kind = "a Parquet file" if path.suffix.lower() == PARQUET_SUFFIX else "an Arrow IPC file or stream"
         raise DataError(f"cannot be read as {kind}: {cause}", path=path) from None
+
+
+def _bytes_of(batch: pa.RecordBatch, names: Sequence[str]) -> int:
+    """What columns of lists and texts become in memory, about."""
+    return sum(table_columns.value_bytes(batch.column(name)) for name in names)
 
 
 def _is_arrow_file(source: pa.NativeFile) -> bool:

@@ -20,12 +20,13 @@ from cupyrec.datasets.line_chunks import MAX_LINE_BYTES, too_long
 from cupyrec.datasets.prepared.manifest import InputFile
 from cupyrec.datasets.prepared.shard_writer import id_type, write_rows
 from cupyrec.datasets.preparing.bad_rows_file import BadRowsFile
-from cupyrec.datasets.preparing.encode import Encoder, LearningEncoder, ShardBuffer
+from cupyrec.datasets.preparing.encode import Encoder, LearningEncoder
 from cupyrec.datasets.preparing.journal import Journal, Stopped
 from cupyrec.datasets.preparing.new_values import new_values_name, write_new_values
 from cupyrec.datasets.preparing.prepare_options import ShardSizes
 from cupyrec.datasets.preparing.raw_input import InputPart, Position, RawInput
 from cupyrec.datasets.preparing.raw_rows import RawRows
+from cupyrec.datasets.preparing.shard_buffer import ShardBuffer
 from cupyrec.errors import DataError, MemoryPlanError
 
 # Parts that are encoded at once, for each thread: enough that handing out work costs little.
@@ -34,6 +35,10 @@ GROUP_PARTS = 4
 GROUPS_AHEAD = 3
 # One that comes together and one that is written.
 SHARDS_IN_MEMORY = 2
+# While a block is written: each id as it was kept, and as it is written.
+BYTES_PER_LIST_ID = 8
+# Where lists end in a block is told by 32 bits.
+MOST_BLOCK_IDS = 2**31 - 1
 
 
 @dataclass
@@ -82,14 +87,17 @@ class ReadPhase:
         if done:
             self._start, self._skip = Position(**done[-1]["at"]), done[-1]["skip"]
             self._tally = Tally(**done[-1]["tally"])
-        bad_rows.resume(self._tally.bad_rows, self._tally.bad_rows_bytes)
+        bad_rows.resume(journal, self._tally.bad_rows, self._tally.bad_rows_bytes)
         multi_hot = [kind.multi_hot for kind in raw.kinds]
         self._buffer, self._written_buffer = (
-            ShardBuffer(sizes.shard_samples, len(raw.dense), multi_hot) for _ in range(SHARDS_IN_MEMORY)
+            ShardBuffer(sizes.shard_samples, len(raw.dense), multi_hot, work / f"lists-{number}")
+            for number in range(SHARDS_IN_MEMORY)
         )
         self._pending: list[RawRows] = []
         self._encoding: list[Future[None]] = []
         self._writing: Future[None] | None = None
+        # Of rows with lists or texts, the most seen: a part, and what a block takes to be written.
+        self._largest_part = self._block_bytes = 0
         self.rows_read = 0
 
     def run(self, on_progress: Callable[[float, int], None], stop: Callable[[], bool]) -> None:
@@ -115,6 +123,8 @@ class ReadPhase:
             if self._buffer.samples:
                 self._finish_shard(Position(len(self._raw.files)), 0, self._tally)
             self._wait_for_writer()
+            for buffer in (self._buffer, self._written_buffer):
+                buffer.clear()
         if not self._shards:
             raise DataError("none of the lines is a good row; is this the right file?", path=self._raw.files[0])
         inputs = [
@@ -133,15 +143,22 @@ class ReadPhase:
     ) -> Iterator[list[tuple[InputPart, RawRows, Sequence[BadLine]]]]:
         """The parts in order, parsed, several at a time, while the pool parses the next ones."""
         ahead: deque[tuple[InputPart, Future[tuple[RawRows, Sequence[BadLine]]]]] = deque()
+        group_bytes = self._group_parts * self._raw.part_bytes
 
         def fill() -> None:
-            while len(ahead) < GROUPS_AHEAD * self._group_parts and (part := next(parts, None)) is not None:
+            # Of parts that are larger than planned there are fewer.
+            bytes_ahead = sum(part.nbytes for part, _ in ahead)
+            while bytes_ahead < GROUPS_AHEAD * group_bytes and (part := next(parts, None)) is not None:
                 ahead.append((part, self._pool.submit(part.parse)))
+                bytes_ahead += max(part.nbytes, self._raw.part_bytes)
+                self._largest_part = max(self._largest_part, part.nbytes)
 
         fill()
         while ahead:
-            group = []
-            for _ in range(min(self._group_parts, len(ahead))):
+            group: list[tuple[InputPart, RawRows, Sequence[BadLine]]] = []
+            while ahead and len(group) < self._group_parts:
+                if group and sum(part.nbytes for part, *_ in group) + ahead[0][0].nbytes > group_bytes:
+                    break
                 part, parsing = ahead.popleft()
                 group.append((part, *parsing.result()))
             # Before the group is encoded, so that no thread of the pool waits for the next one.
@@ -202,6 +219,7 @@ class ReadPhase:
         """Hand the shard to the writer. The next one begins `skip` good rows after the part that begins `at`."""
         self._wait_for_encoding()
         self._wait_for_writer()
+        self._check_blocks(at)
         number, buffer, self._buffer = self._shards, self._buffer, self._written_buffer
         self._written_buffer = buffer
         self._buffer.clear()
@@ -227,11 +245,33 @@ class ReadPhase:
             self._writing.result()
             self._writing = None
 
+    def _check_blocks(self, at: Position) -> None:
+        """Raise DataError or MemoryPlanError when the lists of a block, which is made as a whole, are too long."""
+        most = self._buffer.most_list_ids(self._sizes.block_samples)
+        for name, ids in zip(self._raw.categories, most, strict=True):
+            if ids > MOST_BLOCK_IDS:
+                raise DataError(
+                    f"column {name} has {ids:,} values in {self._sizes.block_samples:,} rows one after the other, and "
+                    f"{MOST_BLOCK_IDS:,} at most can be; shorten its lists",
+                    path=self._raw.files[min(at.file, len(self._raw.files) - 1)],
+                )
+        self._block_bytes = max(self._block_bytes, sum(most) * BYTES_PER_LIST_ID)
+        self._check_memory()
+
     def _check_memory(self) -> None:
-        """Raise MemoryPlanError when the vocabularies have outgrown their part of the memory."""
+        """Raise MemoryPlanError when the vocabularies, or rows with lists, have outgrown their part of the memory."""
         vocabularies = [encoder.memory_bytes for encoder in self._encoders]
-        if sum(vocabularies) + self._working_bytes <= self._memory_bytes:
+        # Of parts larger than planned: those read ahead, and one that waits, comes together and is encoded.
+        larger = max(self._largest_part - self._raw.part_bytes, 0) * (self._raw.parts_ahead + 3)
+        rows = larger + self._block_bytes + self._working_bytes
+        if sum(vocabularies) + rows <= self._memory_bytes:
             return
+        if sum(vocabularies) + self._working_bytes <= self._memory_bytes:
+            raise MemoryPlanError(
+                f"rows with long lists or texts take {format_bytes(rows)} on their way, and the vocabularies "
+                f"{format_bytes(sum(vocabularies))}, more than --memory {format_bytes(self._memory_bytes)}. Run the "
+                "same command with a larger --memory to go on"
+            )
         largest = vocabularies.index(max(vocabularies))
         raise MemoryPlanError(
             f"the vocabularies have grown to {format_bytes(sum(vocabularies))}, beyond --memory "
@@ -242,8 +282,9 @@ class ReadPhase:
 
 
 def working_bytes(raw: RawInput, threads: int, sizes: ShardSizes) -> int:
-    """About what the rows on their way take of memory, with one id a category and sample."""
-    row_bytes = 4 * (1 + len(raw.dense) + len(raw.categories))
-    # And the group that is encoded.
-    parts = (GROUPS_AHEAD + 1) * GROUP_PARTS * threads
+    """About what the rows on their way take of memory, unless single ones are very large."""
+    lists = sum(kind.multi_hot for kind in raw.kinds)
+    row_bytes = 4 * (1 + len(raw.dense) + len(raw.categories)) + 4 * lists
+    # And the group that comes together, and the one that is encoded.
+    parts = (GROUPS_AHEAD + 2) * GROUP_PARTS * threads + raw.parts_ahead
     return SHARDS_IN_MEMORY * sizes.shard_samples * row_bytes + parts * raw.part_bytes

@@ -20,6 +20,8 @@ from cupyrec.datasets.prepared.shard_writer import list_array, make_block, read_
 from cupyrec.datasets.preparing.journal import Journal, Stopped
 from cupyrec.devices.kernel_cache import cached_njit
 
+# Of each thread: the one that is read, and the one that is made of it, with ids up to four times as wide.
+BLOCKS_IN_MEMORY = 5
 BESIDE_CATEGORIES = 2  # columns of a shard: the label and the dense features
 
 
@@ -31,12 +33,14 @@ def rewrite_shards(
     old_path: Callable[[int], Path],
     new_path: Callable[[int], Path],
     threads: int,
+    memory_bytes: int,
     on_progress: Callable[[float], None],
     stop: Callable[[], bool],
 ) -> None:
     """Write all shards that the journal does not have as `final`, several at once.
 
-    old: the shards with ids that index new_ids, (F,) arrays. Raises Stopped, DataError for damaged shards, OutputError.
+    old: the shards with ids that index new_ids, (F,) arrays. memory_bytes: no more threads than it has room for, but
+    one. Raises Stopped, DataError for damaged shards, OutputError.
     """
     done = journal.final_shards()
     left = [number for number in range(len(old)) if number not in done]
@@ -45,6 +49,8 @@ def rewrite_shards(
         blocks = read_blocks(old_path(number), old[number])
         return write_blocks(new_path(number), _renumbered_blocks(blocks, new_ids))
 
+    left_bytes = memory_bytes - sum(ids.nbytes for ids in new_ids)
+    threads = max(min(threads, left_bytes // (BLOCKS_IN_MEMORY * _largest_block(old))), 1)
     with ThreadPoolExecutor(threads) as pool:
         under_way: dict[Future[Shard], int] = {}
         try:
@@ -63,6 +69,11 @@ def rewrite_shards(
         finally:
             for future in under_way:
                 future.cancel()
+
+
+def _largest_block(shards: Sequence[Shard]) -> int:
+    """The bytes of a block, of the shard where they are most on the average."""
+    return max(shard.size_bytes // len(shard.checksums) for shard in shards)
 
 
 def _renumbered_blocks(blocks: Iterator[pa.RecordBatch], new_ids: Sequence[np.ndarray]) -> Iterator[pa.RecordBatch]:

@@ -10,6 +10,8 @@ from cupyrec.datasets.preparing.dense_transforms import domain, transform_column
 from cupyrec.datasets.preparing.raw_rows import MISSING_KEY, ColumnKind, RawColumn
 from cupyrec.datasets.preparing.text_keys import text_keys
 
+KEY_BYTES = 8
+
 
 class BadValueError(ValueError):
     """A value that cannot be used. row: 0-based, within the array."""
@@ -39,6 +41,12 @@ def category_kind(data_type: pa.DataType) -> ColumnKind | None:
     if pa.types.is_string(data_type) or pa.types.is_large_string(data_type):
         return ColumnKind("text", multi_hot)
     return None
+
+
+def has_any_size(data_type: pa.DataType) -> bool:
+    """Whether there is no telling what a value of a category of this type takes of memory: lists and texts."""
+    kind = category_kind(data_type)
+    return kind is not None and (kind.multi_hot or kind.values == "text")
 
 
 def _is_list(data_type: pa.DataType) -> bool:
@@ -77,6 +85,22 @@ def category(column: pa.Array) -> RawColumn:
     # Without the values that nulls may hide.
     keys, _, texts = _keys(column.flatten())
     return RawColumn(keys, offsets, texts)
+
+
+def value_bytes(column: pa.Array) -> int:
+    """What `category` makes of a column, about: keys, and texts."""
+    data_type = column.type
+    if _is_list(data_type):
+        values = int(pa.compute.sum(pa.compute.list_value_length(column)).as_py() or 0)
+        column = column.values
+    else:
+        values = len(column)
+    if pa.types.is_dictionary(column.type):
+        column = column.dictionary
+    elif not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
+        return KEY_BYTES * values
+    # Of a list's values those of the whole array, and of a dictionary: all that is asked is their mean.
+    return int(values * (2 * KEY_BYTES + column.nbytes / max(len(column), 1)))
 
 
 def _keys(values: pa.Array) -> tuple[np.ndarray, None, pa.Array | None]:

@@ -14,8 +14,6 @@ __all__ = [
     "MOST_IDS",
     "Vocabulary",
     "VocabularyFile",
-    "by_first_appearance",
-    "by_frequency",
     "read_vocabulary",
     "write_vocabulary",
 ]
@@ -63,6 +61,12 @@ class Vocabulary:
         self._check(keys, ids_out)
         key_table.lookup_keys(self._slots, self._records, self._shift, keys, ids_out)
 
+    def drop(self) -> None:
+        """Give all memory back, when nothing is asked any more."""
+        self.drop_slots()
+        self._records = np.zeros((1, 2), dtype=np.uint64)
+        self.size = 1
+
     def drop_slots(self) -> None:
         """Give the memory of the hash table back, when all is known: keys are no longer looked up (ValueError)."""
         self._slots = np.zeros(0, dtype=np.uint64)
@@ -85,6 +89,14 @@ class Vocabulary:
     def counts_by_id(self) -> np.ndarray:
         """(size,) int64, a copy; at index 0 how often the id 0 was given to add_counts."""
         return self._records[: self.size, 1].astype(np.int64)
+
+    def keys_of(self, ids: np.ndarray | slice) -> np.ndarray:
+        """(n,) uint64, a copy; the key of the id 0 means nothing."""
+        return np.array(self._records[ids, 0])
+
+    def counts_of(self, ids: np.ndarray | slice) -> np.ndarray:
+        """(n,) int64, a copy."""
+        return self._records[ids, 1].astype(np.int64)
 
     def digest(self) -> str:
         """SHA-256 of the keys in the order of their ids, little-endian, as hexadecimal digits."""
@@ -149,30 +161,3 @@ class Vocabulary:
         if self.size >= self._records.shape[0]:
             # In place: the system moves pages of large arrays instead of copying them. No view of it is ever lent.
             self._records.resize((self._records.shape[0] * 3 // 2, 2), refcheck=False)
-
-
-def by_frequency(vocabulary: Vocabulary, min_count: int) -> tuple[np.ndarray, np.ndarray]:
-    """New ids by how often a key was counted, most often first, ties by first appearance.
-
-    Keys counted less than min_count times get the id 0, and 0 stays 0. Returns new_ids, (size,) uint32, by old id; and
-    kept, (k,) uint32: kept[i] is the old id of the new id i + 1.
-    """
-    kept, counts = _frequent(vocabulary, min_count)
-    return _renumbered(vocabulary, kept[np.argsort(-counts[kept], kind="stable")])
-
-
-def by_first_appearance(vocabulary: Vocabulary, min_count: int) -> tuple[np.ndarray, np.ndarray]:
-    """As by_frequency, but keys keep their order."""
-    return _renumbered(vocabulary, _frequent(vocabulary, min_count)[0])
-
-
-def _frequent(vocabulary: Vocabulary, min_count: int) -> tuple[np.ndarray, np.ndarray]:
-    """The ids of keys counted often enough, (k,) uint32, ascending; and all counts, (size,) int64."""
-    counts = vocabulary.counts_by_id()
-    return (np.flatnonzero(counts[1:] >= min_count) + 1).astype(np.uint32), counts
-
-
-def _renumbered(vocabulary: Vocabulary, kept: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    new_ids = np.zeros(vocabulary.size, dtype=np.uint32)
-    new_ids[kept] = np.arange(1, kept.shape[0] + 1, dtype=np.uint32)
-    return new_ids, kept

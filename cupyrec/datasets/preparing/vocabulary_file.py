@@ -11,7 +11,7 @@ import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal, Protocol, get_args
 
 import numpy as np
 import pyarrow as pa
@@ -45,9 +45,16 @@ class VocabularyFile:
     texts: pa.ChunkedArray | None
 
 
-def write_vocabulary(
-    path: Path, keys: np.ndarray, counts: np.ndarray, texts: Iterable[pa.Array] | None, kind: Kind
-) -> None:
+class Numbers(Protocol):
+    """An array of one axis, or what gives slices as one does."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    def __getitem__(self, part: slice, /) -> np.ndarray: ...
+
+
+def write_vocabulary(path: Path, keys: Numbers, counts: Numbers, texts: Iterable[pa.Array] | None, kind: Kind) -> None:
     """Write n ids, whole or not at all: the same bytes for the same content and version of pyarrow.
 
     keys:   (n,) uint64, that of the id 1 at index 0; counts: (n,) int64.
@@ -115,7 +122,7 @@ def _read(file: pa.parquet.ParquetFile, path: Path) -> VocabularyFile:
     return VocabularyFile(kind, all_keys, all_counts, all_texts)
 
 
-def _schema(kind: Kind, keys: np.ndarray, counts: np.ndarray) -> pa.Schema:
+def _schema(kind: Kind, keys: Numbers, counts: Numbers) -> pa.Schema:
     """The schema of a file with this content, whose CRC-32 it has."""
     checksum = 0
     for numbers in (keys, counts):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -112,26 +113,32 @@ def read_prepared(folder: Path) -> Rows:
     return rows
 
 
-def check_prepared(folder: Path, expected: Expected) -> None:
-    """Assert that a folder holds the expected rows, vocabularies and manifest, and no other file."""
+def check_prepared(
+    folder: Path, expected: Expected, *, modulo: int | None = None, hashed_texts: Sequence[int] = ()
+) -> None:
+    """Assert that a folder holds the expected rows, vocabularies and manifest, and no other file.
+
+    modulo: that values were taken by; hashed_texts: numbers of the columns of texts, where ids are hashes.
+    """
     manifest = read_manifest(folder)
     found = read_prepared(folder)
     assert found.labels == expected.rows.labels
     np.testing.assert_allclose(found.dense, expected.rows.dense, rtol=2e-7)
     assert found.values == expected.rows.values
     assert list(manifest.table_rows) == expected.table_rows
-    digests: list[str | None] = []
+    marks: list[str | None] = []
     for number, category in enumerate(manifest.categories):
         if expected.keys is None:
             assert category.vocabulary is None
-            digests.append(None)
+            kind = "text" if number in hashed_texts else "number"
+            marks.append(None if (kind, modulo) == ("number", None) else f"hash:{kind}:{modulo}")
             continue
         table = pa.parquet.read_table(folder / category.vocabulary)
         assert table["key"].to_pylist() == expected.keys[number]
         assert table["count"].to_pylist() == expected.counts[number]
         assert table["id"].to_pylist() == list(range(1, len(expected.keys[number]) + 1))
-        digests.append(sha256_of(expected.keys[number]))
-    assert manifest.encoding == encoding_id(manifest.dense_transform, manifest.table_rows, digests)
+        marks.append(sha256_of(expected.keys[number]) + ("" if modulo is None else f":{modulo}"))
+    assert manifest.encoding == encoding_id(manifest.dense_transform, manifest.table_rows, marks)
     assert files_of(folder) == sorted(
         [
             ".lock",

@@ -384,4 +384,22 @@ def test_preparation_json_says_what_was_asked_for(path, output):
     content = json.loads((output / "preparation.json").read_text())
     assert content["options"]["min_count"] == 2
     assert content["inputs"][0]["name"] == str(path)
-    assert content["inputs"][0]["size_bytes"] == path.stat().st_size
+    assert content["inputs"][0]["bytes"] == path.stat().st_size
+
+
+def test_what_is_read_again_is_said_before_anything_else(path, output):
+    said = []
+    hooks = {
+        "on_rebuild": lambda shards: said.append(shards),
+        "on_progress": lambda share, rows: said.append(share),
+    }
+    stop_in_reading(path, output)
+    shards = len(list(output.rglob("first-*.arrow")))
+    prepare_small(path, output, hooks=hooks)
+    assert said[0] == shards > 0
+    assert all(isinstance(share, float) for share in said[1:])
+    said.clear()
+    # Hashes need no vocabularies.
+    stop_in_reading(path, output.with_name("hashed"), hash_rows=9)
+    prepare_small(path, output.with_name("hashed"), hooks=hooks, hash_rows=9)
+    assert all(isinstance(share, float) for share in said)

@@ -47,7 +47,7 @@ def test_is_what_the_slow_way_makes_of_it(tmp_path, text, options):
     path = write(tmp_path / "a.tsv", text)
     prepared = prepare_small(path, tmp_path / "out", **options)
     expected = encode(criteo_rows(text), **options)
-    check_prepared(tmp_path / "out", expected)
+    check_prepared(tmp_path / "out", expected, modulo=options.get("modulo"))
     assert prepared.manifest == read_manifest(tmp_path / "out")
     assert prepared.manifest.ids == ("hash" if "hash_rows" in options else options.get("ids", "frequency"))
     assert (prepared.rows_read, prepared.worked, prepared.bad_rows, prepared.bad_rows_path) == (150, True, 0, None)
@@ -130,7 +130,7 @@ def test_a_vocabulary_of_before_gives_its_ids_to_test_data(tmp_path, text, optio
         keys = encode(criteo_rows(text), **options).keys
         expected = encode(criteo_rows(other), known=keys, modulo=options.get("modulo", 2**64))
         expected.counts = encode(criteo_rows(text), **options).counts
-        check_prepared(tmp_path / "test", expected)
+        check_prepared(tmp_path / "test", expected, modulo=options.get("modulo"))
         assert any(0 in ids for column in expected.rows.values for ids in column)
     assert (test.encoding, test.ids, test.categories) == (train.encoding, train.ids, train.categories)
 
@@ -195,7 +195,7 @@ def test_tables_with_numbers_texts_and_lists(tmp_path, options):
     with pa.ipc.new_stream(tmp_path / "c.arrow", table.schema) as writer:
         writer.write_table(table.slice(87))
     prepared = prepare_small(tmp_path, tmp_path / "out", **options)
-    check_prepared(tmp_path / "out", encode(rows, **options))
+    check_prepared(tmp_path / "out", encode(rows, **options), hashed_texts=[1, 3])
     assert [file.samples for file in prepared.manifest.inputs] == [37, 50, 13]
     if "hash_rows" not in options:
         texts = pa.parquet.read_table(tmp_path / "out/vocabulary/C2.parquet")
@@ -238,6 +238,22 @@ def test_tables_that_do_not_go_together(tmp_path):
         prepare_small(tmp_path / "a.parquet", tmp_path / "out", on_bad_row="skip")
     with pytest.raises(ConfigError, match="--hash-rows has 3 numbers, but there are 4 category columns"):
         prepare_small(tmp_path / "a.parquet", tmp_path / "out", hash_rows=[1, 2, 3])
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"dense_columns": []}, "--dense-columns names no column"),
+        ({"category_columns": []}, "--category-columns names no column"),
+        ({"category_columns": ["C1", "C2", "C1"]}, "--category-columns names C1 twice"),
+        ({"label": "label", "dense_columns": ["I1", "label"]}, "--dense-columns names label, which is the label"),
+    ],
+)
+def test_columns_that_cannot_be_meant(tmp_path, options, message):
+    pa.parquet.write_table(made_table(5)[0], tmp_path / "a.parquet")
+    with pytest.raises(ConfigError, match=message):
+        prepare_small(tmp_path / "a.parquet", tmp_path / "out", **options)
     assert not (tmp_path / "out").exists()
 
 

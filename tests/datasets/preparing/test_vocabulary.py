@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from cupyrec.datasets.preparing import vocabulary as vocabulary_module
 from cupyrec.datasets.preparing.key_table import mix
-from cupyrec.datasets.preparing.vocabulary import Vocabulary, by_first_appearance, by_frequency
+from cupyrec.datasets.preparing.vocabulary import Vocabulary
 from cupyrec.errors import ConfigError
 
 ALL_BITS = 2**64 - 1
@@ -166,26 +166,6 @@ def test_counts_go_beyond_32_bits():
     vocabulary._records[1, 1] = 2**32 - 1
     encode(vocabulary, [7, 7])
     assert vocabulary.counts_by_id().tolist() == [0, 2**32 + 1]
-
-
-@given(st.lists(st.integers(0, 8), max_size=40), st.integers(0, 5))
-def test_renumbering_agrees_with_sorting(keys, min_count):
-    vocabulary = Vocabulary()
-    encode(vocabulary, keys)
-    counts = Counter(keys)
-    often = [key for key in dict.fromkeys(keys) if counts[key] >= min_count]
-    by_key = {key: old + 1 for old, key in enumerate(dict.fromkeys(keys))}
-    for renumber, order in (
-        (by_first_appearance, often),
-        (by_frequency, sorted(often, key=lambda key: -counts[key])),
-    ):
-        new_ids, kept = renumber(vocabulary, min_count)
-        assert (new_ids.dtype, kept.dtype) == (np.uint32, np.uint32)
-        assert kept.tolist() == [by_key[key] for key in order]
-        expected = [0] * vocabulary.size
-        for new, key in enumerate(order):
-            expected[by_key[key]] = new + 1
-        assert new_ids.tolist() == expected
 
 
 def most_probes(vocabulary):
