@@ -56,6 +56,10 @@ def _names(_context: Any, parameter: click.Parameter, value: str | None) -> list
     return names
 
 
+# Of the tables, the largest, in the summary.
+NAMED_TABLES = 6
+
+
 @click.command()
 @click.argument("paths", nargs=-1, required=True, metavar="PATH...")
 @click.option(
@@ -150,7 +154,10 @@ def _summary(prepared: Prepared, seconds: float) -> list[str]:
     manifest = prepared.manifest
     bad_rows = f", {prepared.bad_rows:,} bad rows in {prepared.bad_rows_path}" if prepared.bad_rows else ""
     rows = f"{manifest.samples:,} rows of {_count(len(manifest.inputs), 'file')}{bad_rows}"
-    tables = ", ".join(f"{category.name} {category.rows:,}" for category in manifest.categories)
+    largest = sorted(manifest.categories, key=lambda category: -category.rows)[:NAMED_TABLES]
+    tables = ", ".join(f"{category.name} {category.rows:,}" for category in largest)
+    if len(manifest.categories) > len(largest):
+        tables += ", ..."
     size = f"{format_bytes(prepared.size_bytes)} in {_count(len(manifest.shards), 'shard')}"
     lines = [
         f"{prepared.folder}: {rows}",

@@ -41,6 +41,8 @@ def split(folder: Path, kaggle: bool, terabyte: bool, shares: str | None, days: 
     chosen = {"kaggle": kaggle, "terabyte": terabyte, "shares": shares is not None, "days": days is not None}
     if sum(chosen.values()) != 1:
         raise ConfigError("say how to split by one of --kaggle, --terabyte, --shares and --days")
+    if folder.is_file():
+        raise ConfigError(f"{folder}: a file; name the folder of the prepared data")
     content = read_manifest(folder)
     (how,) = (name for name, is_chosen in chosen.items() if is_chosen)
     parts = _parts(content, how, shares or days or "")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -41,7 +42,9 @@ def output_errors(path: Path) -> Iterator[None]:
     except OutputError:
         raise
     except (OSError, pa.ArrowException) as error:
-        raise OutputError(f"{path}: cannot be written: {_system_message(error)}") from None
+        reason = _system_message(error)
+        hint = "; make room, and run the same command again" if reason == os.strerror(errno.ENOSPC) else ""
+        raise OutputError(f"{path}: cannot be written: {reason}{hint}") from None
 
 
 def write_durably(path: Path, content: bytes | memoryview | pa.Buffer) -> None:

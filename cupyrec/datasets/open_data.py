@@ -8,7 +8,7 @@ from typing import Literal
 
 from cupyrec.datasets.criteo import CriteoFiles
 from cupyrec.datasets.input_files import find_input_files
-from cupyrec.datasets.prepared.manifest import MANIFEST_FILE
+from cupyrec.datasets.prepared.manifest import MANIFEST_FILE, PREPARATION_FILE
 from cupyrec.datasets.prepared.prepared_data import PreparedData
 from cupyrec.datasets.prepared.splits import SPLIT_SUFFIX
 from cupyrec.errors import ConfigError
@@ -20,7 +20,11 @@ def is_prepared(paths: str | Path | Sequence[str | Path]) -> bool:
     Raises ConfigError where prepared data are named together with anything else.
     """
     named = [Path(path) for path in ([paths] if isinstance(paths, (str, Path)) else paths)]
-    prepared = [path for path in named if path.suffix == SPLIT_SUFFIX or (path / MANIFEST_FILE).exists()]
+    prepared = [
+        path
+        for path in named
+        if path.suffix == SPLIT_SUFFIX or (path / MANIFEST_FILE).exists() or (path / PREPARATION_FILE).exists()
+    ]
     if prepared and len(named) > 1:
         raise ConfigError(
             f"{prepared[0]}: prepared data stand alone, but {len(named)} paths are given; name one folder or split file"

@@ -62,7 +62,7 @@ def test_a_system_that_fails_is_one_error_of_ours(tmp_path, monkeypatch, functio
     monkeypatch.setattr(os, function, full)
     path = tmp_path / "a"
     path.write_bytes(b"old")
-    with pytest.raises(OutputError, match=rf"^{path}: cannot be written: No space left on device$"):
+    with pytest.raises(OutputError, match=rf"^{path}: cannot be written: No space left on device; make room"):
         write_durably(path, b"new")
     assert path.read_bytes() == b"old"
     assert os.listdir(tmp_path) == ["a"]

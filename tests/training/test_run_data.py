@@ -10,7 +10,7 @@ from cupyrec.datasets.prepared.manifest import read_manifest
 from cupyrec.datasets.prepared.splits import by_share, write_splits
 from cupyrec.datasets.preparing.job import prepare
 from cupyrec.datasets.preparing.prepare_options import PrepareOptions
-from cupyrec.errors import ConfigError
+from cupyrec.errors import ConfigError, OutputError
 from cupyrec.run_config import RunConfig
 from cupyrec.training.run_data import RunData
 from cupyrec.training.run_folder import RunFolder
@@ -200,12 +200,7 @@ def test_raw_files_and_prepared_data_of_the_same_hashes_go_together(prepared):
 
 
 def test_no_prepared_data_are_replaced_by_a_run(prepared, tmp_path):
-    (tmp_path / "prepared" / "model.json").write_text("{}")
-    with RunFolder(tmp_path / "prepared", overwrite=True) as folder:
-        make(folder, paths="prepared", on_bad_row="error")
-    (tmp_path / "prepared" / "train.json").rename(tmp_path / "prepared" / "model.json")
-    with (
-        RunFolder(tmp_path / "prepared", overwrite=True) as folder,
-        pytest.raises(ConfigError, match=r"model\.json would be replaced by this run"),
-    ):
-        make(folder, paths="prepared/model.json")
+    for name in ("prepared.json", "preparation.json"):
+        with pytest.raises(OutputError, match=rf"holds prepared data \({name}\); choose another --output"):
+            RunFolder(tmp_path / "prepared", overwrite=True)
+        (tmp_path / "prepared" / name).unlink()

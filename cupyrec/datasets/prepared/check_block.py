@@ -61,4 +61,6 @@ def _first(wrong: np.ndarray) -> int | None:
 
 
 def _at(path: Path, row: int, column: str, reason: str) -> DataError:
-    return DataError(f"row {row} (from 0), column {column}: {reason}; prepare the data again", path=path)
+    return DataError(
+        f"row {row} (from 0), column {column}: {reason}; prepare the data again with --overwrite", path=path
+    )

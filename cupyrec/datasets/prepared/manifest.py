@@ -29,6 +29,9 @@ import pyarrow as pa
 from cupyrec.errors import DataError
 
 MANIFEST_FILE = "prepared.json"
+# What was asked for; there from the beginning of a preparation on.
+PREPARATION_FILE = "preparation.json"
+UNFINISHED = "is being prepared, or its preparation was stopped: the same `cupyrec prepare` goes on with it"
 FORMAT, FORMAT_VERSION = "cupyrec-prepared", 1
 BLOCK_SAMPLES = 2**14
 SHARD_SAMPLES = 2**20
@@ -167,6 +170,8 @@ def read_manifest(folder: Path) -> Manifest:
     try:
         content = json.loads(path.read_bytes().decode("utf-8"))
     except (FileNotFoundError, NotADirectoryError):
+        if (folder / PREPARATION_FILE).exists():
+            raise DataError(UNFINISHED, path=folder) from None
         raise DataError(f"no prepared data: there is no {MANIFEST_FILE}", path=folder) from None
     except OSError as error:
         raise DataError(f"cannot be read: {error.strerror}", path=path) from None

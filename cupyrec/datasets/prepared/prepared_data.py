@@ -16,7 +16,7 @@ from cupyrec.datasets.prepared.shard_reader import ShardReader, check_size
 from cupyrec.datasets.prepared.shuffle import MOST_WINDOW_SAMPLES, order_of_epoch
 from cupyrec.datasets.prepared.splits import SPLIT_SUFFIX, read_split
 from cupyrec.datasets.read_ahead import read_ahead
-from cupyrec.errors import ConfigError
+from cupyrec.errors import ConfigError, DataError
 
 # Enough to bridge the making of a block or two, whatever the size of a batch.
 READ_AHEAD_BATCHES = 4
@@ -57,6 +57,9 @@ class PreparedData:
         self._seed = _whole_number(seed, 0, "the seed")
         is_folder = path.is_dir() or path.suffix != SPLIT_SUFFIX
         self.folder = path if is_folder else path.parent
+        names = (manifest.MANIFEST_FILE, manifest.PREPARATION_FILE)
+        if not is_folder and path.exists() and not any((self.folder / name).exists() for name in names):
+            raise DataError("a split is of use only in the folder of its data, where there is none", path=path)
         self.manifest = manifest.read_manifest(self.folder)
         self.table_rows: tuple[int, ...] = self.manifest.table_rows
         self.dense_features: int = len(self.manifest.dense)

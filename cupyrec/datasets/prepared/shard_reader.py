@@ -16,7 +16,7 @@ from cupyrec.datasets.prepared.manifest import DENSE_COLUMN, LABEL_COLUMN, Manif
 from cupyrec.errors import DataError
 
 ID_TYPES = (pa.uint8(), pa.uint16(), pa.uint32())
-PREPARE_AGAIN = "copy it from where it is whole, or prepare the data again"
+PREPARE_AGAIN = "copy it from where it is whole, or prepare the data again with --overwrite"
 
 
 @dataclass(frozen=True, eq=False)

@@ -18,10 +18,10 @@ from cupyrec.datasets.prepared.manifest import (
     encoding_id,
     hash_mark,
     manifest_json,
-    read_manifest,
     shard_name,
     vocabulary_mark,
 )
+from cupyrec.datasets.prepared.prepared_data import PreparedData
 from cupyrec.datasets.prepared.shard_writer import check_size
 from cupyrec.datasets.preparing.encode import Encoder, HashEncoder, LearningEncoder
 from cupyrec.datasets.preparing.journal import Journal, Stopped
@@ -100,7 +100,9 @@ class _Job:
             self._bad_rows = self._plan.bad_rows_file(folder.bad_rows, begun=folder.begun)
             journal = folder.begin(self._plan.asked, overwrite=self._plan.options.overwrite)
             if journal is None:
-                return self._prepared(read_manifest(folder.path), worked=False, rows_read=0)
+                # Looks at the shards too: data that are not whole are not finished.
+                finished = PreparedData(folder.path).manifest
+                return self._prepared(finished, worked=False, rows_read=0)
             return self._go_on(journal)
 
     def _go_on(self, journal: Journal) -> Prepared:

@@ -29,6 +29,12 @@ class KnownVocabularies:
         if preparation is None:
             raise DataError("does not say how its values were made; prepare it again", path=folder)
         self.modulo: int | None = _modulo(preparation, folder)
+        self._asked = preparation["options"]
+
+    @property
+    def columns(self) -> dict[str, Any]:
+        """How its tables were asked for: `label`, `dense_columns`, `category_columns`, None where they were not."""
+        return {name: self._asked.get(name) for name in ("label", "dense_columns", "category_columns")}
 
     def check_columns(self, raw: RawInput) -> None:
         """Raise DataError unless the input has the dense features and categories of the folder, of the same kinds."""

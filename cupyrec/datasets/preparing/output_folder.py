@@ -24,14 +24,13 @@ from cupyrec.datasets.durable_files import (
     sync_folder,
     write_durably,
 )
-from cupyrec.datasets.prepared.manifest import MANIFEST_FILE
+from cupyrec.datasets.prepared.manifest import MANIFEST_FILE, PREPARATION_FILE
 from cupyrec.datasets.prepared.splits import FORMAT as SPLIT_FORMAT
 from cupyrec.datasets.prepared.splits import PARTS, SPLIT_SUFFIX
 from cupyrec.datasets.preparing.journal import Journal, damaged
 from cupyrec.errors import ConfigError, OutputError
 from cupyrec.folder_lock import LOCK_FILE
 
-PREPARATION_FILE = "preparation.json"
 FORMAT, FORMAT_VERSION = "cupyrec-preparation", 1
 WORK_FOLDER = ".preparing"
 JOURNAL_FILE = "journal.jsonl"

@@ -42,11 +42,13 @@ class Plan:
         self.transform = (
             options.dense_transform or DEFAULT_TRANSFORM if self.known is None else self.known.manifest.dense_transform
         )
-        columns = {
+        columns: dict[str, Any] = {
             "label": options.label,
             "dense_columns": _listed(options.dense_columns),
             "category_columns": _listed(options.category_columns),
         }
+        if self.known is not None and not any(columns.values()):
+            columns = self.known.columns
         self.raw: RawInput = open_input(files, columns, self.transform, chunk_bytes=options._sizes.chunk_bytes)
         if self.known is not None:
             self.known.check_columns(self.raw)

@@ -76,9 +76,11 @@ class ReadPhase:
         self._memory_bytes = memory_bytes
         self._working_bytes = working_bytes(raw, threads, sizes)
         if memory_bytes < self._working_bytes:
+            at_work = f"{threads} thread{'s' * (threads > 1)}"
             raise MemoryPlanError(
                 f"--memory {format_bytes(memory_bytes)} is too little: rows on their way take "
-                f"{format_bytes(self._working_bytes)} with {threads} threads, and vocabularies come on top"
+                f"{format_bytes(self._working_bytes)} with {at_work}, and vocabularies come on top; give "
+                f"{format_bytes(2 * self._working_bytes)} or more, or fewer --threads"
             )
         done = [entry for entry in journal.entries if "shard" in entry]
         self._shards = len(done)
