@@ -138,7 +138,10 @@ DAMAGES = {
         edit("prepared.json", lambda content: content["categories"][1].update(rows=299)),
         "prepared.json: damaged: its checksum is wrong",
     ),
-    "no manifest": (lambda folder: (folder / "prepared.json").unlink(), "train.json: a split is of use only in the folder"),
+    "no manifest": (
+        lambda folder: (folder / "prepared.json").unlink(),
+        "train.json: a split is of use only in the folder",
+    ),
     "half a manifest": (
         lambda folder: (folder / "prepared.json").write_bytes((folder / "prepared.json").read_bytes()[:300]),
         "prepared.json: damaged",
