@@ -152,7 +152,8 @@ def prepare(paths: tuple[str, ...], output: str, memory: str | None, **options: 
 
 def _summary(prepared: Prepared, seconds: float) -> list[str]:
     manifest = prepared.manifest
-    bad_rows = f", {prepared.bad_rows:,} bad rows in {prepared.bad_rows_path}" if prepared.bad_rows else ""
+    bad_rows = f", {prepared.bad_rows:,} bad rows" if prepared.bad_rows else ""
+    bad_rows += f" in {prepared.bad_rows_path}" if prepared.bad_rows_path else ""
     rows = f"{manifest.samples:,} rows of {_count(len(manifest.inputs), 'file')}{bad_rows}"
     largest = sorted(manifest.categories, key=lambda category: -category.rows)[:NAMED_TABLES]
     tables = ", ".join(f"{category.name} {category.rows:,}" for category in largest)

@@ -22,7 +22,8 @@ def describe_run(report: RunReport) -> Iterator[str]:
     if report.stopped_by is not None and report.stopped_by in ORDERLY_STOPS:
         how = f"stopped by {report.stopped_by.name} after"
     if report.steps_before and result.steps == report.steps_before:
-        limit = f" and --max-steps is {report.max_steps:,}" if report.max_steps is not None else ""
+        is_limit = report.max_steps is not None and result.steps >= report.max_steps
+        limit = f" and --max-steps is {report.max_steps:,}" if is_limit else ""
         yield f"nothing was left to train: the checkpoint is of step {result.steps:,}{limit}"
     elif report.steps_before:
         more = result.steps - report.steps_before

@@ -18,11 +18,13 @@ def check_log_file(
     overwrite: bool,
     what: str = "the bad rows",
     option: str = "--bad-rows",
+    can_overwrite: bool = True,
 ) -> None:
     """Make sure that a file that will be written replaces nothing that should stay.
 
     inputs: files that are read, which it may never be; overwrite: whether it may replace another one.
-    what, option: what it holds, and how it is named on the command line. Raises ConfigError.
+    what, option: what it holds, and how it is named on the command line; can_overwrite: whether --overwrite may be
+    given. Raises ConfigError.
     """
     if not path.parent.is_dir():
         raise ConfigError(f"{path}: {what} cannot be written: there is no folder {path.parent}")
@@ -33,7 +35,8 @@ def check_log_file(
             raise ConfigError(f"{what} would overwrite the input file {file}; name another file with {option}")
     # Not /dev/null and its like, which lose nothing.
     if path.is_file() and not overwrite:
-        raise ConfigError(f"{path}: exists; name another file with {option}, or replace it with --overwrite")
+        how = "replace it with --overwrite" if can_overwrite else "remove it"
+        raise ConfigError(f"{path}: exists; name another file with {option}, or {how}")
 
 
 def is_same_file(one: Path, other: Path) -> bool:

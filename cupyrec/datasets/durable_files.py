@@ -53,6 +53,15 @@ def write_durably(path: Path, content: bytes | memoryview | pa.Buffer) -> None:
         file.write(content)
 
 
+def make_folders(path: Path) -> None:
+    """Make a folder and those above it where they are missing, and bring their names to the disk. Raises OSError."""
+    for folder in reversed([path, *path.parents]):
+        if not folder.exists():
+            folder.mkdir()
+            with contextlib.suppress(PermissionError):
+                sync_folder(folder.parent)
+
+
 def partial_path(path: Path) -> Path:
     """Where a file is written before it takes its place."""
     return path.with_name(f".{path.name}{PARTIAL_SUFFIX}")

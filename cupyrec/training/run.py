@@ -91,7 +91,8 @@ def run_training(
         _check_memory(config, shape, device, say)
         if folder is not None:
             checkpoint_bytes = _checkpoint_bytes(config, shape) if config.checkpoint_every else 0
-            folder.check_space(model_bytes(shape) + checkpoint_bytes)
+            what = "the model with a checkpoint" if checkpoint_bytes else "the model"
+            folder.check_space(model_bytes(shape) + checkpoint_bytes, what)
         train, valid = data.split(say)
         run_checkpoints = RunCheckpoints(config, train, valid)
         if checkpoint is not None:
@@ -110,7 +111,8 @@ def run_training(
                 start = load_checkpoint(trainer, checkpoint, folder)
                 steps_before = start.steps
                 folder.go_on(_toml_of(resolved), checkpoint.steps, checkpoint.content["metrics_bytes"], say)
-                if start.position.batches and not getattr(train, "seekable", False):
+                ends = config.max_steps is not None and start.steps >= config.max_steps
+                if start.position.batches and not ends and not getattr(train, "seekable", False):
                     say("the raw files are read again up to there, which takes its time")
             if config.checkpoint_every:
                 folder.write_config()

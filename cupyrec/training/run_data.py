@@ -56,7 +56,12 @@ class RunData:
         if config.trace is not None:
             may_replace = config.overwrite or Path(config.trace).absolute() in own_files
             check_log_file(
-                Path(config.trace), [*inputs, *kept], overwrite=may_replace, what="the trace", option="--trace"
+                Path(config.trace),
+                [*inputs, *kept],
+                overwrite=may_replace,
+                what="the trace",
+                option="--trace",
+                can_overwrite=not _resumes(config),
             )
             kept.append(Path(config.trace))
             if folder is not None:
@@ -172,7 +177,8 @@ def _bad_row_logs(
         raise ConfigError(f"{path}: a folder; name a file with --bad-rows")
     logs = []
     for final in bad_rows_files(path)[: 1 + validation]:
-        check_log_file(final, inputs, overwrite=config.overwrite or final.absolute() in own_files)
+        may_replace = config.overwrite or final.absolute() in own_files
+        check_log_file(final, inputs, overwrite=may_replace, can_overwrite=not _resumes(config))
         in_folder = folder is not None and final.parent.resolve() == folder.path.resolve()
         if folder is None or not in_folder:
             logs.append((final, final))
@@ -180,6 +186,10 @@ def _bad_row_logs(
         _check_not_own(final, folder, "the bad rows")
         logs.append((folder.place(final.name), final))
     return logs
+
+
+def _resumes(config: RunConfig) -> bool:
+    return config.resume or config.resume_step is not None
 
 
 def bad_rows_files(path: Path) -> tuple[Path, Path]:

@@ -96,15 +96,15 @@ class RunFolder:
         """The files of the earlier run that saving will replace."""
         return list(self._earlier)
 
-    def check_space(self, model_bytes: int) -> None:
-        """Raise OutputError when a model of this size does not fit on the disk beside what is there."""
+    def check_space(self, needed_bytes: int, what: str) -> None:
+        """Raise OutputError when so much does not fit on the disk beside what is there. what: it holds, in words."""
         try:
             free_bytes = shutil.disk_usage(self.path).free
         except OSError as error:
             raise OutputError(f"{self.path}: cannot be written: {error.strerror}; choose another --output") from None
-        if model_bytes > free_bytes:
+        if needed_bytes > free_bytes:
             raise OutputError(
-                f"{self.path}: the model takes {format_bytes(model_bytes)}, but {format_bytes(free_bytes)} are free on "
+                f"{self.path}: {what} takes {format_bytes(needed_bytes)}, but {format_bytes(free_bytes)} are free on "
                 "this disk; make room, or choose another --output or a smaller --hash-rows or --dimension"
             )
 
@@ -242,9 +242,10 @@ class RunFolder:
         unsaved, checkpoints = self.path / f"{UNSAVED}{CHECKPOINTS_FOLDER}", self.path / CHECKPOINTS_FOLDER
         self._remove_checkpoints(checkpoints)
         try:
-            # One by one, the newest last: files of others may have kept the folder in its place.
+            if unsaved.exists() and not checkpoints.exists():
+                os.replace(unsaved, checkpoints)
+            # One by one, the newest last, where files of others have kept the folder in its place.
             for step in CheckpointFolder(unsaved).steps():
-                checkpoints.mkdir(exist_ok=True)
                 os.replace(CheckpointFolder(unsaved).place(step), CheckpointFolder(checkpoints).place(step))
             with contextlib.suppress(OSError):
                 unsaved.rmdir()
@@ -278,7 +279,8 @@ class RunFolder:
             if not folder.exists():
                 folder.mkdir()
                 self._made.append(folder)
-                sync_folder(folder.parent)
+                with contextlib.suppress(PermissionError):
+                    sync_folder(folder.parent)
         with tempfile.TemporaryFile(dir=self.path):
             pass
 

@@ -70,3 +70,44 @@ def test_columns_of_tables_are_those_of_the_vocabulary(tmp_path, capsys):
     manifests = [json.loads((tmp_path / name / "prepared.json").read_text()) for name in "ab"]
     assert manifests[0]["categories"] == manifests[1]["categories"]
     assert manifests[0]["encoding"] == manifests[1]["encoding"]
+
+
+def test_a_vocabulary_that_is_gone_is_missed(prepared, tmp_path, capsys):
+    lost = prepared / "vocabulary" / "C3.parquet"
+    whole = lost.read_bytes()
+    lost.unlink()
+    again = ["prepare", tmp_path / "day_0", "--output", prepared]
+    message = check_one_error_line(run_here(capsys, *again))
+    assert message.startswith(f"{lost}: a vocabulary of the prepared data is missing")
+    assert run_here(capsys, *again, "--overwrite").code == 0
+    assert lost.read_bytes() == whole
+
+
+def test_text_takes_the_vocabulary_of_a_table_and_a_table_other_names(tmp_path, capsys):
+    named = {"click": [0, 1], "I1": [1, 2], "C1": [7, 8]}
+    pq.write_table(pa.table(named), tmp_path / "a.parquet")
+    columns = ["--label=click", "--dense-columns=I1", "--category-columns=C1"]
+    arguments = ["prepare", tmp_path / "a.parquet", "--output", tmp_path / "a", *columns, "--hash-rows=50"]
+    assert run_here(capsys, *arguments).code == 0
+    pq.write_table(pa.table({"click2": [0, 1], "I1": [1, 2], "C1": [7, 8]}), tmp_path / "b.parquet")
+    known = ["--vocabulary", tmp_path / "a", "--output", tmp_path / "b"]
+    assert run_here(capsys, "prepare", tmp_path / "b.parquet", *known, "--label=click2").code == 0
+    write_learnable(tmp_path / "day_0", 4)
+    message = check_one_error_line(
+        run_here(capsys, "prepare", tmp_path / "day_0", "--vocabulary", tmp_path / "a", "--output", tmp_path / "c")
+    )
+    assert "has the dense features I1, but the input I1, I2" in message
+
+
+def test_the_usual_label_is_no_feature_either(tmp_path, capsys):
+    pq.write_table(pa.table({"label": [0, 1], "I1": [1, 2], "C1": [7, 8]}), tmp_path / "a.parquet")
+    arguments = ["prepare", tmp_path / "a.parquet", "--output", tmp_path / "a", "--dense-columns=I1"]
+    message = check_one_error_line(run_here(capsys, *arguments, "--category-columns=label,C1"))
+    assert message == "--category-columns names label, which is the label"
+
+
+def test_links_in_a_circle(prepared, tmp_path, capsys):
+    (tmp_path / "loop").symlink_to("loop")
+    arguments = ["prepare", tmp_path / "day_0", "--output", tmp_path / "new", "--on-bad-row=skip"]
+    message = check_one_error_line(run_here(capsys, *arguments, "--bad-rows", tmp_path / "loop" / "x"))
+    assert str(tmp_path / "loop") in message

@@ -117,6 +117,6 @@ def test_the_earlier_run_stays_whole_until_the_new_one_is_saved(tmp_path):
 
 def test_a_model_that_the_disk_has_no_room_for_is_refused(tmp_path):
     with RunFolder(tmp_path) as folder:
-        folder.check_space(1000)
+        folder.check_space(1000, "the model")
         with pytest.raises(OutputError, match=r"the model takes 1000 PB, but .* are free on this disk; .*--output"):
-            folder.check_space(10**18)
+            folder.check_space(10**18, "the model")

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from cupyrec.byte_sizes import format_bytes
-from cupyrec.datasets.durable_files import output_errors
+from cupyrec.datasets.durable_files import make_folders, output_errors
 from cupyrec.datasets.prepared.manifest import (
     Category,
     InputFile,
@@ -33,7 +33,7 @@ from cupyrec.datasets.preparing.raw_input import TextInput
 from cupyrec.datasets.preparing.read_phase import ReadPhase
 from cupyrec.datasets.preparing.rebuild import rebuild_vocabularies
 from cupyrec.datasets.preparing.rewrite import rewrite_shards
-from cupyrec.errors import OutputError
+from cupyrec.errors import DataError, OutputError
 from cupyrec.folder_lock import FolderLock
 
 __all__ = ["Prepared", "Stopped", "prepare"]
@@ -95,20 +95,21 @@ class _Job:
         with output_errors(folder.path):
             if folder.path.exists() and not folder.path.is_dir():
                 raise OutputError(f"{folder.path}: is not a folder; choose another --output")
-            folder.path.mkdir(parents=True, exist_ok=True)
+            make_folders(folder.path)
         with FolderLock(folder.path):
             self._bad_rows = self._plan.bad_rows_file(folder.bad_rows, begun=folder.begun)
             journal = folder.begin(self._plan.asked, overwrite=self._plan.options.overwrite)
             if journal is None:
                 # Looks at the shards too: data that are not whole are not finished.
                 finished = PreparedData(folder.path).manifest
+                self._check_vocabularies(finished.categories)
                 return self._prepared(finished, worked=False, rows_read=0)
             return self._go_on(journal)
 
     def _go_on(self, journal: Journal) -> Prepared:
         """Whatever of the phases is not done yet."""
         plan, rows_read = self._plan, 0
-        self._check_shards(journal)
+        self._check_done(journal)
         encoders: list[Encoder] = []
         if not journal.entry("read") or (plan.learns and not journal.entry("ordered")):
             encoders = self._encoders(journal)
@@ -148,14 +149,26 @@ class _Job:
         self._on_progress(1.0, manifest.samples)
         return self._prepared(manifest, worked=True, rows_read=rows_read)
 
-    def _check_shards(self, journal: Journal) -> None:
-        """Raise DataError when a shard that is done is not there, as long as it was."""
+    def _check_done(self, journal: Journal) -> None:
+        """Raise DataError when a shard that is done is not there, as long as it was, or a vocabulary is not."""
         final = journal.final_shards()
         for number, shard in enumerate(journal.shards()):
             if number not in final:
                 check_size(self._first_path(number), shard)
         for number, shard in final.items():
             check_size(self._final_path(number), shard)
+        if self._plan.learns and journal.entry("ordered"):
+            self._check_vocabularies(self._categories(journal)[0])
+
+    def _check_vocabularies(self, categories: Sequence[Category]) -> None:
+        """Raise DataError when a file of a vocabulary is not there."""
+        for category in categories:
+            if category.vocabulary is not None and not (self._folder.path / category.vocabulary).exists():
+                raise DataError(
+                    "a vocabulary of the prepared data is missing; copy it from where it is whole, or prepare the data "
+                    "again with --overwrite",
+                    path=self._folder.path / category.vocabulary,
+                )
 
     def _encoders(self, journal: Journal) -> list[Encoder]:
         """Of each column, as after the last shard in the journal."""
@@ -226,7 +239,8 @@ class _Job:
     def _prepared(self, manifest: Manifest, *, worked: bool, rows_read: int) -> Prepared:
         bad_rows = sum(file.bad_rows for file in manifest.inputs)
         size_bytes = sum(shard.size_bytes for shard in manifest.shards)
-        path = self._bad_rows.path if bad_rows else None
+        # Of finished data they may be in another file than is named now.
+        path = self._bad_rows.path if bad_rows and self._bad_rows.path.is_file() else None
         return Prepared(self._folder.path, manifest, size_bytes, bad_rows, path, worked, rows_read)
 
     def _first_path(self, number: int) -> Path:

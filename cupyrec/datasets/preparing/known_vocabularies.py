@@ -29,12 +29,8 @@ class KnownVocabularies:
         if preparation is None:
             raise DataError("does not say how its values were made; prepare it again", path=folder)
         self.modulo: int | None = _modulo(preparation, folder)
-        self._asked = preparation["options"]
-
-    @property
-    def columns(self) -> dict[str, Any]:
-        """How its tables were asked for: `label`, `dense_columns`, `category_columns`, None where they were not."""
-        return {name: self._asked.get(name) for name in ("label", "dense_columns", "category_columns")}
+        # How its tables were asked for: `label`, `dense_columns`, `category_columns`, None where they were not.
+        self.columns: dict[str, Any] = _columns(preparation, folder)
 
     def check_columns(self, raw: RawInput) -> None:
         """Raise DataError unless the input has the dense features and categories of the folder, of the same kinds."""
@@ -135,6 +131,19 @@ def _modulo(preparation: dict[str, Any], folder: Path) -> int | None:
             "damaged: it does not say the modulo of values; prepare it again", path=folder / PREPARATION_FILE
         )
     return modulo
+
+
+def _columns(preparation: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """As the data were prepared with. Raises DataError where they are nothing of the kind."""
+    options = preparation["options"]
+    columns = {name: options.get(name) for name in ("label", "dense_columns", "category_columns")}
+    for name, value in columns.items():
+        names = [value] if name == "label" else value
+        if value is not None and not (isinstance(names, list) and all(isinstance(each, str) for each in names)):
+            raise DataError(
+                f"damaged: {name} are no names of columns; prepare it again", path=folder / PREPARATION_FILE
+            )
+    return columns
 
 
 def _replaced(values: Sequence[str], number: int, value: str) -> list[str]:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from cupyrec.datasets.durable_files import output_errors, write_durably
+from cupyrec.datasets.durable_files import make_folders, output_errors, write_durably
 from cupyrec.datasets.prepared.manifest import Category
 from cupyrec.datasets.prepared.shard_writer import id_type
 from cupyrec.datasets.preparing.journal import Journal, Stopped, damaged
@@ -62,7 +62,7 @@ def write_vocabularies(
     at once as fit into it, at least one. Raises OutputError, and Stopped when stop says so.
     """
     with output_errors(folder):
-        folder.mkdir(exist_ok=True)
+        make_folders(folder)
     files = vocabulary_files(names)
     texts = _new_texts(journal, work) if any(kind.values == "text" for kind in kinds) else []
     # What sorting takes has room where the slots have been.

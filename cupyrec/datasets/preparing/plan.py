@@ -14,7 +14,7 @@ from cupyrec.datasets.preparing.bad_rows_file import BadRowsFile, exists
 from cupyrec.datasets.preparing.known_vocabularies import KnownVocabularies
 from cupyrec.datasets.preparing.order_phase import Ordering
 from cupyrec.datasets.preparing.prepare_options import DEFAULT_TRANSFORM, PrepareOptions
-from cupyrec.datasets.preparing.raw_input import RawInput, TableInput, identities, open_input
+from cupyrec.datasets.preparing.raw_input import RawInput, TableInput, identities, is_table, open_input
 from cupyrec.datasets.preparing.read_phase import working_bytes
 from cupyrec.devices.host_memory import available_bytes
 from cupyrec.errors import ConfigError
@@ -47,8 +47,9 @@ class Plan:
             "dense_columns": _listed(options.dense_columns),
             "category_columns": _listed(options.category_columns),
         }
-        if self.known is not None and not any(columns.values()):
-            columns = self.known.columns
+        if self.known is not None and any(is_table(file) for file in files):
+            known = self.known.columns
+            columns = {name: known[name] if value is None else value for name, value in columns.items()}
         self.raw: RawInput = open_input(files, columns, self.transform, chunk_bytes=options._sizes.chunk_bytes)
         if self.known is not None:
             self.known.check_columns(self.raw)
@@ -90,9 +91,9 @@ class Plan:
     def bad_rows_file(self, default: Path, *, begun: bool) -> BadRowsFile:
         """The file of bad rows; begun: whether it may be there from before, see BadRowsFile. Raises ConfigError."""
         path = default if self.options.bad_rows is None else Path(self.options.bad_rows)
-        if self.output.resolve() in path.resolve().parents:
+        if _resolved(self.output) in _resolved(path).parents:
             # There is one file for them in there; any other name is that of other data, or may be once.
-            if path.resolve() != default.resolve():
+            if _resolved(path) != _resolved(default):
                 raise ConfigError(f"{path}: is in the output folder; name a file elsewhere with --bad-rows, or none")
             path = default
         skips = self.options.on_bad_row == "skip"
@@ -110,7 +111,7 @@ class Plan:
 
     def _check_places(self, files: Sequence[Path]) -> None:
         """Raise ConfigError where writing would destroy what is read, and for names that pyarrow cannot open."""
-        output = self.output.resolve()
+        output = _resolved(self.output)
         for file in files:
             if output in file.resolve().parents:
                 raise ConfigError(f"the input file {file} is in the output folder {self.output}; choose another")
@@ -129,8 +130,8 @@ class Plan:
             twice = [name for number, name in enumerate(names) if name in names[:number]]
             if not names or twice:
                 raise ConfigError(f"{option} names {f'{twice[0]} twice' if twice else 'no column'}")
-            if options.label in names:
-                raise ConfigError(f"{option} names {options.label}, which is the label")
+            if isinstance(self.raw, TableInput) and self.raw.label in names:
+                raise ConfigError(f"{option} names {self.raw.label}, which is the label")
         if options.hash_rows is not None and len(self.hash_rows) != categories:
             raise ConfigError(
                 f"--hash-rows has {len(self.hash_rows)} numbers, but there are {categories} category columns; give one "
@@ -157,6 +158,14 @@ class Plan:
             "block_samples": options._sizes.block_samples,
             "shard_samples": options._sizes.shard_samples,
         }
+
+
+def _resolved(path: Path) -> Path:
+    """The place of a path, whether there is anything or not. Raises ConfigError on links that lead in a circle."""
+    try:
+        return path.resolve()
+    except (OSError, RuntimeError) as error:
+        raise ConfigError(f"{path}: cannot be used: {error}") from None
 
 
 def _listed(names: Sequence[str] | None) -> list[str] | None:

@@ -75,12 +75,17 @@ class RawInput(Protocol):
         """The parts of all files in order, from the start of a part on. Raises DataError."""
 
 
+def is_table(file: Path) -> bool:
+    """Whether a file is Parquet or Arrow, by its name."""
+    return file.suffix.lower() in TABLE_SUFFIXES
+
+
 def open_input(files: tuple[Path, ...], columns: dict[str, Any], transform: str, *, chunk_bytes: int) -> RawInput:
     """columns: `label`, `dense_columns` and `category_columns`, None where they are to be found by their usual names.
 
     Raises ConfigError for files of both kinds and for columns that are not there, DataError for files.
     """
-    tables = [file for file in files if file.suffix.lower() in TABLE_SUFFIXES]
+    tables = [file for file in files if is_table(file)]
     if tables and len(tables) < len(files):
         text = next(file for file in files if file not in tables)
         raise ConfigError(f"{tables[0]} is a table and {text} is text; prepare them one by one")
@@ -141,7 +146,7 @@ class TableInput:
         self._transform = transform
         self._tables = [open_table(file) for file in files]
         self._columns = _table_columns(self._tables[0], columns)
-        self.dense, self.categories = self._columns.dense, self._columns.categories
+        self.label, self.dense, self.categories = self._columns.label, self._columns.dense, self._columns.categories
         self.kinds = tuple(column_kinds(self._tables[0], self.categories))
         for table in self._tables[1:]:
             for name, kind, first in zip(

@@ -149,7 +149,7 @@ class ReadPhase:
 
         def fill() -> None:
             # Of parts that are larger than planned there are fewer.
-            bytes_ahead = sum(part.nbytes for part, _ in ahead)
+            bytes_ahead = sum(max(part.nbytes, self._raw.part_bytes) for part, _ in ahead)
             while bytes_ahead < GROUPS_AHEAD * group_bytes and (part := next(parts, None)) is not None:
                 ahead.append((part, self._pool.submit(part.parse)))
                 bytes_ahead += max(part.nbytes, self._raw.part_bytes)
