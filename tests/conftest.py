@@ -22,10 +22,17 @@ settings.load_profile("cupyrec")
 
 @pytest.fixture(autouse=True, scope="session")
 def interrupts_arrive():
-    """Ctrl-C raises KeyboardInterrupt, even where the tests were started with SIGINT ignored, as nohup may do."""
+    """Ctrl-C raises KeyboardInterrupt, even where the tests were started with SIGINT ignored, and no process inherits
+    that SIGHUP is ignored: nohup does either.
+    """
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    hang_up = signal.getsignal(signal.SIGHUP)
+    if hang_up == signal.SIG_IGN:
+        # As good as ignored here, and the default in processes that are started.
+        signal.signal(signal.SIGHUP, lambda *_: None)
     yield
     signal.signal(signal.SIGINT, before)
+    signal.signal(signal.SIGHUP, hang_up)
 
 
 @pytest.fixture(params=GPU_DEVICES)

@@ -6,6 +6,7 @@ import sys
 import pytest
 
 import cupyrec
+from cupyrec.cli import COMMANDS
 
 HEAVY = {"cupy", "numba", "pyarrow", "llvmlite", "scipy", "tqdm", "threadpoolctl"}
 
@@ -31,9 +32,7 @@ def loaded_after(code):
         "import cupyrec; dir(cupyrec); cupyrec.__version__; cupyrec.CupyrecError; cupyrec.RunConfig; cupyrec.Batch",
         "import cupyrec.cli; cupyrec.cli.main(['--help'])",
         "import cupyrec.cli; cupyrec.cli.main(['--version'])",
-        "import cupyrec.cli; cupyrec.cli.main(['train', '--help'])",
-        "import cupyrec.cli; cupyrec.cli.main(['evaluate', '--help'])",
-        "import cupyrec.cli; cupyrec.cli.main(['generate', '--help'])",
+        *(f"import cupyrec.cli; cupyrec.cli.main(['{command}', '--help'])" for command in COMMANDS),
     ],
 )
 def test_loads_nothing_heavy(code):
@@ -60,6 +59,8 @@ def test_all_public_names_are_there():
         "CriteoFiles",
         "CupyrecError",
         "DlrmConfig",
+        "PrepareOptions",
+        "PreparedData",
         "RowwiseAdagrad",
         "RunConfig",
         "Sgd",
@@ -69,6 +70,7 @@ def test_all_public_names_are_there():
         "WarmupPolynomialDecay",
         "__version__",
         "load_model",
+        "prepare",
     }
     assert dir(cupyrec) == sorted(cupyrec.__all__)
     for name in cupyrec.__all__:

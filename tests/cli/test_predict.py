@@ -226,7 +226,9 @@ def test_a_full_disk_leaves_nothing(folder, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(predictions_file.pq.ParquetWriter, "write_table", full)
     outcome = predict(capsys, folder / "model", folder / "data.tsv", tmp_path / "p.parquet")
     assert (outcome.code, outcome.out) == (2, "")
-    assert outcome.err.endswith("p.parquet: cannot be written: No space left on device\n")
+    assert outcome.err.endswith(
+        "p.parquet: cannot be written: No space left on device; make room, and run the same command again\n"
+    )
     assert files_in(tmp_path) == []
 
 

@@ -347,7 +347,9 @@ def test_overwriting_leaves_nothing_of_the_earlier_run(tmp_path, data):
 def test_a_model_larger_than_the_disk_is_refused_before_training(tmp_path, data, monkeypatch):
     (tmp_path / "run").mkdir()
     wanted = []
-    monkeypatch.setattr("cupyrec.training.run_folder.RunFolder.check_space", lambda folder, size: wanted.append(size))
+    monkeypatch.setattr(
+        "cupyrec.training.run_folder.RunFolder.check_space", lambda folder, size, what: wanted.append(size)
+    )
     train(paths=data, output=tmp_path / "run")
     parameters = 13 * 8 + 8 + 8 * 4 + 4 + (4 + 27 * 26 // 2) * 8 + 8 + 8 + 1
     assert wanted == [4 * (26 * 50 * 4 + parameters)]

@@ -270,7 +270,7 @@ def test_the_schedule_is_followed():
 
 @pytest.mark.parametrize(
     ("table_rows", "dense_features", "part"),
-    [((7, 40), 3, "7, 40"), ((7, 40, 12), 3, "12"), ((7, 40, 11), 4, "4 dense features")],
+    [((7, 40), 3, "2 tables"), ((7, 40, 12), 3, "12"), ((7, 40, 11), 4, "4 dense features")],
 )
 def test_a_source_for_another_model_is_refused(table_rows, dense_features, part):
     trainer, other = make_trainer(), BatchList([], table_rows, dense_features)
