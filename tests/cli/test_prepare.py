@@ -1,6 +1,5 @@
 """`cupyrec prepare` in processes of its own: killed, stopped, without room, twice at once; and what it says."""
 
-import contextlib
 import functools
 import os
 import random
@@ -9,12 +8,12 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 
 import pytest
 from commands import Outcome, check_one_error_line, run_here, run_process
+from small_disk import small_disk
 
 from cupyrec.datasets.planted_model import PlantedModel
 from cupyrec.datasets.prepared import manifest
@@ -175,21 +174,6 @@ def test_two_at_once_on_one_folder(rows, tmp_path):
         outcome = run_process("prepare", rows, "--output", output)
     message = check_one_error_line(outcome)
     assert message == f"{output}: another cupyrec is writing to it; wait for its end, or name another folder"
-
-
-@contextlib.contextmanager
-def small_disk(size: str):
-    """A file system of its own that holds so much."""
-    with tempfile.TemporaryDirectory() as folder:
-        mounted = shutil.which("mount") and subprocess.run(
-            ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", folder], capture_output=True, check=False
-        )
-        if not mounted or mounted.returncode:
-            pytest.skip("needs the right to mount a file system")
-        try:
-            yield Path(folder)
-        finally:
-            subprocess.run(["umount", folder], check=True)
 
 
 @pytest.mark.parametrize("size", ["40k", "300k", "900k", "1500k"])

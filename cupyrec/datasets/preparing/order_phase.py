@@ -161,7 +161,7 @@ def vocabulary_files(names: Sequence[str]) -> list[str]:
 
 
 def keys_digest(keys: Numbers) -> str:
-    """That of a Vocabulary of the keys, (n,) uint64, of ids 1 to n."""
+    """SHA-256 of the keys, (n,) uint64, of ids 1 to n, little-endian, as hexadecimal digits."""
     digest = hashlib.sha256()
     for start in range(0, keys.shape[0], GROUP_ROWS):
         digest.update(np.ascontiguousarray(keys[start : start + GROUP_ROWS], dtype="<u8").data)

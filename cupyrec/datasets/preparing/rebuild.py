@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 
 from cupyrec.datasets.prepared.shard_writer import read_blocks
@@ -45,7 +46,7 @@ def rebuild_vocabularies(
                 list(pool.map(_count, vocabularies, block.columns[BESIDE_CATEGORIES:]))
 
 
-def _extend(vocabulary: Vocabulary, keys) -> None:  # type: ignore[no-untyped-def]
+def _extend(vocabulary: Vocabulary, keys: np.ndarray) -> None:
     vocabulary.extend(keys)
 
 

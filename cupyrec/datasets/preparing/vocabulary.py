@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-
 import numpy as np
 
 from cupyrec.datasets.preparing import key_table
@@ -25,7 +23,6 @@ LEAST_SLOTS, LEAST_RECORDS = 2**10, 2**8
 # not matter, and a key that is not in its first slot costs a wrongly predicted branch.
 MOST_LOAD = 0.75
 SMALL_SLOTS, SMALL_MOST_LOAD = 2**15, 0.25
-_DIGEST_KEYS = 2**20
 
 
 class Vocabulary:
@@ -82,14 +79,6 @@ class Vocabulary:
         if position >= 0:
             raise ValueError(f"the id {ids[position]} is not below {self.size}, the size of its vocabulary")
 
-    def keys_by_id(self) -> np.ndarray:
-        """(size,) uint64, a copy; the key at index 0 means nothing."""
-        return self._records[: self.size, 0].copy()
-
-    def counts_by_id(self) -> np.ndarray:
-        """(size,) int64, a copy; at index 0 how often the id 0 was given to add_counts."""
-        return self._records[: self.size, 1].astype(np.int64)
-
     def keys_of(self, ids: np.ndarray | slice) -> np.ndarray:
         """(n,) uint64, a copy; the key of the id 0 means nothing."""
         return np.array(self._records[ids, 0])
@@ -97,13 +86,6 @@ class Vocabulary:
     def counts_of(self, ids: np.ndarray | slice) -> np.ndarray:
         """(n,) int64, a copy."""
         return self._records[ids, 1].astype(np.int64)
-
-    def digest(self) -> str:
-        """SHA-256 of the keys in the order of their ids, little-endian, as hexadecimal digits."""
-        digest = hashlib.sha256()
-        for start in range(1, self.size, _DIGEST_KEYS):
-            digest.update(self._records[start : min(start + _DIGEST_KEYS, self.size), 0].astype("<u8").tobytes())
-        return digest.hexdigest()
 
     @property
     def _shift(self) -> np.uint64:

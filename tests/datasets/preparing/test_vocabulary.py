@@ -7,8 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cupyrec.datasets.preparing import order_phase
 from cupyrec.datasets.preparing import vocabulary as vocabulary_module
 from cupyrec.datasets.preparing.key_table import mix
+from cupyrec.datasets.preparing.order_phase import keys_digest
 from cupyrec.datasets.preparing.vocabulary import Vocabulary
 from cupyrec.errors import ConfigError
 
@@ -18,6 +20,10 @@ KEYS = st.one_of(
     st.sampled_from([0, ALL_BITS, 2**63, 2**32, 2**32 - 1]),
     st.integers(0, ALL_BITS),
 )
+
+
+def digest_of(vocabulary):
+    return keys_digest(vocabulary.keys_of(slice(1, vocabulary.size)))
 
 
 def as_keys(values):
@@ -53,10 +59,10 @@ def check_encode(vocabulary, known, counts, keys):
 
 def check_whole(vocabulary, known, counts):
     assert vocabulary.size == len(known) + 1
-    assert vocabulary.keys_by_id()[1:].tolist() == list(known)
-    assert vocabulary.counts_by_id().tolist() == [0, *(counts[key] for key in known)]
-    assert vocabulary.keys_by_id().dtype == np.uint64
-    assert vocabulary.counts_by_id().dtype == np.int64
+    assert vocabulary.keys_of(slice(vocabulary.size))[1:].tolist() == list(known)
+    assert vocabulary.counts_of(slice(vocabulary.size)).tolist() == [0, *(counts[key] for key in known)]
+    assert vocabulary.keys_of(slice(vocabulary.size)).dtype == np.uint64
+    assert vocabulary.counts_of(slice(vocabulary.size)).dtype == np.int64
 
 
 @given(st.lists(st.lists(KEYS, max_size=200), max_size=4), st.lists(KEYS, max_size=20))
@@ -115,13 +121,13 @@ def test_a_vocabulary_that_is_filled_again_goes_on_as_before(keys, later):
     ids = np.empty(len(keys), np.uint32)
     first.encode(as_keys(keys), ids)
     second.extend(as_keys(keys))
-    assert second.counts_by_id().tolist() == [0] * (len(keys) + 1)
+    assert second.counts_of(slice(second.size)).tolist() == [0] * (len(keys) + 1)
     second.add_counts(ids)
     for vocabulary in (first, second):
         encode(vocabulary, later)
-    assert first.keys_by_id()[1:].tolist() == second.keys_by_id()[1:].tolist()
-    assert first.counts_by_id().tolist() == second.counts_by_id().tolist()
-    assert first.digest() == second.digest()
+    assert first.keys_of(slice(first.size))[1:].tolist() == second.keys_of(slice(second.size))[1:].tolist()
+    assert first.counts_of(slice(first.size)).tolist() == second.counts_of(slice(second.size)).tolist()
+    assert digest_of(first) == digest_of(second)
 
 
 @pytest.mark.parametrize("keys", [[3, 4, 3], [4, 5, 1]])
@@ -138,17 +144,17 @@ def test_ids_out_of_vocabulary_are_counted_too_and_others_are_refused():
     vocabulary.add_counts(np.array([0, 1, 0], np.uint8))
     with pytest.raises(ValueError, match="the id 2 is not below 2"):
         vocabulary.add_counts(np.array([1, 2], np.uint16))
-    assert vocabulary.counts_by_id().tolist() == [2, 1]
+    assert vocabulary.counts_of(slice(vocabulary.size)).tolist() == [2, 1]
 
 
 def test_the_digest_is_that_of_the_keys_in_order(monkeypatch):
     keys = as_keys([5, 0, ALL_BITS])
     vocabulary = Vocabulary()
-    assert vocabulary.digest() == sha256().hexdigest()
+    assert digest_of(vocabulary) == sha256().hexdigest()
     vocabulary.extend(keys)
-    assert vocabulary.digest() == sha256(keys.astype("<u8").tobytes()).hexdigest()
-    monkeypatch.setattr(vocabulary_module, "_DIGEST_KEYS", 2)
-    assert vocabulary.digest() == sha256(keys.astype("<u8").tobytes()).hexdigest()
+    assert digest_of(vocabulary) == sha256(keys.astype("<u8").tobytes()).hexdigest()
+    monkeypatch.setattr(order_phase, "GROUP_ROWS", 2)
+    assert digest_of(vocabulary) == sha256(keys.astype("<u8").tobytes()).hexdigest()
 
 
 def test_more_values_than_there_are_ids_are_refused(monkeypatch):
@@ -165,7 +171,7 @@ def test_counts_go_beyond_32_bits():
     vocabulary.extend(as_keys([7]))
     vocabulary._records[1, 1] = 2**32 - 1
     encode(vocabulary, [7, 7])
-    assert vocabulary.counts_by_id().tolist() == [0, 2**32 + 1]
+    assert vocabulary.counts_of(slice(vocabulary.size)).tolist() == [0, 2**32 + 1]
 
 
 def most_probes(vocabulary):
@@ -212,7 +218,10 @@ def test_vocabularies_are_used_by_several_threads_at_once():
         for start in range(0, len(keys), 1000):
             part = keys[start : start + 1000] + np.uint64(number)
             vocabulary.encode(part, np.empty(len(part), np.uint32))
-        results[number] = (vocabulary.keys_by_id()[1:] - np.uint64(number), vocabulary.counts_by_id())
+        results[number] = (
+            vocabulary.keys_of(slice(vocabulary.size))[1:] - np.uint64(number),
+            vocabulary.counts_of(slice(vocabulary.size)),
+        )
 
     threads = [threading.Thread(target=work, args=[number]) for number in range(4)]
     for thread in threads:
@@ -231,8 +240,8 @@ def test_without_slots_nothing_is_looked_up_and_all_else_stays():
     before = vocabulary.memory_bytes
     vocabulary.drop_slots()
     assert vocabulary.memory_bytes < before
-    assert vocabulary.keys_by_id()[1:].tolist() == [5, 3]
-    assert vocabulary.counts_by_id()[1:].tolist() == [2, 1]
+    assert vocabulary.keys_of(slice(vocabulary.size))[1:].tolist() == [5, 3]
+    assert vocabulary.counts_of(slice(vocabulary.size))[1:].tolist() == [2, 1]
     for method in (vocabulary.encode, vocabulary.lookup):
         with pytest.raises(ValueError, match=r"after drop_slots"):
             method(keys, np.empty(3, np.uint32))
