@@ -19,6 +19,9 @@ from cupyrec.pipeline.exchange import Exchange, WayIn, WayOut
 from cupyrec.pipeline.gpu_ring import GpuStaging
 from cupyrec.systems.train_stage import TrainStage
 
+# Spans of the training's stream: all of Train, or the dense part up to the pooled vectors' gradient, and what is after.
+TRAIN, GRADIENTS = "train", "gradients"
+
 
 class Spans:
     """Stretches of a stream's time, by name; kept while `keeps`."""
@@ -55,7 +58,7 @@ class Spans:
 
 
 class TimedTrainStage(TrainStage):
-    """A stage that notes what it takes: all of a step where rows are on the device, else the dense part."""
+    """A stage that notes what it takes: all of a step where rows are on the device, else the dense part in two."""
 
     spans: Spans | None = None
     _depth = 0
@@ -68,14 +71,18 @@ class TimedTrainStage(TrainStage):
         with self._noted():
             return super().loss_and_gradient(batch, Y)
 
+    def complete_gradients(self) -> None:
+        with self._noted(GRADIENTS):
+            super().complete_gradients()
+
     @contextmanager
-    def _noted(self) -> Iterator[None]:
+    def _noted(self, name: str = TRAIN) -> Iterator[None]:
         if self.spans is None or self._depth:
             yield
             return
         self._depth += 1
         try:
-            with self.spans.on_stream("train", self.device):
+            with self.spans.on_stream(name, self.device):
                 yield
         finally:
             self._depth -= 1
@@ -169,7 +176,8 @@ def timed_steps(
     step_ms = statistics.median(windows)
     device_ms = spans.medians_ms()
     # Gaps within Train are not seen, nor that Train itself takes longer beside kernels of other streams.
-    outside_train = round(1 - device_ms.get("train", 0.0) / step_ms, 4) if step_ms > 0 else 0.0
+    train_ms = device_ms.get(TRAIN, 0.0) + device_ms.get(GRADIENTS, 0.0)
+    outside_train = round(1 - train_ms / step_ms, 4) if step_ms > 0 else 0.0
     values: dict[str, Any] = {
         "step_ms": round(step_ms, 4),
         "wall_step_ms": round(wall_ms / scale.timed_steps, 4),

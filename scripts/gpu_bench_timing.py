@@ -76,8 +76,11 @@ def graph_ms(device: GpuDevice, work: Callable[[], object], repeats: int) -> flo
 
 
 @contextmanager
-def noted_launches(device: GpuDevice) -> Iterator[list[tuple[str, Callable[[], None]]]]:
-    """Within it, each kernel and matrix product that is queued on the device's stream is done and noted by name."""
+def noted_launches(device: GpuDevice, beside: GpuStream | None) -> Iterator[list[tuple[str, Callable[[], None]]]]:
+    """Within it, each kernel and matrix product is done on the device's own stream and noted by name.
+
+    Those that are queued there or on the stream `beside`.
+    """
     noted: list[tuple[str, Callable[[], None]]] = []
 
     def launch(kernel: Any, grid: Any, block: Any, *arguments: Any, shared_bytes: int = 0) -> None:
@@ -91,20 +94,27 @@ def noted_launches(device: GpuDevice) -> Iterator[list[tuple[str, Callable[[], N
         noted.append((f"matmul {A.shape[0]}x{A.shape[1]}x{B.shape[1]}", again))
         again()
 
-    shadowed: Any = device
-    shadowed.launch, shadowed.matmul = launch, matmul
+    streams: list[Any] = [device] if beside is None else [device, beside]
+    streams[0].matmul = matmul
+    for stream in streams:
+        stream.launch = launch
     try:
         yield noted
     finally:
-        del shadowed.launch, shadowed.matmul
+        del streams[0].matmul
+        for stream in streams:
+            del stream.launch
 
 
-def kernel_times(device: GpuDevice, work: Callable[[], object], repeats: int) -> list[dict[str, Any]]:
+def kernel_times(
+    device: GpuDevice, work: Callable[[], object], repeats: int, beside: GpuStream | None = None
+) -> list[dict[str, Any]]:
     """Each kernel and matrix product that work queues, alone and again and again; in their order.
 
+    work queues on the device's own stream and, where there is one, on the stream beside it.
     For work that may be done again in parts: what it reads must not be what it has changed before.
     """
-    with noted_launches(device) as noted:
+    with noted_launches(device, beside) as noted:
         work()
     device.synchronize()
     return [{"name": name, "ms": round(graph_ms(device, again, repeats), 5)} for name, again in noted]

@@ -106,9 +106,9 @@ class CpuDevice:
         """The array itself: it is on the host."""
         return array
 
-    def record(self) -> CpuEvent:
-        """The event that all queued so far is done, as it is."""
-        return CpuEvent()
+    def record(self, event: CpuEvent | None = None) -> CpuEvent:
+        """The event that all queued so far is done, as it is. event: one to be used again."""
+        return event or CpuEvent()
 
     def wait(self, event: CpuEvent) -> None:
         """Nothing to wait for."""
@@ -194,9 +194,9 @@ class CpuStream:
         """target[:] = source, as if over a link."""
         np.copyto(target, source)
 
-    def record(self) -> CpuEvent:
-        """The event that all queued so far is done, as it is."""
-        return CpuEvent()
+    def record(self, event: CpuEvent | None = None) -> CpuEvent:
+        """The event that all queued so far is done, as it is. event: one to be used again."""
+        return event or CpuEvent()
 
     def wait(self, event: CpuEvent) -> None:
         """Nothing to wait for."""

@@ -15,12 +15,17 @@ def linear_forward(device: Device, X: Any, W: Any, Y: Any) -> None:
     device.matmul(X, W.T, Y)
 
 
-def linear_backward(device: Device, dY: Any, X: Any, W: Any, dW: Any, dX: Any | None) -> None:
-    """dW = dY^T X;  dX = dY W.
+def linear_weight_gradient(device: Device, dY: Any, X: Any, dW: Any) -> None:
+    """dW = dY^T X.
 
-    dY: (B, out), X: (B, in), W: (out, in), device. dW (out, in) and dX (B, in) are overwritten; dX may be None
-    where nobody needs it (the first layer).
+    dY: (B, out), X: (B, in), device. dW (out, in) is overwritten.
     """
     device.matmul(dY.T, X, dW)
-    if dX is not None:
-        device.matmul(dY, W, dX)
+
+
+def linear_input_gradient(device: Device, dY: Any, W: Any, dX: Any) -> None:
+    """dX = dY W.
+
+    dY: (B, out), W: (out, in), device. dX (B, in) is overwritten.
+    """
+    device.matmul(dY, W, dX)

@@ -50,31 +50,45 @@ class Dlrm:
         self._dY = device.zeros((max_samples, F, D), dtype)
         self._dlogits = device.zeros(max_samples, dtype)
         self.loss_sum = device.zeros(1, np.float64)
-        self._X: Any = None
-        self._Y: Any = None
 
     def forward(self, dense: Any, Y: Any) -> Any:
-        """dense: (B, dense features), Y: (B, F, D), device; both kept until the backward pass. Returns logits (B,)."""
-        R = self._R[: dense.shape[0]]
-        self._X, self._Y = self.bottom.forward(dense), Y
-        dot_interaction_forward(self.device, self._X, Y, R, self_interaction=self.config.self_interaction)
-        return self.top.forward(R).reshape(dense.shape[0])
+        """dense: (B, dense features), Y: (B, F, D), device. Returns logits (B,)."""
+        return self.forward_from_bottom(self.bottom.forward(dense), Y)
 
-    def backward(self, logits: Any, labels: Any) -> Any:
-        """After forward: dY (B, F, D), of the mean loss of the batch; fills `gradients` and `loss_sum`.
+    def forward_from_bottom(self, X: Any, Y: Any) -> Any:
+        """The part of `forward` that needs the pooled vectors. X: (B, D), what the bottom MLP gave."""
+        R = self._R[: X.shape[0]]
+        dot_interaction_forward(self.device, X, Y, R, self_interaction=self.config.self_interaction)
+        return self.top.forward(R).reshape(X.shape[0])
+
+    def backward(self, dense: Any, Y: Any, logits: Any, labels: Any) -> Any:
+        """After forward(dense, Y): dY (B, F, D), of the mean loss of the batch; fills `gradients` and `loss_sum`.
 
         logits: what forward returned; labels: (B,) of the same dtype, device.
         """
+        dY = self.backward_to_pooled(Y, logits, labels)
+        self.backward_of_parameters(dense)
+        return dY
+
+    def backward_to_pooled(self, Y: Any, logits: Any, labels: Any) -> Any:
+        """The part of `backward` that leads to dY, which it returns; fills `loss_sum`."""
         B = labels.shape[0]
         dR, dX, dY = self._dR[:B], self._dX[:B], self._dY[:B]
         dlogits = self._dlogits[:B]
         bce_with_logits(self.device, logits, labels, dlogits, self.loss_sum)
-        self.top.backward(dlogits.reshape(B, 1), dR)
+        self.top.backward_to_input(dlogits.reshape(B, 1), dR)
         dot_interaction_backward(
-            self.device, dR, self._X, self._Y, dX, dY, self_interaction=self.config.self_interaction
+            self.device, dR, self.bottom.output(B), Y, dX, dY, self_interaction=self.config.self_interaction
         )
-        self.bottom.backward(dX, None)
         return dY
+
+    def backward_of_parameters(self, dense: Any) -> None:
+        """After backward_to_pooled: the rest of `backward`, which fills `gradients`."""
+        B = dense.shape[0]
+        self.top.backward_of_parameters(self._R[:B], self._dlogits[:B].reshape(B, 1))
+        dX = self._dX[:B]
+        self.bottom.backward_to_input(dX, None)
+        self.bottom.backward_of_parameters(dense, dX)
 
 
 def dense_parameters(config: DlrmConfig) -> int:

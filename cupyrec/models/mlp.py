@@ -10,7 +10,7 @@ import numpy as np
 
 from cupyrec.devices.device import Device
 from cupyrec.functions.bias_activation import bias_activation_backward, bias_activation_forward, sum_blocks
-from cupyrec.functions.linear import linear_backward, linear_forward
+from cupyrec.functions.linear import linear_forward, linear_input_gradient, linear_weight_gradient
 
 
 def mlp_parameters(widths: Sequence[int]) -> int:
@@ -47,7 +47,6 @@ class Mlp:
         self._partial_sums = [
             device.zeros((sum_blocks(max_samples), width), parameters.dtype) for width in self.widths[1:]
         ]
-        self._input: Any = None
 
     def initialize(self, seeds: np.random.SeedSequence) -> None:
         """W ~ N(0, 2 / (in + out)), b ~ N(0, 1 / out) (variances), as in the DLRM reference."""
@@ -58,32 +57,48 @@ class Mlp:
                 self._device.upload(random.normal(0, deviation, array.shape).astype(array.dtype), array)
 
     def forward(self, X: Any) -> Any:
-        """X: (B, in), device; kept until the backward pass. Returns (B, out): valid until the next forward pass."""
-        self._input, samples = X, X.shape[0]
-        for W, b, relu, output in zip(self.weights, self.biases, self._relu, self._outputs, strict=True):
-            Y = output[:samples]
+        """X: (B, in), device. Returns `output(B)`."""
+        samples = X.shape[0]
+        for layer, (W, b, relu) in enumerate(zip(self.weights, self.biases, self._relu, strict=True)):
+            Y = self._outputs[layer][:samples]
             linear_forward(self._device, X, W, Y)
             bias_activation_forward(self._device, Y, b, relu=relu)
             X = Y
         return X
 
-    def backward(self, dY: Any, dX: Any | None) -> None:
-        """From dY: (B, out), which is modified, to the gradients of all parameters and, where wanted, dX: (B, in)."""
-        samples = dY.shape[0]
+    def output(self, samples: int) -> Any:
+        """(B, out), device: what the last forward pass gave; valid until the next."""
+        return self._outputs[-1][:samples]
+
+    def backward_to_input(self, dY: Any, dX: Any | None) -> None:
+        """After `forward`, the part of the backward pass that leads to the input; fills the gradients of all biases.
+
+        dY: (B, out), device; modified. dX: (B, in), device; overwritten; None where nobody needs it.
+        """
         for layer in reversed(range(len(self.weights))):
-            X = self._outputs[layer - 1][:samples] if layer else self._input
-            below = self._input_gradients[layer - 1][:samples] if layer else dX
-            Y = self._outputs[layer][:samples]
             bias_activation_backward(
                 self._device,
                 dY,
-                Y,
+                self._outputs[layer][: dY.shape[0]],
                 self._bias_gradients[layer],
                 relu=self._relu[layer],
                 partial_sums=self._partial_sums[layer],
             )
-            linear_backward(self._device, dY, X, self.weights[layer], self._weight_gradients[layer], below)
+            below = self._gradient_below(layer, dY, dX)
+            if below is not None:
+                linear_input_gradient(self._device, dY, self.weights[layer], below)
             dY = below
+
+    def backward_of_parameters(self, X: Any, dY: Any) -> None:
+        """After backward_to_input: fills the gradients of all weights. X: what forward was given; dY: as there."""
+        for layer in reversed(range(len(self.weights))):
+            inputs = self._outputs[layer - 1][: dY.shape[0]] if layer else X
+            linear_weight_gradient(self._device, dY, inputs, self._weight_gradients[layer])
+            dY = self._gradient_below(layer, dY, None)
+
+    def _gradient_below(self, layer: int, dY: Any, dX: Any) -> Any:
+        """Where the gradient of a layer's input stands, (B, in of the layer); dX for the first."""
+        return self._input_gradients[layer - 1][: dY.shape[0]] if layer else dX
 
 
 def _layer_views(widths: Sequence[int], flat: Any) -> tuple[list[Any], list[Any]]:

@@ -1,4 +1,4 @@
-"""The part of a step between pooled vectors and their gradient: the model forward and backward."""
+"""The part of a step that is not embeddings: the model forward and backward."""
 
 from __future__ import annotations
 
@@ -16,18 +16,28 @@ class DensePart:
 
     def __init__(self, model: Dlrm) -> None:
         self._model = model
+        self._dense: Any = None
+
+    def begin(self, batch: Batch) -> None:
+        """Nothing: there is nobody who could do it meanwhile."""
 
     def run(self, batch: Batch, Y: Any) -> tuple[SupportsFloat, Any]:
-        """The mean loss and dY (B, F, D), device; fills the model's gradients. Y: (B, F, D), device."""
-        model = self._model
-        dY = model.backward(model.forward(batch.dense, Y), batch.labels)
+        """After `begin`: the mean loss and dY (B, F, D), device. Y: (B, F, D), device."""
+        model, self._dense = self._model, batch.dense
+        dY = model.backward_to_pooled(Y, model.forward(batch.dense, Y), batch.labels)
         return float(model.loss_sum[0]) / batch.samples, dY
+
+    def end(self) -> None:
+        """After `run`: fill the model's gradients."""
+        self._model.backward_of_parameters(self._dense)
 
 
 class GraphedDensePart:
-    """The same on a GPU: the launches of a batch of the same size are captured once in a CUDA graph, and replayed.
+    """The same on a GPU: the launches of a batch of the same size are captured once in CUDA graphs, and replayed.
 
-    A graph knows its arrays by address: inputs are copied to one place, and Y must always be the same array.
+    `begin` queues what needs no pooled vectors, `run` what leads to their gradient and `end` all else, so that other
+    streams may work on embedding rows meanwhile. A graph knows its arrays by address: inputs are copied to one place,
+    and Y must always be the same array.
     """
 
     def __init__(self, device: GpuDevice, model: Dlrm, *, max_samples: int) -> None:
@@ -37,22 +47,34 @@ class GraphedDensePart:
         self._samples, self._inputs = -1, (self._dense, self._labels)
         self._losses = LossReader(device)
         # Most batches are of one size.
-        self._repeated = Repeated(device)
+        self._begin, self._run, self._end = (Repeated(device) for _ in range(3))
         self._dY: Any = None
 
-    def run(self, batch: Batch, Y: Any) -> tuple[SupportsFloat, Any]:
-        """As DensePart.run; the loss is a PendingLoss."""
+    def begin(self, batch: Batch) -> None:
+        """Take in a batch; run the bottom MLP."""
         device, B = self._device, batch.samples
         if self._samples != B:
             self._samples, self._inputs = B, (self._dense[:B], self._labels[:B])
         for given, put in zip((batch.dense, batch.labels), self._inputs, strict=True):
             device.copy(given, put)
-        self._repeated.queue(B, lambda: self._queue(Y))
+        dense, _ = self._inputs
+        self._begin.queue(B, lambda: self._model.bottom.forward(dense))
+
+    def run(self, batch: Batch, Y: Any) -> tuple[SupportsFloat, Any]:
+        """As DensePart.run; the loss is a PendingLoss."""
+        B = batch.samples
+        self._run.queue(B, lambda: self._queue_run(B, Y))
         return self._losses.read(self._model.loss_sum, B), self._dY
 
-    def _queue(self, Y: Any) -> None:
-        dense, labels = self._inputs
-        self._dY = self._model.backward(self._model.forward(dense, Y), labels)
+    def end(self) -> None:
+        """As DensePart.end."""
+        dense, _ = self._inputs
+        self._end.queue(self._samples, lambda: self._model.backward_of_parameters(dense))
+
+    def _queue_run(self, samples: int, Y: Any) -> None:
+        model, (_, labels) = self._model, self._inputs
+        logits = model.forward_from_bottom(model.bottom.output(samples), Y)
+        self._dY = model.backward_to_pooled(Y, logits, labels)
 
 
 def make_dense_part(device: Device, model: Dlrm, *, max_samples: int) -> DensePart | GraphedDensePart:

@@ -34,6 +34,7 @@ class DeviceTable:
     def to_host(self) -> None:
         """Copy the records to the host table, where they have changed."""
         if self.changed:
+            self._device.synchronize()  # an interrupt may have left a step cut in two, on two streams
             for part in self._parts():
                 self._copy(self._records[part], self._table.records[part])
             self.changed = False

@@ -71,6 +71,8 @@ class HybridSystem(TrainsHostTable):
         with clock.stage(EXCHANGE_BACK, number):
             bytes_out = host_rows.receive(dY)
         with clock.stage(UPDATE, number):
+            # Queued now, because the host is about to be busy.
+            stage.complete_gradients()
             unique = host_rows.update(batch, batch.offsets)
             stage.update_dense()
         traffic = Traffic(misses=unique, bytes_in=bytes_in, bytes_out=bytes_out)

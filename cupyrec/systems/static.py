@@ -115,6 +115,7 @@ class StaticSystem(TrainsHostTable):
         """Bring every row's value to the host table. Training may go on."""
         if not self._changed:
             return
+        self._stage.device.synchronize()  # an interrupt may have left a step cut in two, on two streams
         for rows, pad, copied in self._parts():
             self._stage.device.copy(pad, copied)
             self._stage.device.record().synchronize()
@@ -172,9 +173,11 @@ class StaticSystem(TrainsHostTable):
             self._changed = True
             # A gradient is divided by the length of the whole bag, whichever side its row is on.
             stage.update_rows(self._pad, dY, hot.offsets, hot.plan)
-            self._hot.done()
+            # Queued now, because the host is about to be busy.
+            stage.complete_gradients()
             misses = host_rows.update(cold, batch.offsets)
             stage.update_dense()
+            self._hot.done()
             hits = self._hot.unique(hot)
         traffic = Traffic(hits=hits, misses=misses, bytes_in=bytes_in, bytes_out=bytes_out)
         return StepResult(stage.steps_done, B, loss, learning_rate, waited_s, traffic, clock.take(number))

@@ -22,7 +22,14 @@ from cupyrec.systems.dense_part import make_dense_part
 class TrainStage:
     """Pools, runs the model forward and backward, updates rows and dense parameters, and counts the steps.
 
-    On a GPU it works on batches whose arrays are in device memory, and everything is queued on the device's own stream.
+    On a GPU it works on batches whose arrays are in device memory. What is done to the dense part, which wants
+    arithmetic, is queued on the device's own stream; what is done to embedding rows, which wants memory, beside it:
+
+        train   | bottom MLP, forward | interaction, top MLP, loss, back to dY | other gradients, dense update |
+        rows    | pool                |                                        | update rows                   |
+
+    Both begin when training has come to the step. Training waits for the pooled vectors, rows for their gradient dY,
+    and the step ends when both are done.
     """
 
     def __init__(
@@ -43,6 +50,11 @@ class TrainStage:
         self._Y = device.zeros((max_samples, config.features, config.dimension), dtype)
         self._dense_state = device.zeros(optimizer.dense_state_size(model.parameters.shape[0]), dtype)
         self._dense_part = make_dense_part(device, model, max_samples=max_samples)
+        # Streams and events of the CPU and of a GPU are not told apart here; on the CPU there is but the device.
+        self._train: Any = device
+        self.row_stream: Any = device.stream("rows") if isinstance(device, GpuDevice) else device
+        self._begun, self._has_gradient, self._pooled, self._updated = (self._train.record() for _ in range(4))
+        self._rows_are_awaited = False
         self._partial_sums: Any = None
 
     @property
@@ -68,13 +80,14 @@ class TrainStage:
         """Y (B, F, D), device: where a batch's pooled vectors stand, for who fills it otherwise than by `pool`."""
         return self._Y[:samples]
 
-    def pool(self, records: Any, places: Any, batch: Batch) -> Any:
+    def pool(self, records: Any, places: Any, batch: Batch, *, stream: Any = None) -> Any:
         """Y (B, F, D): the pooled vectors of a batch; valid until the next call.
 
-        records: (places, record width), device; places: (N,), the row or slot of each lookup.
+        records: (places, record width), device; places: (N,), the row or slot of each lookup; stream: None for the
+        device's own.
         """
         Y = self.pooled(batch.samples)
-        embedding_bag_forward(self.device, records, places, batch.offsets, Y, mean=self.mean)
+        embedding_bag_forward(stream or self.device, records, places, batch.offsets, Y, mean=self.mean)
         return Y
 
     def upload(self, batch: Batch) -> Batch:
@@ -89,22 +102,35 @@ class TrainStage:
         return self.device.download(self.model.forward(batch.dense, Y))
 
     def loss_and_gradient(self, batch: Batch, Y: Any) -> tuple[SupportsFloat, Any]:
-        """The mean loss and dY (B, F, D), device; fills the model's gradients. Y: what `pooled` gave."""
-        return self._dense_part.run(batch, Y)
+        """The mean loss and dY (B, F, D), device. Y: what `pooled` gave, filled by what training has queued.
+
+        complete_gradients must follow, update_rows may, and then update_dense.
+        """
+        self._dense_part.begin(batch)
+        return self._run_dense_part(batch, Y)
+
+    def complete_gradients(self) -> None:
+        """Fill the gradients of the dense parameters. What needs dY alone does not wait for it."""
+        self._dense_part.end()
 
     def update_rows(
         self, records: Any, dY: Any, offsets: Any, plan: CoalescePlan | GpuCoalescePlan, slots: Any = None
     ) -> None:
         """Apply the optimizer to the rows of a plan, in place. slots: (U,), where they are; None: at their row.
 
-        All arrays are on the device or, with a CoalescePlan, all on the host.
+        All arrays are on the device or, with a CoalescePlan, all on the host. On a GPU it is done when all is that
+        update_dense has queued.
         """
-        device: Device = self.device.host
-        sums = None
-        if isinstance(plan, GpuCoalescePlan):
-            device, sums = self.device, self._sums_for(most_chunks(plan.lookups))
-        update = RowUpdate(records, dY, offsets, plan, self.mean, slots, sums)
-        self._optimizer.update_rows(device, update, learning_rate=self.learning_rate)
+        rate = self.learning_rate
+        if not isinstance(plan, GpuCoalescePlan):
+            update = RowUpdate(records, dY, offsets, plan, self.mean, slots)
+            self._optimizer.update_rows(self.device.host, update, learning_rate=rate)
+            return
+        update = RowUpdate(records, dY, offsets, plan, self.mean, slots, self._sums_for(most_chunks(plan.lookups)))
+        self.row_stream.wait(self._has_gradient)
+        self._optimizer.update_rows(self.row_stream, update, learning_rate=rate)
+        self.row_stream.record(self._updated)
+        self._rows_are_awaited = True
 
     def update_dense(self) -> None:
         """Apply the optimizer to the dense parameters, which ends the step."""
@@ -115,16 +141,32 @@ class TrainStage:
             self._dense_state,
             learning_rate=self.learning_rate,
         )
+        if self._rows_are_awaited:
+            self._train.wait(self._updated)
+            self._rows_are_awaited = False
         self.steps_done += 1
 
     def run(
         self, batch: Batch, records: Any, places: Any, plan: CoalescePlan | GpuCoalescePlan, slots: Any = None
     ) -> SupportsFloat:
         """One whole step on rows that are all in records; returns the loss. Arguments as above."""
-        loss, dY = self.loss_and_gradient(batch, self.pool(records, places, batch))
+        rows = self.row_stream
+        rows.wait(self._train.record(self._begun))
+        Y = self.pool(records, places, batch, stream=rows)
+        rows.record(self._pooled)
+        self._dense_part.begin(batch)
+        self._train.wait(self._pooled)
+        loss, dY = self._run_dense_part(batch, Y)
         self.update_rows(records, dY, batch.offsets, plan, slots)
+        self.complete_gradients()
         self.update_dense()
         return loss
+
+    def _run_dense_part(self, batch: Batch, Y: Any) -> tuple[SupportsFloat, Any]:
+        """The mean loss and dY of a batch that the dense part has begun."""
+        loss, dY = self._dense_part.run(batch, Y)
+        self._train.record(self._has_gradient)
+        return loss, dY
 
     def _sums_for(self, chunks: int) -> Any:
         """(at least chunks, D), device: room for the sums of long segments."""

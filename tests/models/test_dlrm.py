@@ -54,7 +54,7 @@ class SmallModel:
         mean = self.config.pooling == "mean"
         embedding_bag_forward(self.device, self.table.records, self.batch.rows, self.batch.offsets, self.Y, mean=mean)
         logits = self.model.forward(self.batch.dense, self.Y)
-        self.dY = self.model.backward(logits, self.batch.labels)
+        self.dY = self.model.backward(self.batch.dense, self.Y, logits, self.batch.labels)
         return float(self.model.loss_sum[0]) / self.batch.samples
 
     def row_gradient(self):
