@@ -34,33 +34,27 @@ def bias_activation_forward(device: Device, Y: Any, b: Any, *, relu: bool) -> No
     device.launch(_forward, Y.shape[0], Y, b, relu)
 
 
-def bias_activation_backward(
-    device: Device, dY: Any, Y: Any, db: Any, *, relu: bool, partial_sums: Any | None = None
-) -> None:
-    """dY[s, o] = 0 where relu and Y[s, o] <= 0, in place; then db[o] = sum over s of dY[s, o].
+def bias_activation_backward(device: Device, dY: Any, Y: Any, partial_sums: Any, *, relu: bool) -> None:
+    """dY[s, o] = 0 where relu and Y[s, o] <= 0, in place; then partial_sums[k, o] = sum of dY[s, o] over block k.
 
-    The sum is taken over blocks of SUM_BLOCK samples, then over the blocks, both in ascending order: it does not depend
-    on the number of threads, and is the same on a GPU. dY, Y: (B, out) with Y the result of the forward pass, db:
-    (out,), device; on a GPU float32. dY is modified, db overwritten. partial_sums: (sum_blocks(B), out) or more rows,
-    device: room to work in, which a GPU must be given, as it is used after the return; the CPU allocates it where it is
-    not. The gradient of max(x, 0) at 0 is 0, as in PyTorch. Raises ValueError on shapes.
+    Block k is the samples k SUM_BLOCK .. (k + 1) SUM_BLOCK - 1, added in ascending order, on a GPU as well; BiasSums
+    adds the blocks. dY, Y: (B, out) with Y the result of the forward pass, device; on a GPU float32. dY is modified.
+    partial_sums: (sum_blocks(B), out) or more rows, device; overwritten as far as there are blocks. The gradient of
+    max(x, 0) at 0 is 0, as in PyTorch. Raises ValueError on shapes.
     """
-    if dY.ndim != 2 or Y.shape != dY.shape or db.shape != dY.shape[1:]:
-        raise ValueError(f"dY and Y must be (B, out) and db (out,), but they are {dY.shape}, {Y.shape} and {db.shape}")
+    if dY.ndim != 2 or Y.shape != dY.shape:
+        raise ValueError(f"dY and Y must be (B, out), but they are {dY.shape} and {Y.shape}")
     samples, width = dY.shape
     blocks = sum_blocks(samples)
-    if partial_sums is not None and (partial_sums.shape[0] < blocks or partial_sums.shape[1:] != (width,)):
+    if partial_sums.shape[0] < blocks or partial_sums.shape[1:] != (width,):
         raise ValueError(f"partial_sums must be ({blocks} or more, {width}), but is {partial_sums.shape}")
     if isinstance(device, GpuStream):
-        if partial_sums is None:
-            raise ValueError("a GPU needs partial_sums to work in")
-        _backward_on_gpu(device, dY, Y, db, relu, partial_sums)
+        grid, block = -(-width // COLUMNS) * blocks, (COLUMNS, ROW_THREADS)
+        backward = _kernel("bias_activation_backward", relu)
+        device.launch(backward, grid, block, dY, Y, partial_sums, np.int64(samples), np.int32(width))
         return
-    if partial_sums is None:
-        partial_sums = device.zeros((blocks, width), dY.dtype)
     # Parts are samples, as in the matrix products before and after: no thread waits for another core's cache.
     device.launch(_backward, blocks, dY, Y, partial_sums, relu)
-    device.launch(_add_blocks, 1, partial_sums, blocks, db)
 
 
 def sum_blocks(samples: int) -> int:
@@ -101,16 +95,6 @@ def _backward(start, stop, dY, Y, partial_sums, relu):
                     partial_sums[block, o] += dY[s, o]
 
 
-@cpu_kernel
-def _add_blocks(start, stop, partial_sums, blocks, db):
-    width = db.shape[0]
-    for o in range(width):
-        db[o] = 0
-    for block in range(blocks):
-        for o in range(width):
-            db[o] += partial_sums[block, o]
-
-
 def _kernel(name: str, relu: bool) -> CudaKernel:
     return kernel(
         "bias_activation",
@@ -132,11 +116,3 @@ def _forward_on_gpu(device: GpuStream, Y: Any, b: Any, relu: bool) -> None:
     grid = -(-columns // across), min(-(-samples // (down * ROWS_A_THREAD)), MOST_BLOCKS_Y)
     forward = _kernel("bias_activation_forward", relu)
     device.launch(forward, grid, (across, down), Y, b, np.int64(samples), np.int32(width))
-
-
-def _backward_on_gpu(device: GpuStream, dY: Any, Y: Any, db: Any, relu: bool, partial_sums: Any) -> None:
-    samples, width = dY.shape
-    blocks, column_tiles, block = sum_blocks(samples), -(-width // COLUMNS), (COLUMNS, ROW_THREADS)
-    backward, add = _kernel("bias_activation_backward", relu), _kernel("add_partial_sums", relu)
-    device.launch(backward, column_tiles * blocks, block, dY, Y, partial_sums, np.int64(samples), np.int32(width))
-    device.launch(add, column_tiles, block, partial_sums, np.int64(blocks), np.int32(width), db)

@@ -60,13 +60,6 @@ extern "C" __global__ void bias_activation_forward(
     }
 }
 
-// The sum of a column of the tile, in ascending order of its rows, added to `sum`.
-__device__ __forceinline__ float add_rows(const float (*tile)[COLUMNS], int rows, float sum) {
-#pragma unroll 8
-    for (int r = 0; r < rows; ++r) sum += tile[r][threadIdx.x];
-    return sum;
-}
-
 // dY[s, o] = 0 where RELU and Y[s, o] <= 0;  partial_sums[k, o] = sum of dY[s, o] over the samples s of block k, which
 // are k SUM_BLOCK .. (k + 1) SUM_BLOCK - 1, in ascending order.
 //
@@ -103,32 +96,10 @@ extern "C" __global__ void __launch_bounds__(COLUMNS * ROW_THREADS) bias_activat
         }
     }
     __syncthreads();
-    if (threadIdx.y == 0 && o < width) partial_sums[sum_block * width + o] = add_rows(tile, rows, 0.0f);
-}
-
-// db[o] = sum over k of partial_sums[k, o], in ascending order.
-//
-// partial_sums: (blocks, width) float32; db: (width,) float32, overwritten. Block: (COLUMNS, ROW_THREADS); grid:
-// ceil(width / COLUMNS) blocks, each with COLUMNS columns, which it brings to shared memory SUM_BLOCK rows at a time.
-// Moves 4 bytes for each partial sum.
-extern "C" __global__ void __launch_bounds__(COLUMNS * ROW_THREADS) add_partial_sums(
-    const float* __restrict__ partial_sums, int64 blocks, int width, float* __restrict__ db) {
-    __shared__ float tile[SUM_BLOCK][COLUMNS];
-    const int o = blockIdx.x * COLUMNS + threadIdx.x;
-    float sum = 0.0f;
-    for (int64 first = 0; first < blocks; first += SUM_BLOCK) {
-        const int rows = (int)min((int64)SUM_BLOCK, blocks - first);
-        if (o < width) {
-#pragma unroll
-            for (int k = 0; k < SUM_BLOCK / ROW_THREADS; ++k) {
-                const int r = k * ROW_THREADS + threadIdx.y;
-                if (r < rows) tile[r][threadIdx.x] = partial_sums[(first + r) * width + o];
-            }
-        }
-        __syncthreads();
-        if (threadIdx.y == 0) sum = add_rows(tile, rows, sum);
-        // The tile is filled again when its sum has been taken.
-        __syncthreads();
+    if (threadIdx.y == 0 && o < width) {
+        float sum = 0.0f;
+#pragma unroll 8
+        for (int r = 0; r < rows; ++r) sum += tile[r][threadIdx.x];
+        partial_sums[sum_block * width + o] = sum;
     }
-    if (threadIdx.y == 0 && o < width) db[o] = sum;
 }

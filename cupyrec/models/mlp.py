@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from cupyrec.devices.device import Device
-from cupyrec.functions.bias_activation import bias_activation_backward, bias_activation_forward, sum_blocks
+from cupyrec.functions.bias_activation import bias_activation_backward, bias_activation_forward
+from cupyrec.functions.bias_sums import BiasSums
 from cupyrec.functions.linear import linear_forward, linear_input_gradient, linear_weight_gradient
 
 
@@ -38,15 +39,16 @@ class Mlp:
         self._device = device
         self.widths = tuple(widths)
         self.weights, self.biases = _layer_views(self.widths, parameters)
-        self._weight_gradients, self._bias_gradients = _layer_views(self.widths, gradients)
+        self._gradients = gradients
+        self._weight_gradients, _ = _layer_views(self.widths, gradients)
         layers = len(self.weights)
         self._relu = [True] * (layers - 1) + [relu_last]
         self._outputs = [device.zeros((max_samples, width), parameters.dtype) for width in self.widths[1:]]
         # Gradients of the inputs of layers 2 .. n; the caller has the place for the first.
         self._input_gradients = [device.zeros((max_samples, width), parameters.dtype) for width in self.widths[1:-1]]
-        self._partial_sums = [
-            device.zeros((sum_blocks(max_samples), width), parameters.dtype) for width in self.widths[1:]
-        ]
+        self._bias_sums = BiasSums(
+            device, self.widths[1:], _bias_places(self.widths), max_samples=max_samples, dtype=parameters.dtype
+        )
 
     def initialize(self, seeds: np.random.SeedSequence) -> None:
         """W ~ N(0, 2 / (in + out)), b ~ N(0, 1 / out) (variances), as in the DLRM reference."""
@@ -71,26 +73,21 @@ class Mlp:
         return self._outputs[-1][:samples]
 
     def backward_to_input(self, dY: Any, dX: Any | None) -> None:
-        """After `forward`, the part of the backward pass that leads to the input; fills the gradients of all biases.
+        """After `forward`, the part of the backward pass that leads to the input.
 
         dY: (B, out), device; modified. dX: (B, in), device; overwritten; None where nobody needs it.
         """
         for layer in reversed(range(len(self.weights))):
-            bias_activation_backward(
-                self._device,
-                dY,
-                self._outputs[layer][: dY.shape[0]],
-                self._bias_gradients[layer],
-                relu=self._relu[layer],
-                partial_sums=self._partial_sums[layer],
-            )
+            Y, partial_sums = self._outputs[layer][: dY.shape[0]], self._bias_sums.of_layer(layer)
+            bias_activation_backward(self._device, dY, Y, partial_sums, relu=self._relu[layer])
             below = self._gradient_below(layer, dY, dX)
             if below is not None:
                 linear_input_gradient(self._device, dY, self.weights[layer], below)
             dY = below
 
     def backward_of_parameters(self, X: Any, dY: Any) -> None:
-        """After backward_to_input: fills the gradients of all weights. X: what forward was given; dY: as there."""
+        """After backward_to_input: fills the gradients. X: what forward was given; dY: as there, modified."""
+        self._bias_sums.add(dY.shape[0], self._gradients)
         for layer in reversed(range(len(self.weights))):
             inputs = self._outputs[layer - 1][: dY.shape[0]] if layer else X
             linear_weight_gradient(self._device, dY, inputs, self._weight_gradients[layer])
@@ -99,6 +96,12 @@ class Mlp:
     def _gradient_below(self, layer: int, dY: Any, dX: Any) -> Any:
         """Where the gradient of a layer's input stands, (B, in of the layer); dX for the first."""
         return self._input_gradients[layer - 1][: dY.shape[0]] if layer else dX
+
+
+def _bias_places(widths: Sequence[int]) -> list[int]:
+    """Where the biases of each layer begin among all parameters."""
+    ends = itertools.accumulate((below + 1) * above for below, above in itertools.pairwise(widths))
+    return [end - above for end, above in zip(ends, widths[1:], strict=True)]
 
 
 def _layer_views(widths: Sequence[int], flat: Any) -> tuple[list[Any], list[Any]]:

@@ -104,8 +104,8 @@ def test_gradients_of_all_embedding_rows(small):
     assert_gradient(small.loss, small.rows, gradient)
 
 
-def without_relu(device, dY, Y, db, *, relu, partial_sums):
-    backward_of_activation(device, dY, Y, db, relu=False)
+def without_relu(device, dY, Y, partial_sums, *, relu):
+    backward_of_activation(device, dY, Y, partial_sums, relu=False)
 
 
 def without_products(device, dR, X, Y, dX, dY, *, self_interaction):
