@@ -1,4 +1,4 @@
-"""cupyrec on a GPU: ceilings of the machine, the stage Train, the five systems, embeddings alone, planning.
+"""cupyrec on a GPU: ceilings of the machine, the five systems, the stage Train, embeddings, planning, host memory.
 
     python scripts/bench_gpu.py --folder gpu_results --seconds 460
     PYTHONPATH=.:tests python scripts/bench_gpu.py --scale tiny        all of it on an emulated GPU, to see that it runs
@@ -9,6 +9,7 @@ Sections, and what they take on an H100, about:
     train        the stage Train against its floor, kernel by kernel                   60 s
     embeddings   forward and backward of embedding bags, beside a published peer       40 s
     planning     look and plan on the device                                           40 s
+    pages        rows over the link from four kinds of host memory                     30 s
 
 Results go into FOLDER/gpu_<device>.json after every measurement; a run that is cut off loses nothing, and one that is
 started again goes on, or begins another file where sources or machine are others. What did not fit in the time is named
@@ -33,6 +34,7 @@ from pathlib import Path
 from gpu_bench_ceilings import measure_ceilings
 from gpu_bench_checks import compile_for_host
 from gpu_bench_embeddings import measure_embeddings
+from gpu_bench_pages import measure_pages
 from gpu_bench_planning import measure_planning
 from gpu_bench_report import Report, Section, slug
 from gpu_bench_scale import SCALES, TINY, Scale, make_device
@@ -49,9 +51,10 @@ SECTIONS: dict[str, tuple[Callable[[Section, Scale, GpuDevice], None], float]] =
     "train": (measure_train, 45),
     "embeddings": (measure_embeddings, 30),
     "planning": (measure_planning, 30),
+    "pages": (measure_pages, 40),
 }
-# What they measure needs no kernel of the host: others are compiled meanwhile.
-WITHOUT_HOST_KERNELS, COMPILE_S = ("ceilings",), 90
+# What they measure needs no kernel of the host, or few and small ones: others are compiled meanwhile.
+WITHOUT_HOST_KERNELS, COMPILE_S = ("ceilings", "pages"), 90
 # A section that crashes is begun again so often.
 MOST_STARTS = 4
 # A process that does not end by itself is stopped so long after its time.

@@ -154,6 +154,23 @@ def flat_table(sections: dict[str, Any], name: str, *item_names: str) -> str:
     return table([name, "figure", "value"], rows)
 
 
+def pages_table(sections: dict[str, Any]) -> str:
+    """Host memory over the link, in GB/s: a line a kind that was to be had."""
+    headings = ["host memory over the link", "read", "written", "both at once", "read of a small part", "host gathers"]
+    items, rows = sections["pages"], []
+    for kind in dict.fromkeys(name.partition(" / ")[0] for name in items):
+        all_of_it = items.get(f"{kind} / random rows", {})
+        if "read_gb_s" not in all_of_it:
+            continue
+        read, written, both_read, both_written = (
+            number(all_of_it, f"{name}_gb_s", digits=1) for name in ("read", "write", "both_read", "both_write")
+        )
+        small = number(items.get(f"{kind} / small part"), "read_gb_s", digits=1)
+        host = number(items.get(f"{kind} / host"), "gather_all_threads_gb_s", digits=1)
+        rows.append([kind, read, written, f"{both_read} + {both_written}", small, host])
+    return table(headings, rows)
+
+
 def left_out(sections: dict[str, Any]) -> list[str]:
     """What has no figures, and why."""
     return [
@@ -180,6 +197,8 @@ def markdown(data: dict[str, Any]) -> str:
         flat_table(sections, "embeddings"),
         flat_table(sections, "planning"),
     ]
+    if "pages" in sections:
+        parts += [pages_table(sections), flat_table(sections, "pages")]
     if missing := left_out(sections):
         parts.append("Without figures:\n" + "\n".join(f"- {line}" for line in missing))
     return "\n\n".join(parts)

@@ -155,11 +155,69 @@ def test_planning(measured):
     assert found["Zipf 0.6 / 100 slots"].keys() >= figures
 
 
+def test_pages(measured):
+    """Of registered memory; the other kinds are the driver's, and an emulated GPU has none."""
+    found = measured["sections"]["pages"]
+    others = [f"{kind} / made" for kind in ("created", "allocated", "managed")]
+    assert list(found)[-3:] == others
+    for name in others:
+        assert found[name]["error"].startswith("HostMemoryError: this device has no driver of CUDA")
+    rates = {"read_gb_s", "write_gb_s", "both_read_gb_s", "both_write_gb_s"}
+    wanted = {
+        "made": {"bytes", "make_s", "touch_s", "settle_s", "read_right", "written_right", "right"},
+        "random rows": rates | {f"wide_{name}" for name in rates} | {"record_bytes", "read_shuffled_gb_s"},
+        "small part": rates | {f"read_of_{size}_bytes_gb_s" for size in (128, 1024, 16384)},
+        "host": {f"{move}_{n}_gb_s" for move in ("gather", "scatter") for n in ("1_thread", "all_threads")},
+        "in order": {"bytes", "read_gb_s", "wide_read_gb_s"},
+        "copies": {"in_gb_s", "out_gb_s", "both_in_gb_s", "both_out_gb_s", "copied_right"},
+        "launch shapes": {f"read_{shape}_gb_s" for shape in ("4x1024", "16x1024", "64x1024", "256x256")},
+        "record widths": {f"read_{size}_bytes_gb_s" for size in (4, 16, 64, 256)},
+        "given back": {"seconds"},
+    }
+    assert list(found)[:-3] == [f"registered / {item}" for item in wanted]
+    for item, keys in wanted.items():
+        assert keys <= found[f"registered / {item}"].keys()
+        assert not {"error", "mismatch", "skipped", "begun"} & found[f"registered / {item}"].keys()
+    assert found["registered / copies"]["copied_right"]
+
+
+def test_a_record_in_eight_at_most_is_moved_in_one_round(scripts):
+    from gpu_bench_host_memory import LEAST_STRIDE, FilledMemory
+    from gpu_bench_scale import TINY
+    from gpu_devices import emulated_device
+
+    memory = FilledMemory(TINY, emulated_device(), "registered")
+    # (records, at most so many of them, rounds); as many as the scale moves where it is None.
+    for records, count, rounds in ((1000, None, 1), (100, None, 6), (64, None, 8), (10, None, 8), (1000, 200, 2)):
+        rows = memory.rows(records, count)
+        assert np.unique(rows).size == rows.size == min(count or TINY.moved_rows, records)
+        assert rows.min() >= 0
+        assert rows.max() < records
+        parts = np.array_split(rows, rounds)
+        assert all((np.diff(part) > 0).all() for part in parts)
+        assert max(part.size for part in parts) <= -(-records // LEAST_STRIDE)
+
+
+def test_memory_is_smaller_where_little_is_left(scripts, monkeypatch):
+    import gpu_bench_host_memory
+    from gpu_bench_scale import PAPER
+
+    block = PAPER.copy_bytes
+    for free, blocks in ((None, 32), (10**12, 32), (block * 20, 10), (0, 4)):
+        monkeypatch.setattr(gpu_bench_host_memory, "available_bytes", lambda free=free: free)
+        assert gpu_bench_host_memory.buffer_elements(PAPER) * 4 == blocks * block
+
+
 def test_tables_show_every_section(scripts, measured):
     import gpu_table
 
+    # What an emulated GPU cannot have.
+    assert all(line.startswith("pages, ") for line in gpu_table.left_out(measured["sections"]))
     shown = gpu_table.markdown(measured)
-    assert "Without figures" not in shown
+    read = gpu_table.number(measured["sections"]["pages"]["registered / random rows"], "read_gb_s", digits=1)
+    assert f"| registered | {read} | " in shown
+    without = {name: items for name, items in measured["sections"].items() if name != "pages"}
+    assert "host memory over the link" not in gpu_table.markdown({**measured, "sections": without})
     texts = ("Zipf 0.6 | resident", "copy device gb s", "forward backward ms", "look ms", "fp32, with graphs")
     for text in (*texts, "scratchpipe, Zipf 0.6, 50%"):
         assert text in shown
