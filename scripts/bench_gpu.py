@@ -8,7 +8,7 @@ Sections, and what they take on an H100, about:
     systems      the paper's model, 8 tables x 10,000,000 rows, by locality            240 s
     train        the stage Train against its floor, kernel by kernel                   60 s
     embeddings   forward and backward of embedding bags, beside a published peer       40 s
-    planning     look and plan on the device                                           40 s
+    planning     look and plan on the device, alone and beside Train                   60 s
     pages        rows over the link from four kinds of host memory                     30 s
 
 Results go into FOLDER/gpu_<device>.json after every measurement; a run that is cut off loses nothing, and one that is
@@ -50,7 +50,7 @@ SECTIONS: dict[str, tuple[Callable[[Section, Scale, GpuDevice], None], float]] =
     "systems": (measure_systems, 240),
     "train": (measure_train, 45),
     "embeddings": (measure_embeddings, 30),
-    "planning": (measure_planning, 30),
+    "planning": (measure_planning, 50),
     "pages": (measure_pages, 40),
 }
 # What they measure needs no kernel of the host, or few and small ones: others are compiled meanwhile.

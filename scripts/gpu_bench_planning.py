@@ -5,23 +5,31 @@ from __future__ import annotations
 import itertools
 import statistics
 import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
+from gpu_bench_checks import make_stage, small
 from gpu_bench_report import Section
 from gpu_bench_runs import free_memory
 from gpu_bench_scale import BatchSource, Locality, Scale
 from gpu_bench_timing import between_ms
+from gpu_bench_train import load_batches, random_records
 
 from cupyrec.batch import Batch
-from cupyrec.devices.gpu import GpuDevice
+from cupyrec.devices.cupy_runtime import CupyRuntime, CupyStream
+from cupyrec.devices.gpu import GpuDevice, GpuEvent, GpuStream
 from cupyrec.embedding.gpu_coalesce import GpuCoalesceMemory, GpuCoalescer
 from cupyrec.pipeline.gpu_planner import GpuPlanMemory, GpuPlanner
-from cupyrec.pipeline.plan import PlanMemory
+from cupyrec.pipeline.plan import Plan, PlanMemory
 from cupyrec.pipeline.planner import Planner
 from cupyrec.pipeline.stages import PIPELINED
+from cupyrec.scratchpad_size import scratchpad_slots
 
 TURNOVERS = 4
+# CUDA takes the highest that there is for one that is higher.
+HIGHEST_PRIORITY = -100
 # Beside uniform rows, where the scale has it.
 SKEWED = "Zipf 0.9"
 # Small plans that are compared with the CPU's before anything is timed.
@@ -34,18 +42,26 @@ def measure_planning(section: Section, scale: Scale, device: GpuDevice) -> None:
         return
     uniform = scale.localities[0]
     skewed = next((each for each in scale.localities if each.name == SKEWED), scale.localities[-1])
+    kinds: dict[str, Callable[..., dict[str, Any]]] = {
+        "": planning,
+        ", kernels": launches,
+        ", beside Train": partial(beside_train, urgent=False),
+        ", beside Train, urgent": partial(beside_train, urgent=True),
+    }
     with device.running():
         for locality in (uniform, skewed):
             unique_rows: list[Any] = []
             for slots in scale.planner_slots:
-                section.measure(
-                    f"{locality.name} / {slots} slots",
-                    8,
-                    lambda locality=locality, slots=slots, unique_rows=unique_rows: planning(
-                        scale, device, locality, slots, unique_rows
-                    ),
-                )
-                free_memory(device)
+                # By kernel, and beside Train, for one scratchpad: the rest tells nothing new.
+                for kind in kinds if slots == scale.planner_slots[0] else [""]:
+                    section.measure(
+                        f"{locality.name} / {slots} slots{kind}",
+                        8,
+                        lambda locality=locality, slots=slots, unique_rows=unique_rows, kind=kind: kinds[kind](
+                            scale, device, locality, slots, unique_rows
+                        ),
+                    )
+                    free_memory(device)
 
 
 def check_plans(device: GpuDevice) -> dict[str, Any]:
@@ -77,52 +93,161 @@ def check_plans(device: GpuDevice) -> dict[str, Any]:
     return {"right": True, "batches": CHECKED_BATCHES}
 
 
+class SteadyPlanning:
+    """Shows batches to a planner and plans them, once the scratchpad is full, or has not become so within the
+    locality's steps.
+    """
+
+    def __init__(
+        self, scale: Scale, stream: GpuStream, locality: Locality, slots: int, unique_rows: Sequence[Any]
+    ) -> None:
+        """unique_rows: of the batches, device arrays."""
+        self.stream, self._scale, self._unique_rows = stream, scale, unique_rows
+        self._fill_steps, self._slots = locality.fill_steps, slots
+        known = TURNOVERS * slots // unique_rows[0].shape[0]
+        self.lookahead = min(max(known, PIPELINED.holds.future), scale.most_lookahead)
+        self.planner = GpuPlanner(stream, slots, lookahead=self.lookahead, holds=PIPELINED.holds)
+        self._memory, self._shown, self._filled = GpuPlanMemory(), 0, 0
+
+    @property
+    def is_full(self) -> bool:
+        """Whether the scratchpad is full."""
+        return self._filled >= self._slots
+
+    def steps(self, before_each: Callable[[], object] = lambda: None) -> Iterator[tuple[float, float, Plan]]:
+        """For each batch that is timed: milliseconds to show one and to plan one, by the device's clock; and the plan.
+
+        before_each: is called before each of them.
+        """
+        device, planner, steady = self.stream, self.planner, False
+        for _ in range(self._scale.timed_steps + self._fill_steps):
+            before_each()
+            marks = [device.record()]
+            # In the steady state this is one batch.
+            while planner.may_look and self._shown < len(self._unique_rows):
+                planner.look(self._unique_rows[self._shown])
+                self._shown += 1
+            if not planner.may_plan:
+                return
+            marks.append(device.record())
+            plan = planner.plan(self._memory)
+            marks.append(device.record())
+            marks[-1].synchronize()
+            self._filled += plan.miss_rows.shape[0] - plan.evict_rows.shape[0]
+            if steady:
+                look_ms, plan_ms = (between_ms(device, *pair) for pair in itertools.pairwise(marks))
+                yield look_ms, plan_ms, plan
+            steady = steady or self.is_full or planner.planned >= self._fill_steps
+
+
 def planning(scale: Scale, device: GpuDevice, locality: Locality, slots: int, unique_rows: list[Any]) -> dict[str, Any]:
-    """Milliseconds a batch, once the scratchpad is full, or has not become so within the locality's steps."""
+    """Milliseconds a batch."""
     if not unique_rows:
         unique_rows.extend(coalesced_rows(scale, device, locality))
-    lookahead = min(max(TURNOVERS * slots // unique_rows[0].shape[0], PIPELINED.holds.future), scale.most_lookahead)
-    stream = device.stream("plan")
-    planner = GpuPlanner(stream, slots, lookahead=lookahead, holds=PIPELINED.holds)
-    memory = GpuPlanMemory()
-    shown = filled = first_timed = 0
-    times: list[dict[str, float]] = []
-    missed: list[int] = []
-    while planner.planned < len(unique_rows) and len(times) < scale.timed_steps:
-        marks, clock = [stream.record()], [time.perf_counter()]
-        # In the steady state this is one batch.
-        while planner.may_look and shown < len(unique_rows):
-            planner.look(unique_rows[shown])
-            shown += 1
-        if not planner.may_plan:
-            break
-        marks.append(stream.record())
-        clock.append(time.perf_counter())
-        plan = planner.plan(memory)
-        marks.append(stream.record())
-        marks[-1].synchronize()
-        clock.append(time.perf_counter())
-        filled += plan.miss_rows.shape[0] - plan.evict_rows.shape[0]
-        full = filled >= slots or planner.planned >= locality.fill_steps
-        if full and not first_timed:
-            first_timed = planner.planned
-        elif full:
-            look_ms, plan_ms = (between_ms(device, *pair) for pair in itertools.pairwise(marks))
-            times.append(
-                {"look_ms": look_ms, "plan_ms": plan_ms, "both_ms": look_ms + plan_ms,
-                 "host_ms": (clock[2] - clock[0]) * 1e3}
-            )  # fmt: skip
-            missed.append(plan.miss_rows.shape[0])
-    values = {name: round(statistics.median(each[name] for each in times), 4) for name in times[0]}
+    steady = SteadyPlanning(scale, device.stream("plan"), locality, slots, unique_rows)
+    clock: list[float] = []
+    steps = list(steady.steps(lambda: clock.append(time.perf_counter())))
+    look_ms, plan_ms, plans = zip(*steps, strict=True)
+    host_s = [after - before for before, after in itertools.pairwise(clock[-len(steps) :])]
     return {
-        **values,
-        "batches": len(times),
-        "full": filled >= slots,
-        "lookahead": lookahead,
+        "look_ms": median_of(look_ms),
+        "plan_ms": median_of(plan_ms),
+        "both_ms": median_of(map(sum, zip(look_ms, plan_ms, strict=True))),
+        "host_ms": round(1e3 * statistics.median(host_s), 4),
+        "batches": len(steps),
+        "full": steady.is_full,
+        "lookahead": steady.lookahead,
         "unique_rows": unique_rows[0].shape[0],
-        "missed_rows": round(statistics.mean(missed)),
-        "planner_bytes": planner.size_bytes,
+        "missed_rows": round(statistics.mean(plan.miss_rows.shape[0] for plan in plans)),
+        "planner_bytes": steady.planner.size_bytes,
     }
+
+
+def launches(scale: Scale, device: GpuDevice, locality: Locality, slots: int, unique_rows: list[Any]) -> dict[str, Any]:
+    """What of planning is whose: milliseconds a batch from each kernel's launch to the next; they are longer for it.
+
+    What is captured in a graph counts to the kernel before it, and so does a copy.
+    """
+    stream = device.stream("plan")
+    noted: list[tuple[str, GpuEvent]] = []
+    steady = SteadyPlanning(scale, stream, locality, slots, unique_rows)
+    totals: dict[str, list[float]] = {}
+    shadowed: Any = stream
+
+    def launch(kernel: Any, *arguments: Any, **named: Any) -> None:
+        noted.append((kernel.name, stream.record()))
+        GpuStream.launch(stream, kernel, *arguments, **named)
+
+    shadowed.graphs, graphs = False, shadowed.graphs
+    shadowed.launch = launch
+    try:
+        for number, _ in enumerate(steady.steps(noted.clear)):
+            ends = [event for _, event in noted[1:]] + [stream.record()]
+            ends[-1].synchronize()
+            of_batch: dict[str, float] = {}
+            for (name, begun), ended in zip(noted, ends, strict=True):
+                of_batch[name] = of_batch.get(name, 0.0) + between_ms(device, begun, ended)
+            for name, ms in of_batch.items():
+                totals.setdefault(name, [0.0] * number).append(ms)
+    finally:
+        del shadowed.launch
+        shadowed.graphs = graphs
+    return {f"{name}_ms": median_of(times) for name, times in totals.items()}
+
+
+def beside_train(
+    scale: Scale, device: GpuDevice, locality: Locality, slots: int, unique_rows: list[Any], *, urgent: bool
+) -> dict[str, Any]:
+    """Planning and Train at once, each batch of one beside one of the other; each waits for the other's batch before.
+
+    urgent: whether planning is on a stream whose blocks come first.
+    """
+    # As many rows as the largest scratchpad: the rest of the table is not looked at by Train.
+    a_table = scratchpad_slots(scale.shares[0], sum(scale.config.table_rows), 1) // scale.config.features
+    config = small(scale.config, a_table)
+    records = random_records(device, sum(config.table_rows), config.dimension)
+    loaded = itertools.cycle(load_batches(scale, device, config, locality))
+    stage = make_stage(device, scale.config, scale.batch_size)
+    steady = SteadyPlanning(
+        scale, urgent_stream(device) if urgent else device.stream("plan"), locality, slots, unique_rows
+    )
+    trained: list[tuple[GpuEvent, GpuEvent]] = []
+    clock: list[float] = []
+
+    def train() -> None:
+        if len(trained) > 1:
+            trained[-2][1].synchronize()
+        clock.append(time.perf_counter())
+        batch, plan = next(loaded)
+        begun = device.record()
+        stage.run(batch, records, batch.rows, plan)
+        trained.append((begun, device.record()))
+
+    steps = list(steady.steps(train))
+    device.synchronize()
+    look_ms, plan_ms, _ = zip(*steps, strict=True)
+    host_s = [after - before for before, after in itertools.pairwise(clock[-len(steps) :])]
+    return {
+        "look_ms": median_of(look_ms),
+        "plan_ms": median_of(plan_ms),
+        "train_ms": median_of(between_ms(device, *pair) for pair in trained[-len(steps) :]),
+        "both_at_once_ms": round(1e3 * statistics.median(host_s), 4),
+    }
+
+
+def urgent_stream(device: GpuDevice) -> GpuStream:
+    """A stream of the highest priority; an emulated GPU has none."""
+    stream: Any = device.stream("plan")
+    if isinstance(device.runtime, CupyRuntime):
+        import cupy
+
+        stream._handle = CupyStream("plan", cupy.cuda.Stream(non_blocking=True, priority=HIGHEST_PRIORITY))
+    return stream
+
+
+def median_of(values: Iterable[float]) -> float:
+    """Rounded."""
+    return round(statistics.median(values), 4)
 
 
 def coalesced_rows(scale: Scale, device: GpuDevice, locality: Locality) -> list[Any]:

@@ -13,7 +13,7 @@ from cupyrec.devices.gpu import GpuDevice, GpuEvent, GpuStream
 TRIALS = 5
 
 
-def between_ms(device: GpuDevice, begun: GpuEvent, ended: GpuEvent) -> float:
+def between_ms(device: GpuStream, begun: GpuEvent, ended: GpuEvent) -> float:
     """Milliseconds between two events that are done."""
     return device.runtime.elapsed_ms(begun.handle, ended.handle)
 

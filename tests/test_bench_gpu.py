@@ -153,6 +153,11 @@ def test_planning(measured):
     found = items(measured, "planning")
     figures = {"look_ms", "plan_ms", "both_ms", "host_ms", "full", "lookahead", "unique_rows", "missed_rows"}
     assert found["Zipf 0.6 / 100 slots"].keys() >= figures
+    kernels = found["Zipf 0.6 / 100 slots, kernels"]
+    assert kernels.keys() >= {f"{name}_ms" for name in ("look", "use", "find_room", "choose", "evict", "assign")}
+    for name in ("beside Train", "beside Train, urgent"):
+        beside = found[f"Zipf 0.6 / 100 slots, {name}"]
+        assert beside.keys() >= {"look_ms", "plan_ms", "train_ms", "both_at_once_ms"}
 
 
 def test_pages(measured):
