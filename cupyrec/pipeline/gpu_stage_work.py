@@ -41,6 +41,9 @@ from cupyrec.pipeline.gpu_ring import GROWTH, GpuRingEntry, GpuStaging, GrowingA
 from cupyrec.pipeline.plan import Plan
 from cupyrec.pipeline.stages import COLLECT, INSERT, LOAD, STAGES, Board
 
+# Batches that are loaded beyond what Plan has to know. Plan begins with the batch after the one that it is at; that one
+# and its look-ahead are then on the device, and have been sorted while other batches trained.
+LOADED_AHEAD = 2
 # Rows that are copied to the host table at a time: some 30 MB at D 128.
 FLUSHED_ROWS = 65_536
 

@@ -66,8 +66,11 @@ class Board:
     Every stage takes the batches in order. done[stage] is how many it has finished.
     """
 
-    def __init__(self, depth: Depth, lookahead: int) -> None:
-        self.depth, self.lookahead = depth, lookahead
+    def __init__(self, depth: Depth, lookahead: int, *, loaded_ahead: int = 0) -> None:
+        """loaded_ahead: so many batches more than Plan has to know are loaded before it plans: where what Load began
+        goes on after it, as on a GPU, Plan would wait for the last of them.
+        """
+        self.depth, self.lookahead, self._loaded_ahead = depth, lookahead, loaded_ahead
         # Asked for many times a step.
         self._holds, self._ring_size = depth.holds, depth.ring_size(lookahead)
         self.done = dict.fromkeys(STAGES, 0)
@@ -115,7 +118,7 @@ class Board:
         if stage == LOAD:
             return [(TRAIN, batch - self._ring_size)]
         if stage == PLAN:
-            last = batch + self.lookahead
+            last = batch + self.lookahead + self._loaded_ahead
             return [(LOAD, last if self.total is None else min(last, self.total - 1))]
         if stage == COLLECT:
             trained, inserted = self.collect_follows(batch)

@@ -1,0 +1,95 @@
+"""On a GPU Plan never waits for what was only just loaded: that was sorted while other batches trained."""
+
+from typing import ClassVar
+
+import numpy as np
+import pytest
+from batch_strategies import random_batch
+from gpu_devices import emulated_device
+from made_systems import DENSE_FEATURES, small_config, stage_and_table
+
+from cupyrec.pipeline.gpu_stage_work import LOADED_AHEAD, GpuStageWork
+from cupyrec.pipeline.stages import LOAD, ONE_AFTER_ANOTHER, PIPELINED, STAGES, TRAIN, Board
+from cupyrec.pipeline.stages_in_turn import StagesInTurn
+from cupyrec.systems.scratchpipe import ScratchpipeSystem
+
+TABLE_ROWS, BATCHES, LOOKAHEAD = (30, 9, 200), 24, 3
+
+
+class SlowLoad(StagesInTurn):
+    """As the thread that trains goes on where batches are loaded by another, which is always too late."""
+
+    def begin_train(self):
+        board = self._board
+        while not board.exhausted(TRAIN):
+            stage = next((each for each in STAGES[1:] if board.may_begin(each)), LOAD)
+            if stage == TRAIN:
+                return board.done[TRAIN]
+            self._run(stage)
+        return None
+
+
+class Noted(GpuStageWork):
+    """begun: (batch that is planned, what was queued of Load before) of each batch whose planning is begun."""
+
+    begun: ClassVar[list] = []
+
+    def plan(self, number):
+        self._at, self._loaded_before = number, self._loaded
+        super().plan(number)
+
+    def _begin_plan(self, number):
+        if self._begun != number:
+            self.begun.append((number, self._at, self._loaded_before))
+        super()._begin_plan(number)
+
+
+def begun(monkeypatch, loaded_ahead):
+    """What Noted notes of a run."""
+
+    class System(ScratchpipeSystem):
+        driver = SlowLoad
+
+    monkeypatch.setattr("cupyrec.systems.scratchpad_system.GpuStageWork", Noted)
+    monkeypatch.setattr("cupyrec.systems.scratchpad_system.LOADED_AHEAD", loaded_ahead)
+    monkeypatch.setattr(Noted, "begun", [])
+    numbers, device = np.random.default_rng(1), emulated_device()
+    batches = [random_batch(numbers, TABLE_ROWS, 4, dense_features=DENSE_FEATURES) for _ in range(BATCHES)]
+    with device.running():
+        stage, table = stage_and_table(small_config(TABLE_ROWS), device=device)
+        trained = list(System(stage, table, slots=80, lookahead=LOOKAHEAD, exchange="staged").train(batches))
+    assert len(trained) == BATCHES
+    return Noted.begun
+
+
+def test_each_batch_is_begun_while_the_one_before_is_planned_with_what_was_sorted_meanwhile(monkeypatch):
+    noted = begun(monkeypatch, LOADED_AHEAD)
+    assert [number for number, *_ in noted] == list(range(BATCHES))
+    for number, at, loaded_before in noted[1:]:
+        assert at == number - 1
+        # Nothing was before the first.
+        assert at == 0 or loaded_before > min(number + LOOKAHEAD, BATCHES - 1)
+
+
+def test_without_it_plan_waits_for_each_batch(monkeypatch):
+    assert all(at == number for number, at, _ in begun(monkeypatch, 0)[: BATCHES - LOOKAHEAD])
+
+
+@pytest.mark.parametrize("loaded_ahead", range(LOADED_AHEAD + 1))
+@pytest.mark.parametrize("depth", [PIPELINED, ONE_AFTER_ANOTHER], ids=["pipelined", "one after another"])
+@pytest.mark.parametrize("total", [0, 1, 3, 12, 30])
+def test_the_ring_is_large_enough_for_the_whole_depth(depth, loaded_ahead, total):
+    """Whatever may begin begins, Train last: so many batches are then between Plan and Train as without it."""
+    in_flight = []
+    for ahead in (0, loaded_ahead):
+        board, most = Board(depth, LOOKAHEAD, loaded_ahead=ahead), 0
+        while not board.exhausted(TRAIN):
+            stage = next(each for each in STAGES if board.may_begin(each) or (each == LOAD and board.total is None))
+            if stage == LOAD and board.done[LOAD] == total:
+                board.ended(total)
+                continue
+            board.finished(stage)
+            most = max(most, min(board.done[STAGES[1]] - board.done[TRAIN], depth.train + 1))
+        assert board.done[TRAIN] == total
+        in_flight.append(most)
+    assert in_flight[0] == in_flight[1]
