@@ -142,7 +142,7 @@ class EmulatedCuda:
 
     # Streams and events
 
-    def stream(self, name):
+    def stream(self, name, *, patient=False):
         return self._streams.add(name)
 
     def event(self):

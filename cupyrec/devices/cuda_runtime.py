@@ -45,8 +45,8 @@ class CudaRuntime(Protocol):
     def mapped(self, array: np.ndarray) -> Any:
         """A device array over the memory of a page-locked host array: kernels read and write it over the link."""
 
-    def stream(self, name: str) -> Any:
-        """A new stream; name: for people."""
+    def stream(self, name: str, *, patient: bool = False) -> Any:
+        """A new stream; name: for people; patient: whether what others have queued goes first where both could run."""
 
     def event(self) -> Any:
         """A new event. Until it is recorded it counts as done."""

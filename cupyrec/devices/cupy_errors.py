@@ -16,9 +16,9 @@ def in_our_errors(method: Callable[..., Any]) -> Callable[..., Any]:
     """Errors of CUDA and CuPy as DeviceError, and DeviceMemoryError where memory is short."""
 
     @functools.wraps(method)
-    def call(*arguments: Any) -> Any:
+    def call(*arguments: Any, **named: Any) -> Any:
         try:
-            return method(*arguments)
+            return method(*arguments, **named)
         except CupyrecError:
             raise
         except MemoryError as error:  # CuPy's OutOfMemoryError

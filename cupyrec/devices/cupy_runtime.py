@@ -22,6 +22,8 @@ from cupyrec.devices.locked_pages import LockedPages
 from cupyrec.errors import DeviceError
 
 LEAST_CAPABILITY = (7, 0)
+# Of streams: CUDA's lowest, and one more, which is a smaller number.
+PATIENT_PRIORITY, PRIORITY, CUPY_WITH_PRIORITIES = 0, -1, 14
 # A kernel that wants more shared memory than this has to say so before it is launched.
 SHARED_BYTES_WITHOUT_ASKING = 48 * 1024
 
@@ -152,9 +154,12 @@ class CupyRuntime:
         return self._cupy.ndarray(array.shape, array.dtype, self._cupy.cuda.MemoryPointer(memory, 0))
 
     @in_our_errors
-    def stream(self, name: str) -> CupyStream:
+    def stream(self, name: str, *, patient: bool = False) -> CupyStream:
         # Non-blocking: no order with CUDA's default stream.
-        return CupyStream(name, self._cupy.cuda.Stream(non_blocking=True))
+        settings: dict[str, Any] = {"non_blocking": True}
+        if int(self._cupy.__version__.split(".")[0]) >= CUPY_WITH_PRIORITIES:
+            settings["priority"] = PATIENT_PRIORITY if patient else PRIORITY
+        return CupyStream(name, self._cupy.cuda.Stream(**settings))
 
     @in_our_errors
     def event(self) -> Any:

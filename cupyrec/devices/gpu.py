@@ -61,10 +61,12 @@ class StreamSettings:
 class GpuStream:
     """Runs what is queued on it in order, beside all other streams. One thread at a time may queue."""
 
-    def __init__(self, runtime: CudaRuntime, name: str, *, settings: StreamSettings | None = None) -> None:
-        """name: for people. Raises DeviceError."""
+    def __init__(
+        self, runtime: CudaRuntime, name: str, *, settings: StreamSettings | None = None, patient: bool = False
+    ) -> None:
+        """name: for people; patient: see CudaRuntime.stream. Raises DeviceError."""
         self.runtime, self._settings = runtime, settings or StreamSettings()
-        self._handle = runtime.stream(name)
+        self._handle = runtime.stream(name, patient=patient)
         self._nothing: dict[Any, Any] = {}
 
     @property
@@ -208,9 +210,9 @@ class GpuDevice(GpuStream):
         finally:
             sys.setswitchinterval(before)
 
-    def stream(self, name: str = "") -> GpuStream:
-        """A stream for a stage of the pipeline."""
-        return GpuStream(self.runtime, name, settings=self._settings)
+    def stream(self, name: str = "", *, patient: bool = False) -> GpuStream:
+        """A stream for a stage of the pipeline, or a part of it. patient: see CudaRuntime.stream."""
+        return GpuStream(self.runtime, name, settings=self._settings, patient=patient)
 
     def matmul(self, A: Any, B: Any, out: Any) -> None:
         """Queue out[:] = A @ B. A: (m, k), B: (k, n), out: (m, n), float32; transposed views cost nothing."""

@@ -29,7 +29,8 @@ class TrainStage:
         rows    | pool                |                                        | update rows                   |
 
     Both begin when training has come to the step. Training waits for the pooled vectors, rows for their gradient dY,
-    and the step ends when both are done.
+    and the step ends when both are done. Blocks of the dense part go first: they are few and large, and would else wait
+    until all those of rows have had their turn.
     """
 
     def __init__(
@@ -52,7 +53,7 @@ class TrainStage:
         self._dense_part = make_dense_part(device, model, max_samples=max_samples)
         # Streams and events of the CPU and of a GPU are not told apart here; on the CPU there is but the device.
         self._train: Any = device
-        self.row_stream: Any = device.stream("rows") if isinstance(device, GpuDevice) else device
+        self.row_stream: Any = device.stream("rows", patient=True) if isinstance(device, GpuDevice) else device
         self._begun, self._has_gradient, self._pooled, self._updated = (self._train.record() for _ in range(4))
         self._rows_are_awaited = False
         self._partial_sums: Any = None
@@ -157,8 +158,8 @@ class TrainStage:
         self._dense_part.begin(batch)
         self._train.wait(self._pooled)
         loss, dY = self._run_dense_part(batch, Y)
-        self.update_rows(records, dY, batch.offsets, plan, slots)
         self.complete_gradients()
+        self.update_rows(records, dY, batch.offsets, plan, slots)
         self.update_dense()
         return loss
 

@@ -203,7 +203,7 @@ class FakeCupy:
                 CUDADriverError=CudaError, launchKernel=lambda *given: self.log.append(("launchKernel", *given))
             ),
             compiler=SimpleNamespace(CompileException=CompileException),
-            Stream=lambda non_blocking: FakeStream(self.log, non_blocking),
+            Stream=lambda **settings: FakeStream(self.log, **settings),
             Event=lambda block: SimpleNamespace(ptr=77, block=block),
             UnownedMemory=lambda pointer, size, owner, device: SimpleNamespace(ptr=pointer, owner=owner, device=device),
             MemoryPointer=lambda memory, offset: memory,
@@ -226,9 +226,9 @@ class FakeCupy:
 
 
 class FakeStream:
-    def __init__(self, log, non_blocking):
+    def __init__(self, log, non_blocking, priority=None):
         assert non_blocking
-        self.log, self.ptr = log, 55
+        self.log, self.ptr, self.priority = log, 55, priority
 
     def begin_capture(self, mode):
         self.log.append(("begin_capture", mode))
@@ -558,6 +558,13 @@ def test_copies_and_fills(runtime, cupy):
         ("cuMemcpyAsync", array.data.ptr, array.data.ptr, 12, 55),
         ("memsetAsync", array.data.ptr, 255, 12, 55),
     ]
+
+
+@pytest.mark.parametrize(("version", "expected"), [("14.2.0", [0, -1]), ("13.6.0", [None, None])])
+def test_what_is_patient_has_a_lower_priority(runtime, cupy, version, expected):
+    """CUDA's lowest is 0; smaller numbers are higher. CuPy 13 has none."""
+    cupy.__version__ = version
+    assert [runtime.stream("rows", patient=patient).stream.priority for patient in (True, False)] == expected
 
 
 def test_events(runtime, cupy):
