@@ -95,13 +95,23 @@ class Library:
 
 def library(kernel: CudaKernel) -> Library:
     """The library that a kernel is in. Raises CompileError; skips the test where there is no compiler."""
-    if shutil.which(COMPILER) is None:
+    if _compiler() is None:
         pytest.skip(f"needs {COMPILER} to run CUDA kernels on the CPU")
     with _lock:
-        return _library(kernel.path, kernel.options)
+        return _library_of(kernel)
 
 
 _lock = threading.Lock()
+
+
+@cache
+def _compiler() -> str | None:
+    return shutil.which(COMPILER)
+
+
+@cache
+def _library_of(kernel: CudaKernel) -> Library:
+    return _library(kernel.path, kernel.options)
 
 
 @cache
@@ -143,7 +153,7 @@ def _built(name: str, options: tuple[str, ...], source: str | None, depends_on: 
     handle, made = tempfile.mkstemp(dir=target.parent, suffix=f"-{name}")
     os.close(handle)
     done = subprocess.run(
-        [str(shutil.which(COMPILER)), *options, "-o", made, *(["-"] if source else [])],
+        [str(_compiler()), *options, "-o", made, *(["-"] if source else [])],
         input=source or "",
         capture_output=True,
         encoding="utf-8",
