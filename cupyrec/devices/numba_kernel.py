@@ -16,11 +16,14 @@ from typing import Any
 import numba
 from llvmlite import ir
 from numba.core import cgutils
+from numba.core.errors import TypingError
 from numba.extending import intrinsic
 
 from cupyrec.devices.kernel_cache import cached_njit
 
 CACHE_LINE_BYTES = 64
+# The most that LLVM copies by instructions of its own on every machine, without a call of memcpy.
+INLINED_COPY_BYTES = 128
 # Rows of a table far larger than the caches come from memory: kernels ask for a row this many rows ahead.
 PREFETCH_ROWS = 16
 
@@ -78,3 +81,61 @@ def _load_word(typing_context, array, position):
 
 
 load_word: Any = _load_word
+
+
+@intrinsic(prefer_literal=True)
+def _copy_items(typing_context, target, to, source, at, count):
+    """Copy `count` items from source[at] on to target[to] on; to, at: tuples of integers, not negative.
+
+    Both are C-contiguous, of one dtype and different memory. A number of items that the compiler knows is copied in
+    wide registers, without a loop: a short loop over single items would be unrolled before it could be vectorised.
+    """
+    if any(array.layout != "C" for array in (target, source)) or target.dtype != source.dtype:
+        raise TypingError(f"items are copied between C-contiguous arrays of one dtype, not from {source} to {target}")
+
+    def generate(context, builder, signature, arguments):
+        def address(array, indices):
+            array_type = signature.args[array]
+            struct = cgutils.create_struct_proxy(array_type)(context, builder, arguments[array])
+            unpacked = cgutils.unpack_tuple(builder, arguments[indices])
+            pointer = cgutils.get_item_pointer(context, builder, array_type, struct, unpacked)
+            return builder.bitcast(pointer, ir.IntType(8).as_pointer())
+
+        copy_to, copy_from = address(0, 1), address(2, 3)
+        item_bytes = context.get_abi_sizeof(context.get_data_type(target.dtype))
+
+        def copy(count, start=0):
+            first = ir.Constant(ir.IntType(64), start)
+            cgutils.raw_memcpy(builder, builder.gep(copy_to, [first]), builder.gep(copy_from, [first]), count, 1)
+
+        if isinstance(count, numba.types.IntegerLiteral):
+            all_bytes = count.literal_value * item_bytes
+            for start in range(0, all_bytes, INLINED_COPY_BYTES):
+                copy(ir.Constant(ir.IntType(64), min(INLINED_COPY_BYTES, all_bytes - start)), start)
+        else:
+            copy(builder.mul(arguments[4], ir.Constant(ir.IntType(64), item_bytes)))
+        return context.get_dummy_value()
+
+    places = numba.types.UniTuple(numba.types.intp, target.ndim), numba.types.UniTuple(numba.types.intp, source.ndim)
+    kept = count if isinstance(count, numba.types.IntegerLiteral) else numba.types.intp
+    return numba.types.void(target, places[0], source, places[1], kept), generate
+
+
+copy_items: Any = _copy_items
+
+
+@intrinsic
+def _add_atomically(typing_context, counters, position, number):
+    """Add to an item of a contiguous int64 array, which threads do one after the other; what it was before.
+
+    What a thread has written before its addition is there for all who see that.
+    """
+
+    def generate(context, builder, signature, arguments):
+        struct = cgutils.create_struct_proxy(signature.args[0])(context, builder, arguments[0])
+        return builder.atomic_rmw("add", builder.gep(struct.data, [arguments[1]]), arguments[2], "seq_cst")
+
+    return numba.types.int64(counters, numba.types.intp, numba.types.int64), generate
+
+
+add_atomically: Any = _add_atomically

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import cache
 from typing import Any
 
@@ -12,7 +13,7 @@ import numpy as np
 from cupyrec.devices.cpu import CpuDevice, CpuStream
 from cupyrec.devices.device import Stream
 from cupyrec.devices.gpu import BLOCK_THREADS, GpuStream
-from cupyrec.devices.numba_kernel import CACHE_LINE_BYTES, PREFETCH_ROWS, cpu_kernel, prefetch
+from cupyrec.devices.numba_kernel import CACHE_LINE_BYTES, PREFETCH_ROWS, copy_items, cpu_kernel, prefetch
 from cupyrec.functions.embedding_bag import kind_of, part_floats
 from cupyrec.kernels import kernel
 
@@ -20,6 +21,9 @@ from cupyrec.kernels import kernel
 IN_FLIGHT = 4
 # Blocks of a launch that moves records: 4 MB under way, enough for the bandwidth of device memory.
 MOST_MOVE_BLOCKS = 256
+# A CPU's thread asks for records so many bytes ahead, as narrow ones are moved in less time than they take to come from
+# memory; but never for more records than these.
+PREFETCH_BYTES, MOST_PREFETCH_ROWS = 8192, 64
 # Over a link, which is slow: few large blocks, 256 KB under way. A multiprocessor where a block waits for the link has
 # no registers left for those of a matrix product.
 MOST_LINK_BLOCKS, LINK_THREADS = 4, 1024
@@ -93,19 +97,38 @@ def _move(stream: Any, source: Any, target: Any, *, from_places: Any = None, to_
 @cache
 def _move_kernel(width: int, item_bytes: int, gathers: bool, scatters: bool) -> Any:
     W, line = width, CACHE_LINE_BYTES // item_bytes
+    rows_ahead = prefetched_rows(width * item_bytes)
+    ends_in_another_line = crosses_a_line_more(width * item_bytes)
 
     @cpu_kernel
     def move(start, stop, source, from_places, target, to_places):
         for i in range(start, stop):
-            if i + PREFETCH_ROWS < stop:
+            if i + rows_ahead < stop:
                 for d in range(0, W, line):
                     if gathers:
-                        prefetch(source, (from_places[i + PREFETCH_ROWS], d))
+                        prefetch(source, (from_places[i + rows_ahead], d))
                     if scatters:
-                        prefetch(target, (to_places[i + PREFETCH_ROWS], d))
+                        prefetch(target, (to_places[i + rows_ahead], d))
+                if ends_in_another_line:
+                    if gathers:
+                        prefetch(source, (from_places[i + rows_ahead], W - 1))
+                    if scatters:
+                        prefetch(target, (to_places[i + rows_ahead], W - 1))
             place = from_places[i] if gathers else i
             to = to_places[i] if scatters else i
-            for d in range(W):
-                target[to, d] = source[place, d]
+            copy_items(target, (to, 0), source, (place, 0), W)
 
     return move
+
+
+def prefetched_rows(record_bytes: int) -> int:
+    """How many records ahead a CPU's thread asks for one."""
+    return min(max(PREFETCH_BYTES // record_bytes, PREFETCH_ROWS), MOST_PREFETCH_ROWS)
+
+
+def crosses_a_line_more(record_bytes: int) -> bool:
+    """Whether a record may end in a cache line that none of its bytes 0, 64, 128 ... lies in; the first record begins
+    a line.
+    """
+    after_the_last = (record_bytes - 1) % CACHE_LINE_BYTES + 1
+    return after_the_last > math.gcd(record_bytes, CACHE_LINE_BYTES)

@@ -11,7 +11,7 @@ import numpy as np
 
 from cupyrec.batch import Batch, GpuCoalescePlan
 from cupyrec.devices.gpu import GpuDevice, GpuEvent, GpuStream, Repeated
-from cupyrec.devices.numba_kernel import cpu_kernel
+from cupyrec.devices.shared_copy import copy_four
 from cupyrec.embedding.gpu_coalesce import GpuCoalesceMemory, GpuCoalescer
 from cupyrec.pipeline.gpu_planner import GpuPlanMemory
 from cupyrec.pipeline.plan import Plan
@@ -86,6 +86,7 @@ class BatchUpload:
             GrowingArray(device, dtype, row=row, on_host=True, on_device=True, largest=each)
             for (dtype, row), each in zip(kinds, largest or largest_of_a_batch(), strict=True)
         ]
+        self._host = device.host
         # Of each array of the batch filled in.
         self.items: tuple[int, ...] = ()
 
@@ -96,9 +97,9 @@ class BatchUpload:
         pairs = []
         for memory, array, items in zip(self._memory, arrays, self.items, strict=True):
             memory.reserve(items)
-            pairs += [array.reshape(-1), memory.host(items).reshape(-1)]
-        # In one go: a thread that lets Python's lock go has to wait until it gets it again.
-        _copy_four(0, 1, *pairs)
+            held = memory.host(items).reshape(-1)
+            pairs.append((np.ascontiguousarray(array, held.dtype).reshape(-1), held))
+        copy_four(self._host, pairs)
 
     def put(self, stream: GpuStream) -> Batch:
         """Queue the copies of the batch filled in to the device; it with its arrays there."""
@@ -112,15 +113,6 @@ class BatchUpload:
 def largest_of_a_batch() -> list[Largest]:
     """For uploads that share them."""
     return [Largest() for _ in range(4)]
-
-
-@cpu_kernel
-def _copy_four(start, stop, a, to_a, b, to_b, c, to_c, d, to_d):
-    """to_a[:] = a, and so on."""
-    to_a[:] = a
-    to_b[:] = b
-    to_c[:] = c
-    to_d[:] = d
 
 
 class LoadedBatch:

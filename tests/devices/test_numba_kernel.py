@@ -1,0 +1,87 @@
+"""What CPU kernels are made of: copies of items, counting by several threads."""
+
+import threading
+
+import numpy as np
+import pytest
+from numba.core.errors import TypingError
+
+from cupyrec.devices.numba_kernel import add_atomically, copy_items, cpu_kernel
+
+
+@cpu_kernel
+def copy_run(target, to, source, at, count):
+    copy_items(target, (to,), source, (at,), count)
+
+
+@cpu_kernel
+def copy_77(target, to, source, at):
+    copy_items(target, (to,), source, (at,), 77)
+
+
+@cpu_kernel
+def copy_row(target, to, source, at):
+    copy_items(target, (to, 1), source, (at, 2), 3)
+
+
+@cpu_kernel
+def draw_numbers(counters, position, drawn, by):
+    """Mark in drawn who had each number, until there is none left."""
+    number = add_atomically(counters, position, 1)
+    while number < drawn.shape[0]:
+        drawn[number] += by
+        number = add_atomically(counters, position, 1)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int32, np.float32, np.int64, np.float64])
+@pytest.mark.parametrize("count", [0, 1, 31, 32, 33, 77, 1000])
+def test_copies_so_many_items_and_no_others(dtype, count):
+    source = np.random.default_rng(count).integers(1, 200, 1100).astype(dtype)
+    for to, at in ((0, 0), (3, 0), (0, 5), (7, 11)):
+        target, expected = np.zeros(1100, dtype), np.zeros(1100, dtype)
+        copy_run(target, to, source, at, count)
+        expected[to : to + count] = source[at : at + count]
+        np.testing.assert_array_equal(target, expected)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int32, np.float32, np.int64, np.float64])
+def test_a_number_that_the_compiler_knows(dtype):
+    source, target, expected = np.arange(1, 100).astype(dtype), np.zeros(100, dtype), np.zeros(100, dtype)
+    copy_77(target, 5, source, 3)
+    expected[5:82] = source[3:80]
+    np.testing.assert_array_equal(target, expected)
+
+
+def test_parts_of_rows():
+    source, target, expected = np.arange(1.0, 51).reshape(10, 5), np.zeros((4, 7)), np.zeros((4, 7))
+    copy_row(target, 3, source, 8)
+    expected[3, 1:4] = source[8, 2:5]
+    np.testing.assert_array_equal(target, expected)
+
+
+def test_other_arrays_are_no_kernel():
+    contiguous = np.zeros(20, np.float32)
+    for target, source in (
+        (contiguous, np.zeros(20)),
+        (contiguous, np.zeros(40, np.float32)[::2]),
+        (np.zeros(40, np.float32)[::2], contiguous),
+    ):
+        with pytest.raises(TypingError, match="between C-contiguous arrays of one dtype"):
+            copy_run(target, 0, source, 0, 1)
+
+
+def test_no_two_threads_draw_the_same_number():
+    counters, drawn, meeting, threads = np.array([5, 0, 5]), np.zeros(4_000_000, np.int64), threading.Barrier(3), []
+    draw_numbers(counters, 0, drawn[:5], 0)  # compiled before
+
+    def draw(by):
+        meeting.wait()
+        draw_numbers(counters, 1, drawn, by)
+
+    for by in (1, 10, 100):
+        threads.append(threading.Thread(target=draw, args=(by,)))
+        threads[-1].start()
+    for thread in threads:
+        thread.join()
+    assert np.isin(drawn, (1, 10, 100)).all()
+    np.testing.assert_array_equal(counters, [6, 4_000_003, 5])
