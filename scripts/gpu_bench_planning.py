@@ -57,11 +57,23 @@ def measure_planning(section: Section, scale: Scale, device: GpuDevice) -> None:
                     section.measure(
                         f"{locality.name} / {slots} slots{kind}",
                         8,
-                        lambda locality=locality, slots=slots, unique_rows=unique_rows, kind=kind: kinds[kind](
-                            scale, device, locality, slots, unique_rows
-                        ),
+                        partial(one_kind, kinds[kind], scale, device, locality, slots, unique_rows),
                     )
                     free_memory(device)
+
+
+def one_kind(
+    measure: Callable[..., dict[str, Any]],
+    scale: Scale,
+    device: GpuDevice,
+    locality: Locality,
+    slots: int,
+    unique_rows: list[Any],
+) -> dict[str, Any]:
+    """What is measured of planning, over rows that are made when they are first needed."""
+    if not unique_rows:
+        unique_rows.extend(coalesced_rows(scale, device, locality))
+    return measure(scale, device, locality, slots, unique_rows)
 
 
 def check_plans(device: GpuDevice) -> dict[str, Any]:
@@ -142,8 +154,6 @@ class SteadyPlanning:
 
 def planning(scale: Scale, device: GpuDevice, locality: Locality, slots: int, unique_rows: list[Any]) -> dict[str, Any]:
     """Milliseconds a batch."""
-    if not unique_rows:
-        unique_rows.extend(coalesced_rows(scale, device, locality))
     steady = SteadyPlanning(scale, device.stream("plan"), locality, slots, unique_rows)
     clock: list[float] = []
     steps = list(steady.steps(lambda: clock.append(time.perf_counter())))
@@ -164,35 +174,45 @@ def planning(scale: Scale, device: GpuDevice, locality: Locality, slots: int, un
 
 
 def launches(scale: Scale, device: GpuDevice, locality: Locality, slots: int, unique_rows: list[Any]) -> dict[str, Any]:
-    """What of planning is whose: milliseconds a batch from each kernel's launch to the next; they are longer for it.
+    """What of planning is whose: for each kernel, its launches a batch, and the milliseconds of all of them.
 
-    What is captured in a graph counts to the kernel before it, and so does a copy.
+    Each launch has a record of an event behind it, on the same stream; where it takes less than the host takes to queue
+    both, it is the host that is timed. Nothing is captured here.
     """
-    stream = device.stream("plan")
+    stream: Any = device.stream("plan")
     noted: list[tuple[str, GpuEvent]] = []
     steady = SteadyPlanning(scale, stream, locality, slots, unique_rows)
-    totals: dict[str, list[float]] = {}
-    shadowed: Any = stream
+    batches: list[dict[str, list[float]]] = []
 
-    def launch(kernel: Any, *arguments: Any, **named: Any) -> None:
-        noted.append((kernel.name, stream.record()))
-        GpuStream.launch(stream, kernel, *arguments, **named)
+    def noting(queue: Callable[..., None], name_of: Callable[..., str]) -> Callable[..., None]:
+        def queue_and_note(*arguments: Any, **named: Any) -> None:
+            if not noted:
+                noted.append(("", stream.record()))
+            queue(stream, *arguments, **named)
+            noted.append((name_of(*arguments), stream.record()))
 
-    shadowed.graphs, graphs = False, shadowed.graphs
-    shadowed.launch = launch
+        return queue_and_note
+
+    graphs, stream.graphs = stream.graphs, False
+    stream.launch = noting(GpuStream.launch, lambda kernel, *_: kernel.name)
+    stream.copy = noting(GpuStream.copy, lambda *_: "copy")
     try:
-        for number, _ in enumerate(steady.steps(noted.clear)):
-            ends = [event for _, event in noted[1:]] + [stream.record()]
-            ends[-1].synchronize()
-            of_batch: dict[str, float] = {}
-            for (name, begun), ended in zip(noted, ends, strict=True):
-                of_batch[name] = of_batch.get(name, 0.0) + between_ms(device, begun, ended)
-            for name, ms in of_batch.items():
-                totals.setdefault(name, [0.0] * number).append(ms)
+        for _ in steady.steps(noted.clear):
+            times: dict[str, list[float]] = {}
+            for (_, begun), (name, ended) in itertools.pairwise(noted):
+                times.setdefault(name, []).append(between_ms(device, begun, ended))
+            batches.append(times)
     finally:
-        del shadowed.launch
-        shadowed.graphs = graphs
-    return {f"{name}_ms": median_of(times) for name, times in totals.items()}
+        del stream.launch, stream.copy
+        stream.graphs = graphs
+    names = dict.fromkeys(name for times in batches for name in times)
+    return {
+        name: {
+            "launches": median_of(len(times.get(name, [])) for times in batches),
+            "ms": median_of(sum(times.get(name, [])) for times in batches),
+        }
+        for name in names
+    }
 
 
 def beside_train(
@@ -236,11 +256,13 @@ def beside_train(
 
 
 def urgent_stream(device: GpuDevice) -> GpuStream:
-    """A stream of the highest priority; an emulated GPU has none."""
+    """A stream of the highest priority; an emulated GPU, and CuPy 13, have none."""
     stream: Any = device.stream("plan")
     if isinstance(device.runtime, CupyRuntime):
         import cupy
 
+        if "priority" not in (cupy.cuda.Stream.__doc__ or ""):
+            return stream
         stream._handle = CupyStream("plan", cupy.cuda.Stream(non_blocking=True, priority=HIGHEST_PRIORITY))
     return stream
 

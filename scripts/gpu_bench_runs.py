@@ -67,9 +67,9 @@ class TimedTrainStage(TrainStage):
         with self._noted():
             return super().run(*arguments)
 
-    def loss_and_gradient(self, batch: Batch, Y: Any) -> Any:
+    def gradient(self, batch: Batch, Y: Any) -> Any:
         with self._noted():
-            return super().loss_and_gradient(batch, Y)
+            return super().gradient(batch, Y)
 
     def complete_gradients(self) -> None:
         with self._noted(GRADIENTS):

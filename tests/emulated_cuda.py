@@ -143,7 +143,7 @@ class EmulatedCuda:
     # Streams and events
 
     def stream(self, name, *, patient=False):
-        return self._streams.add(name)
+        return self._streams.add(name, patient)
 
     def event(self):
         return Event()

@@ -52,6 +52,8 @@ class Work:
 @dataclass(eq=False)
 class Stream:
     name: str
+    # Of no effect here: any order is allowed.
+    patient: bool = False
     queue: deque[Work] = field(default_factory=deque)
 
 
@@ -81,9 +83,9 @@ class Streams:
 
     # For threads of the host
 
-    def add(self, name):
+    def add(self, name, patient=False):
         with self.lock:
-            self._streams.append(Stream(name))
+            self._streams.append(Stream(name, patient))
             return self._streams[-1]
 
     def all(self):

@@ -154,7 +154,9 @@ def test_planning(measured):
     figures = {"look_ms", "plan_ms", "both_ms", "host_ms", "full", "lookahead", "unique_rows", "missed_rows"}
     assert found["Zipf 0.6 / 100 slots"].keys() >= figures
     kernels = found["Zipf 0.6 / 100 slots, kernels"]
-    assert kernels.keys() >= {f"{name}_ms" for name in ("look", "use", "find_room", "choose", "evict", "assign")}
+    names = {"look", "use", "find_room", "choose", "evict", "assign", "copy"}
+    assert kernels.keys() >= names
+    assert all(kernels[name]["launches"] >= 1 and kernels[name]["ms"] > 0 for name in names)
     for name in ("beside Train", "beside Train, urgent"):
         beside = found[f"Zipf 0.6 / 100 slots, {name}"]
         assert beside.keys() >= {"look_ms", "plan_ms", "train_ms", "both_at_once_ms"}

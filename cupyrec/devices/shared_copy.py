@@ -49,7 +49,7 @@ def _copy_parts(waits, parts, progress, a, to_a, b, to_b, c, to_c, d, to_d):
         _copy_part(part, parts, d, to_d)
         add_atomically(progress, 1, 1)
         part = add_atomically(progress, 0, 1)
-    # The others are at their last part, which takes microseconds.
+    # The others are at their last part, which takes microseconds where they are not kept from going on.
     while waits and add_atomically(progress, 1, 0) < parts:
         pass
 

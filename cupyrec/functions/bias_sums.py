@@ -38,8 +38,7 @@ class BiasSums:
             tiles = [0, *itertools.accumulate(-(-width // COLUMNS) for width in self._widths)]
             table = zip(tiles[:-1], self._widths, starts[:-1], self._places, strict=True)
             self._tiles = tiles[-1]
-            self._layers = device.empty((len(self._widths), 4), np.int64)
-            device.copy(np.array(list(table), np.int64), self._layers)
+            self._layers = device.upload(np.array(list(table), np.int64).reshape(-1, 4))
 
     def of_layer(self, layer: int) -> Any:
         """(sum_blocks(max_samples), width), device: where the partial sums of a layer go."""

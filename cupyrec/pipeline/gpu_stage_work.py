@@ -4,6 +4,8 @@ The board says when a stage may queue its work for a batch; events, when the dev
 event because the host has waited already: for the count of unique rows before planning; for a plan, and for the victims
 that it may bring back to be in the host table, before the host gathers; for victims before the host writes them there.
 
+Between training's own two streams there are the waits of TrainStage; those of training with all others:
+
     stream   waits for                            because
     load     Train of the batch that had the      it overwrites what training reads
              ring entry before
@@ -39,13 +41,18 @@ from cupyrec.pipeline.exchange import Exchange
 from cupyrec.pipeline.gpu_planner import GpuPlanner
 from cupyrec.pipeline.gpu_ring import GROWTH, GpuRingEntry, GpuStaging, GrowingArray, LoadedBatch, RingSizes
 from cupyrec.pipeline.plan import Plan
-from cupyrec.pipeline.stages import COLLECT, INSERT, LOAD, STAGES, Board
+from cupyrec.pipeline.stages import COLLECT, INSERT, LOAD, ONE_AFTER_ANOTHER, STAGES, Board, Depth
 
+# Rows that are copied to the host table at a time: some 30 MB at D 128.
+FLUSHED_ROWS = 65_536
 # Batches that are loaded beyond what Plan has to know. Plan begins with the batch after the one that it is at; that one
 # and its look-ahead are then on the device, and have been sorted while other batches trained.
 LOADED_AHEAD = 2
-# Rows that are copied to the host table at a time: some 30 MB at D 128.
-FLUSHED_ROWS = 65_536
+
+
+def loaded_ahead(depth: Depth) -> int:
+    """The same of a pipeline; where its stages come one after another nothing would go on meanwhile."""
+    return 0 if depth == ONE_AFTER_ANOTHER else LOADED_AHEAD
 
 
 class GpuStageWork:
@@ -78,7 +85,7 @@ class GpuStageWork:
         self.planner = make_planner(self._plan_stream)
         self._coalescer = GpuCoalescer(self._load_stream, table.table_rows)
         self._sizes = RingSizes()
-        self._ring: list[GpuRingEntry | None] = [None] * board.depth.ring_size(board.lookahead)
+        self._ring: list[GpuRingEntry | None] = [None] * board.ring_size
         width = table.records.shape[1]
         self._staging = [
             GpuStaging(device, width, in_on_host=self._into.by_host, out_on_host=self._out.by_host, sizes=self._sizes)

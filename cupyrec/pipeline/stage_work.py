@@ -29,7 +29,7 @@ class StageWork:
     def __init__(self, device: CpuDevice, table: HostTable, pad: Any, planner: Planner, board: Board) -> None:
         self.table, self.pad, self.planner, self.board = table, pad, planner, board
         # Entries are made when they are first used: a run may end before it has needed them all.
-        self._ring: list[RingEntry | None] = [None] * board.depth.ring_size(board.lookahead)
+        self._ring: list[RingEntry | None] = [None] * board.ring_size
         width, dtype = table.records.shape[1], table.records.dtype
         self._staging = [Staging(width, dtype) for _ in range(board.depth.staging_sets)]
         self._load_stream, self._plan_stream = device.stream(), device.stream()

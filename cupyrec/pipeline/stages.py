@@ -50,9 +50,12 @@ class Depth:
         """Batches between Collect and Insert at once: Collect waits for the Insert of the batch so far before."""
         return self.holds.future + 1
 
-    def ring_size(self, lookahead: int) -> int:
-        """Entries of the ring: those known ahead, one being loaded, one in each step from Plan to Train, one spare."""
-        return lookahead + 1 + self.train + 2
+    def ring_size(self, lookahead: int, loaded_ahead: int = 0) -> int:
+        """Entries of the ring: those known ahead, one being loaded, one in each step from Plan to Train, one spare.
+
+        loaded_ahead: see Board.
+        """
+        return lookahead + loaded_ahead + 1 + self.train + 2
 
 
 PIPELINED = Depth(collect=1, exchange=2, insert=3, train=4)
@@ -71,8 +74,9 @@ class Board:
         goes on after it, as on a GPU, Plan would wait for the last of them.
         """
         self.depth, self.lookahead, self._loaded_ahead = depth, lookahead, loaded_ahead
+        self.ring_size = depth.ring_size(lookahead, loaded_ahead)
         # Asked for many times a step.
-        self._holds, self._ring_size = depth.holds, depth.ring_size(lookahead)
+        self._holds = depth.holds
         self.done = dict.fromkeys(STAGES, 0)
         self.total: int | None = None
         self._given_up: dict[int, int] = {}
@@ -116,7 +120,7 @@ class Board:
     def waits_for(self, stage: str, batch: int) -> list[tuple[str, int]]:
         """(stage, batch) pairs that must be done before; a negative batch always is."""
         if stage == LOAD:
-            return [(TRAIN, batch - self._ring_size)]
+            return [(TRAIN, batch - self.ring_size)]
         if stage == PLAN:
             last = batch + self.lookahead + self._loaded_ahead
             return [(LOAD, last if self.total is None else min(last, self.total - 1))]

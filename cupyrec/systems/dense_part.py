@@ -21,15 +21,18 @@ class DensePart:
     def begin(self, batch: Batch) -> None:
         """Nothing: there is nobody who could do it meanwhile."""
 
-    def run(self, batch: Batch, Y: Any) -> tuple[SupportsFloat, Any]:
-        """After `begin`: the mean loss and dY (B, F, D), device. Y: (B, F, D), device."""
+    def run(self, batch: Batch, Y: Any) -> Any:
+        """After `begin`: dY (B, F, D), device. Y: (B, F, D), device."""
         model, self._dense = self._model, batch.dense
-        dY = model.backward_to_pooled(Y, model.forward(batch.dense, Y), batch.labels)
-        return float(model.loss_sum[0]) / batch.samples, dY
+        return model.backward_to_pooled(Y, model.forward(batch.dense, Y), batch.labels)
 
     def end(self) -> None:
         """After `run`: fill the model's gradients."""
         self._model.backward_of_parameters(self._dense)
+
+    def loss(self) -> SupportsFloat:
+        """The mean loss of the batch that was run last."""
+        return float(self._model.loss_sum[0]) / self._dense.shape[0]
 
 
 class GraphedDensePart:
@@ -60,16 +63,20 @@ class GraphedDensePart:
         dense, _ = self._inputs
         self._begin.queue(B, lambda: self._model.bottom.forward(dense))
 
-    def run(self, batch: Batch, Y: Any) -> tuple[SupportsFloat, Any]:
-        """As DensePart.run; the loss is a PendingLoss."""
+    def run(self, batch: Batch, Y: Any) -> Any:
+        """As DensePart.run."""
         B = batch.samples
         self._run.queue(B, lambda: self._queue_run(B, Y))
-        return self._losses.read(self._model.loss_sum, B), self._dY
+        return self._dY
 
     def end(self) -> None:
         """As DensePart.end."""
         dense, _ = self._inputs
         self._end.queue(self._samples, lambda: self._model.backward_of_parameters(dense))
+
+    def loss(self) -> SupportsFloat:
+        """As DensePart.loss; a PendingLoss."""
+        return self._losses.read(self._model.loss_sum, self._samples)
 
     def _queue_run(self, samples: int, Y: Any) -> None:
         model, (_, labels) = self._model, self._inputs

@@ -67,13 +67,13 @@ class HybridSystem(TrainsHostTable):
         with clock.stage(EXCHANGE, number):
             bytes_in = host_rows.send(Y)
         with clock.stage(TRAIN, number):
-            loss, dY = stage.loss_and_gradient(self._inputs.put(batch), Y)
+            dY = stage.gradient(self._inputs.put(batch), Y)
         with clock.stage(EXCHANGE_BACK, number):
             bytes_out = host_rows.receive(dY)
         with clock.stage(UPDATE, number):
             # Queued now, because the host is about to be busy.
             stage.complete_gradients()
             unique = host_rows.update(batch, batch.offsets)
-            stage.update_dense()
+            loss = stage.update_dense()
         traffic = Traffic(misses=unique, bytes_in=bytes_in, bytes_out=bytes_out)
         return StepResult(stage.steps_done, batch.samples, loss, learning_rate, waited_s, traffic, clock.take(number))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, SupportsFloat
 
+import numpy as np
+
 from cupyrec.devices.gpu import GpuDevice, GpuEvent
 
 # Losses that are on their way to the host at once.
@@ -36,23 +38,29 @@ def is_known(loss: SupportsFloat) -> bool:
 
 
 class LossReader:
-    """Brings the losses of a GPU's steps to the host, without waiting for them."""
+    """Brings the losses of a GPU's steps to the host, without waiting for them.
+
+    Training only copies them aside. They go on over the link on a stream of their own: there they may have to wait
+    behind many megabytes of rows, as training would with them.
+    """
 
     def __init__(self, device: GpuDevice) -> None:
-        self._device = device
-        self._events = [GpuEvent(device.runtime) for _ in range(LOSSES)]
-        self._places = device.page_locked(LOSSES, "float64")
+        self._device, self._stream = device, device.stream("loss")
+        self._copied, self._events = GpuEvent(device.runtime), [GpuEvent(device.runtime) for _ in range(LOSSES)]
+        self._aside, self._places = device.empty(LOSSES, np.float64), device.page_locked(LOSSES, np.float64)
         self._pending: list[PendingLoss | None] = [None] * LOSSES
         self._read = 0
 
     def read(self, loss_sum: Any, samples: int) -> PendingLoss:
-        """The loss whose sum will be in loss_sum, (1,) float64, device, when all that is queued is done."""
+        """The loss whose sum will be in loss_sum, (1,) float64, device, when all that training has queued is done."""
         at = self._read % LOSSES
         self._read += 1
         before = self._pending[at]
         if before is not None:
             float(before)  # its place is used again
-        place = self._places[at : at + 1]
-        self._device.copy(loss_sum, place)
-        pending = self._pending[at] = PendingLoss(place, samples, self._device.record(self._events[at]))
+        aside, place, stream = self._aside[at : at + 1], self._places[at : at + 1], self._stream
+        self._device.copy(loss_sum, aside)
+        stream.wait(self._device.record(self._copied))
+        stream.copy(aside, place)
+        pending = self._pending[at] = PendingLoss(place, samples, stream.record(self._events[at]))
         return pending

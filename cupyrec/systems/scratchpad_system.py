@@ -22,7 +22,7 @@ from cupyrec.embedding.coalesce import Coalescer
 from cupyrec.embedding.host_table import HostTable
 from cupyrec.pipeline.exchange import Exchange, make_exchange
 from cupyrec.pipeline.gpu_planner import GpuPlanner
-from cupyrec.pipeline.gpu_stage_work import LOADED_AHEAD, GpuStageWork
+from cupyrec.pipeline.gpu_stage_work import GpuStageWork, loaded_ahead
 from cupyrec.pipeline.known_batches import check_settings
 from cupyrec.pipeline.lookahead import Lookahead, choose_lookahead, window_batch_bytes
 from cupyrec.pipeline.planner import Planner
@@ -126,7 +126,8 @@ class ScratchpadSystem(TrainsHostTable):
         lookahead = self._choose_lookahead(first)
         self._lookahead = lookahead.batches
         say(self._describe(lookahead))
-        board = Board(self.depth, lookahead.batches, loaded_ahead=self._loaded_ahead())
+        ahead = loaded_ahead(self.depth) if isinstance(self._stage.device, GpuDevice) else 0
+        board = Board(self.depth, lookahead.batches, loaded_ahead=ahead)
         self._work = work = self._make_work(board, say)
         self._flushed_at = None
         try:
@@ -209,10 +210,6 @@ class ScratchpadSystem(TrainsHostTable):
                 traffic,
                 clock.take(number),
             )
-
-    def _loaded_ahead(self) -> int:
-        on_gpu = isinstance(self._stage.device, GpuDevice)
-        return LOADED_AHEAD if on_gpu and self.depth != ONE_AFTER_ANOTHER else 0
 
     def _make_work(self, board: Board, say: Callable[[str], None]) -> StageWork | GpuStageWork:
         device, holds = self._stage.device, self.depth.holds

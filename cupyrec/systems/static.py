@@ -166,7 +166,7 @@ class StaticSystem(TrainsHostTable):
         with clock.stage(TRAIN, number):
             embedding_bag_forward(stage.device, self._pad, hot.batch.rows, hot.batch.offsets, Y, mean=False)
             join_pooled(stage.device, Y, cold_Y, hot.offsets, mean=stage.mean)
-            loss, dY = stage.loss_and_gradient(self._inputs.put(batch), Y)
+            dY = stage.gradient(self._inputs.put(batch), Y)
         with clock.stage(EXCHANGE_BACK, number):
             bytes_out = host_rows.receive(dY)
         with clock.stage(UPDATE, number):
@@ -176,7 +176,7 @@ class StaticSystem(TrainsHostTable):
             # Queued now, because the host is about to be busy.
             stage.complete_gradients()
             misses = host_rows.update(cold, batch.offsets)
-            stage.update_dense()
+            loss = stage.update_dense()
             self._hot.done()
             hits = self._hot.unique(hot)
         traffic = Traffic(hits=hits, misses=misses, bytes_in=bytes_in, bytes_out=bytes_out)

@@ -29,8 +29,8 @@ class TrainStage:
         rows    | pool                |                                        | update rows                   |
 
     Both begin when training has come to the step. Training waits for the pooled vectors, rows for their gradient dY,
-    and the step ends when both are done. Blocks of the dense part go first: they are few and large, and would else wait
-    until all those of rows have had their turn.
+    and the step ends when both are done. Blocks of the dense part go first where CuPy has priorities, from 14 on: they
+    are few and large, and would else wait until all those of rows have had their turn.
     """
 
     def __init__(
@@ -102,8 +102,8 @@ class TrainStage:
         """Logits (B,), on the host, from pooled vectors; valid until the next call."""
         return self.device.download(self.model.forward(batch.dense, Y))
 
-    def loss_and_gradient(self, batch: Batch, Y: Any) -> tuple[SupportsFloat, Any]:
-        """The mean loss and dY (B, F, D), device. Y: what `pooled` gave, filled by what training has queued.
+    def gradient(self, batch: Batch, Y: Any) -> Any:
+        """dY (B, F, D), device, of the mean loss. Y: what `pooled` gave, filled by what training has queued.
 
         complete_gradients must follow, update_rows may, and then update_dense.
         """
@@ -133,8 +133,8 @@ class TrainStage:
         self.row_stream.record(self._updated)
         self._rows_are_awaited = True
 
-    def update_dense(self) -> None:
-        """Apply the optimizer to the dense parameters, which ends the step."""
+    def update_dense(self) -> SupportsFloat:
+        """Apply the optimizer to the dense parameters, which ends the step; returns its mean loss."""
         self._optimizer.update_dense(
             self.device,
             self.model.parameters,
@@ -142,10 +142,12 @@ class TrainStage:
             self._dense_state,
             learning_rate=self.learning_rate,
         )
+        loss = self._dense_part.loss()
         if self._rows_are_awaited:
             self._train.wait(self._updated)
             self._rows_are_awaited = False
         self.steps_done += 1
+        return loss
 
     def run(
         self, batch: Batch, records: Any, places: Any, plan: CoalescePlan | GpuCoalescePlan, slots: Any = None
@@ -157,21 +159,20 @@ class TrainStage:
         rows.record(self._pooled)
         self._dense_part.begin(batch)
         self._train.wait(self._pooled)
-        loss, dY = self._run_dense_part(batch, Y)
+        dY = self._run_dense_part(batch, Y)
         self.complete_gradients()
         self.update_rows(records, dY, batch.offsets, plan, slots)
-        self.update_dense()
-        return loss
+        return self.update_dense()
 
-    def _run_dense_part(self, batch: Batch, Y: Any) -> tuple[SupportsFloat, Any]:
-        """The mean loss and dY of a batch that the dense part has begun."""
-        loss, dY = self._dense_part.run(batch, Y)
+    def _run_dense_part(self, batch: Batch, Y: Any) -> Any:
+        """dY of a batch that the dense part has begun."""
+        dY = self._dense_part.run(batch, Y)
         self._train.record(self._has_gradient)
-        return loss, dY
+        return dY
 
     def _sums_for(self, chunks: int) -> Any:
         """(at least chunks, D), device: room for the sums of long segments."""
         if self._partial_sums is None or self._partial_sums.shape[0] < chunks:
             self.device.synchronize()  # what is given back may still be in use
-            self._partial_sums = self.device.zeros((math.ceil(GROWTH * chunks), self.model.config.dimension))
+            self._partial_sums = self.row_stream.empty((math.ceil(GROWTH * chunks), self.model.config.dimension))
         return self._partial_sums

@@ -15,6 +15,7 @@ from cupyrec.models.dlrm import activation_elements, dense_parameters
 from cupyrec.optim.registry import Optimizer
 from cupyrec.pipeline.gpu_nodes import GROWTH as PLANNER_GROWTH
 from cupyrec.pipeline.gpu_ring import GROWTH
+from cupyrec.pipeline.gpu_stage_work import loaded_ahead
 from cupyrec.scratchpad_size import scratchpad_slots
 from cupyrec.systems.device_inputs import UPLOADS
 from cupyrec.systems.hybrid import HybridSystem
@@ -165,6 +166,7 @@ def _batch_bytes(name: str, config: DlrmConfig, max_samples: int) -> int:
     elif name == ResidentSystem.name:
         loaded = LOADED_BATCHES
     else:
-        loaded, planned = DEPTH_OF[name].ring_size(DEPTH_OF[name].holds.future), 4 + PLAN_BYTES_PER_ROW
+        depth = DEPTH_OF[name]
+        loaded, planned = depth.ring_size(depth.holds.future, loaded_ahead(depth)), 4 + PLAN_BYTES_PER_ROW
     taken += int(loaded * (GROWTH * batch + (GPU_PLAN_BYTES_PER_LOOKUP + PLANNER_GROWTH * planned) * lookups))
     return taken + math.ceil(GPU_SORT_BYTES_PER_LOOKUP * lookups)

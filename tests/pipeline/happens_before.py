@@ -21,8 +21,7 @@ class Access:
 
 def accesses(board, plans):
     """{(stage, batch): Access}."""
-    depth, total = board.depth, len(plans)
-    ring = depth.ring_size(board.lookahead)
+    depth, total, ring = board.depth, len(plans), board.ring_size
     touched = {}
     for b, plan in enumerate(plans):
         entry, own = ("entry", b % ring), ("planned entry", b % ring)

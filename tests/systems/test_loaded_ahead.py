@@ -9,7 +9,7 @@ from gpu_devices import emulated_device
 from made_systems import DENSE_FEATURES, small_config, stage_and_table
 
 from cupyrec.pipeline.gpu_stage_work import LOADED_AHEAD, GpuStageWork
-from cupyrec.pipeline.stages import LOAD, ONE_AFTER_ANOTHER, PIPELINED, STAGES, TRAIN, Board
+from cupyrec.pipeline.stages import LOAD, ONE_AFTER_ANOTHER, PIPELINED, PLAN, STAGES, TRAIN, Board
 from cupyrec.pipeline.stages_in_turn import StagesInTurn
 from cupyrec.systems.scratchpipe import ScratchpipeSystem
 
@@ -51,7 +51,7 @@ def begun(monkeypatch, loaded_ahead):
         driver = SlowLoad
 
     monkeypatch.setattr("cupyrec.systems.scratchpad_system.GpuStageWork", Noted)
-    monkeypatch.setattr("cupyrec.systems.scratchpad_system.LOADED_AHEAD", loaded_ahead)
+    monkeypatch.setattr("cupyrec.systems.scratchpad_system.loaded_ahead", lambda depth: loaded_ahead)
     monkeypatch.setattr(Noted, "begun", [])
     numbers, device = np.random.default_rng(1), emulated_device()
     batches = [random_batch(numbers, TABLE_ROWS, 4, dense_features=DENSE_FEATURES) for _ in range(BATCHES)]
@@ -77,19 +77,18 @@ def test_without_it_plan_waits_for_each_batch(monkeypatch):
 
 @pytest.mark.parametrize("loaded_ahead", range(LOADED_AHEAD + 1))
 @pytest.mark.parametrize("depth", [PIPELINED, ONE_AFTER_ANOTHER], ids=["pipelined", "one after another"])
-@pytest.mark.parametrize("total", [0, 1, 3, 12, 30])
-def test_the_ring_is_large_enough_for_the_whole_depth(depth, loaded_ahead, total):
-    """Whatever may begin begins, Train last: so many batches are then between Plan and Train as without it."""
-    in_flight = []
-    for ahead in (0, loaded_ahead):
-        board, most = Board(depth, LOOKAHEAD, loaded_ahead=ahead), 0
-        while not board.exhausted(TRAIN):
-            stage = next(each for each in STAGES if board.may_begin(each) or (each == LOAD and board.total is None))
-            if stage == LOAD and board.done[LOAD] == total:
-                board.ended(total)
-                continue
-            board.finished(stage)
-            most = max(most, min(board.done[STAGES[1]] - board.done[TRAIN], depth.train + 1))
-        assert board.done[TRAIN] == total
-        in_flight.append(most)
-    assert in_flight[0] == in_flight[1]
+@pytest.mark.parametrize("total", [0, 1, 3, 12, 40])
+def test_the_ring_has_places_for_the_whole_depth_and_two_more(depth, loaded_ahead, total):
+    """Whatever may begin begins, Train last: while there is something to load, so many batches are planned ahead."""
+    board, planned_ahead = Board(depth, LOOKAHEAD, loaded_ahead=loaded_ahead), set()
+    while not board.exhausted(TRAIN):
+        stage = next(each for each in STAGES if board.may_begin(each))
+        if stage == LOAD and board.done[LOAD] == total:
+            board.ended(total)
+            continue
+        if stage == TRAIN and board.done[LOAD] < total:
+            planned_ahead.add(board.done[PLAN] - board.done[TRAIN])
+        board.finished(stage)
+    assert board.done[TRAIN] == total
+    # The batches from Plan to Train; one that is being loaded and a spare one.
+    assert planned_ahead == ({depth.train + 1 + 2} if total > board.ring_size else set())

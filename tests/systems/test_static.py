@@ -164,7 +164,7 @@ def test_a_step_that_fails_leaves_the_steps_before_it_in_the_host_table(monkeypa
     static, expected = make(10, count_rows(batches, R)), resident()
     steps = static.train(batches)
     next(steps), next(steps)
-    monkeypatch.setattr(static._stage, "loss_and_gradient", lambda *_: 1 / 0)
+    monkeypatch.setattr(static._stage, "gradient", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         next(steps)
     run(expected, batches[:2])
