@@ -61,7 +61,7 @@ SYSTEMS = ("auto", "resident", "hybrid", "static", "serial", "scratchpipe")
 # As in cupyrec.pipeline.replacement, said again here so that the options need not load Numba.
 REPLACEMENTS = ("lookahead", "lru", "lfu", "random")
 DEFAULT_SCRATCHPAD = "10%"
-EXCHANGES = ("auto", "staged", "direct", "direct-in", "direct-out")
+EXCHANGES = ("auto", "staged", "direct", "direct-in", "direct-out", "mixed")
 DEVICES = ("auto", "cpu", "gpu")
 # As in cupyrec.devices.cuda_runtime, for the same reason.
 PRECISIONS = ("fp32", "tf32", "bf16")
@@ -79,7 +79,7 @@ class SystemConfig:
     row_counts:  file of how often each row is used; None: static counts for itself, the others while training.
     exchange:    how serial and scratchpipe move rows between host and GPU: staged (the host gathers, copies cross the
                  link), direct (kernels read and write host memory), direct-in or direct-out (that direction direct, the
-                 other staged), or auto, which tries all.
+                 other staged), mixed (rows come in both ways at once, and go out staged), or auto, which tries all.
     """
 
     name: str = "auto"

@@ -159,7 +159,8 @@ class RunConfig:
         "auto",
         choice(*EXCHANGES),
         "How rows move between host and GPU, for serial and scratchpipe: gathered by the host and copied (staged), "
-        "read and written by the GPU (direct), or one direction so and the other so; auto tries all.",
+        "read and written by the GPU (direct), one direction so and the other so, or read both ways at once (mixed); "
+        "auto tries all.",
         "|".join(EXCHANGES),
     )
     device: str = option(

@@ -15,8 +15,9 @@ from gpu_bench_timing import between_ms
 
 from cupyrec.batch import Batch
 from cupyrec.devices.gpu import GpuDevice, GpuEvent, GpuStream
-from cupyrec.pipeline.exchange import Exchange, WayIn, WayOut
+from cupyrec.pipeline.exchange import Exchange
 from cupyrec.pipeline.gpu_ring import GpuStaging
+from cupyrec.pipeline.ways import WayIn, WayOut
 from cupyrec.systems.train_stage import TrainStage
 
 # Spans of the training's stream: all of Train, or the dense part up to the pooled vectors' gradient, and what is after.

@@ -23,6 +23,7 @@ from cupyrec.embedding.coalesce import Coalescer
 from cupyrec.embedding.host_table import HostTable
 from cupyrec.embedding.move_rows import gather_records, scatter_records
 from cupyrec.pipeline.exchange import TRIED_ROWS, Exchange, try_exchanges
+from cupyrec.pipeline.ways import MIXED
 from cupyrec.scratchpad_size import scratchpad_slots
 from cupyrec.systems import scratchpad_system
 from cupyrec.systems.registry import make_system
@@ -77,7 +78,9 @@ class Systems:
         self._over_localities("static", scale.shares[0])
         self._over_localities("hybrid")
         for other in sorted(self._exchanges.keys() - {self._fastest}):
-            self._over_localities("scratchpipe", scale.shares[0], other)
+            # Shares beside the fastest tell little.
+            if not other.startswith(MIXED):
+                self._over_localities("scratchpipe", scale.shares[0], other)
         self._over_localities("serial", scale.shares[0])
         for share in scale.shares[1:]:
             self._over_localities("static", share)

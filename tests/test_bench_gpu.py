@@ -70,8 +70,8 @@ def test_ceilings(measured):
 def test_systems(measured):
     found = items(measured, "systems")
     assert found["check"]["right"]
-    ways = [each for each in EXCHANGES if each != "auto"]
-    assert len(ways) == 4
+    ways = {*EXCHANGES, "mixed 25%", "mixed 50%", "mixed 75%"} - {"auto", "mixed"}
+    assert len(ways) == 7
     checked = {f"{name}, {way}: same bits" for name in ("scratchpipe", "serial") for way in ways}
     assert {key for key, value in found["check"].items() if key.endswith("bits") and value} == checked
     fastest = found["host table"]["auto_exchange"]

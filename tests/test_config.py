@@ -36,7 +36,7 @@ CHOICES = {
     "optimizer": ("sgd", "adagrad", "rowwise-adagrad"),
     "system": ("auto", "resident", "hybrid", "static", "serial", "scratchpipe"),
     "replacement": ("lookahead", "lru", "lfu", "random"),
-    "exchange": ("auto", "staged", "direct", "direct-in", "direct-out"),
+    "exchange": ("auto", "staged", "direct", "direct-in", "direct-out", "mixed"),
     "device": ("auto", "cpu", "gpu"),
     "precision": ("fp32", "tf32", "bf16"),
 }

@@ -1,7 +1,8 @@
-"""How rows cross the link between the host table and the device: each direction in one of two ways.
+"""How rows cross the link between the host table and the device: each direction in a way of its own.
 
 staged   the host gathers into page-locked memory, which is copied at once; and back the same way (the paper's)
 direct   kernels read and write the page-locked host table over the link; the CPU touches no row
+mixed    of what comes in, a share is staged and the rest direct; what goes out is staged
 """
 
 from __future__ import annotations
@@ -11,48 +12,36 @@ import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Protocol
 
 import numpy as np
 
 from cupyrec.config import EXCHANGES
-from cupyrec.devices.cpu import CpuDevice
-from cupyrec.devices.gpu import GpuDevice, GpuStream
+from cupyrec.devices.gpu import GpuDevice
 from cupyrec.embedding.host_table import HostTable
-from cupyrec.embedding.move_rows import gather_records, scatter_records
+from cupyrec.embedding.move_rows import gather_records
 from cupyrec.errors import ConfigError, DeviceError, DeviceMemoryError
 from cupyrec.pipeline.gpu_ring import GpuStaging
+from cupyrec.pipeline.ways import (
+    DIRECT,
+    MIXED,
+    STAGED,
+    DirectIn,
+    DirectOut,
+    MixedIn,
+    StagedIn,
+    StagedOut,
+    WayIn,
+    WayOut,
+)
 
-STAGED, DIRECT, DIRECT_IN, DIRECT_OUT = "staged", "direct", "direct-in", "direct-out"
+AUTO, DIRECT_IN, DIRECT_OUT = "auto", "direct-in", "direct-out"
+# What of `--exchange` is found out by moving rows.
+CHOSEN_BY_TRIAL = (AUTO, MIXED)
+# Of what comes in, the shares that are tried to be staged where the rest is direct.
+MIXED_SHARES = (0.25, 0.5, 0.75)
 # Rows that `auto` moves each way, as many as a large batch, and how often, to see which way is fastest.
 TRIED_ROWS = 131_072
 TRIALS = 3
-
-
-class WayIn(Protocol):
-    """How missed records come to the device. by_host: whether `gather` is to be called, in Collect."""
-
-    name: str
-    by_host: bool
-
-    def gather(self, miss_rows: Any, staging: GpuStaging) -> None:
-        """Gather the missed records, on the host. miss_rows: (M,) int64, host."""
-
-    def bring(self, stream: GpuStream, miss_rows: Any, staging: GpuStaging) -> None:
-        """Queue what brings them to the staging's device side. miss_rows: (M,) int64, device."""
-
-
-class WayOut(Protocol):
-    """How victims come to the host table. by_host: whether `scatter` is to be called, in Insert."""
-
-    name: str
-    by_host: bool
-
-    def take(self, stream: GpuStream, evict_rows: Any, staging: GpuStaging) -> None:
-        """Queue what takes the victims from the staging's device side. evict_rows: (E,) int64, device."""
-
-    def scatter(self, evict_rows: Any, staging: GpuStaging) -> None:
-        """Write the victims to the host table, on the host. evict_rows: (E,) int64, host."""
 
 
 @dataclass(frozen=True)
@@ -64,76 +53,10 @@ class Exchange:
 
     @property
     def name(self) -> str:
-        """As `--exchange` has it."""
-        if self.into.name == self.out.name:
+        """As `--exchange` has it, and where it is mixed how much is staged."""
+        if self.into.name == self.out.name or self.into.name.startswith(MIXED):
             return self.into.name
         return DIRECT_IN if self.into.name == DIRECT else DIRECT_OUT
-
-
-class StagedIn:
-    """The host gathers, a copy follows."""
-
-    name, by_host = STAGED, True
-
-    def __init__(self, device: CpuDevice, table: HostTable) -> None:
-        """device: whose threads gather."""
-        self._device, self._table = device, table
-
-    def gather(self, miss_rows: Any, staging: GpuStaging) -> None:
-        gather_records(self._device, self._table.records, miss_rows, staging.host_in(miss_rows.shape[0]))
-
-    def bring(self, stream: GpuStream, miss_rows: Any, staging: GpuStaging) -> None:
-        missed = miss_rows.shape[0]
-        stream.copy(staging.host_in(missed), staging.device_in(missed))
-
-
-class StagedOut:
-    """A copy to the host, which scatters."""
-
-    name, by_host = STAGED, True
-
-    def __init__(self, device: CpuDevice, table: HostTable) -> None:
-        """device: whose threads scatter."""
-        self._device, self._table = device, table
-
-    def take(self, stream: GpuStream, evict_rows: Any, staging: GpuStaging) -> None:
-        evicted = evict_rows.shape[0]
-        stream.copy(staging.device_out(evicted), staging.host_out(evicted))
-
-    def scatter(self, evict_rows: Any, staging: GpuStaging) -> None:
-        scatter_records(self._device, staging.host_out(evict_rows.shape[0]), evict_rows, self._table.records)
-
-
-class DirectIn:
-    """A kernel reads the host table."""
-
-    name, by_host = DIRECT, False
-
-    def __init__(self, records: Any) -> None:
-        """records: the host table's, as the device reaches them."""
-        self._records = records
-
-    def gather(self, miss_rows: Any, staging: GpuStaging) -> None:
-        """Nothing: `bring` reads the table."""
-
-    def bring(self, stream: GpuStream, miss_rows: Any, staging: GpuStaging) -> None:
-        gather_records(stream, self._records, miss_rows, staging.device_in(miss_rows.shape[0]), over_link=True)
-
-
-class DirectOut:
-    """A kernel writes the host table."""
-
-    name, by_host = DIRECT, False
-
-    def __init__(self, records: Any) -> None:
-        """records: the host table's, as the device reaches them."""
-        self._records = records
-
-    def take(self, stream: GpuStream, evict_rows: Any, staging: GpuStaging) -> None:
-        scatter_records(stream, staging.device_out(evict_rows.shape[0]), evict_rows, self._records, over_link=True)
-
-    def scatter(self, evict_rows: Any, staging: GpuStaging) -> None:
-        """Nothing: `take` writes the table."""
 
 
 def staged_exchange(device: GpuDevice, table: HostTable) -> Exchange:
@@ -152,16 +75,22 @@ def direct_exchange(device: GpuDevice, table: HostTable) -> Exchange:
 
 
 def all_exchanges(device: GpuDevice, table: HostTable) -> dict[str, Exchange]:
-    """The four, by name. Locks the pages of the table for good. Raises DeviceError where that cannot be."""
+    """All there are, by name. Locks the pages of the table for good. Raises DeviceError where that cannot be."""
     staged, direct = staged_exchange(device, table), direct_exchange(device, table)
-    ways = itertools.product((staged.into, direct.into), (staged.out, direct.out))
+    records = device.runtime.mapped(table.records)
+    ways = [
+        *itertools.product((staged.into, direct.into), (staged.out, direct.out)),
+        *((MixedIn(device.host, table, records, share), staged.out) for share in MIXED_SHARES),
+    ]
     return {each.name: each for each in itertools.starmap(Exchange, ways)}
 
 
 def make_exchange(
     name: str, device: GpuDevice, table: HostTable, say: Callable[[str], None], *, slots: int = TRIED_ROWS
 ) -> Exchange:
-    """The exchange that is asked for; `auto` tries all and takes the fastest. say: is told what was chosen, and why.
+    """The exchange that is asked for; `auto` tries all and takes the fastest, `mixed` the fastest of the mixed ones.
+
+    say: is told what was chosen, and why.
 
     slots: S; no more rows are tried at once. Where the table's pages cannot be locked, or memory is too short to try,
     it is the staged one. Raises ConfigError on an unknown name.
@@ -179,8 +108,9 @@ def make_exchange(
     if name in exchanges:
         return exchanges[name]
     most_rows = min(TRIED_ROWS, slots, table.records.shape[0])
+    tried = [each for each in exchanges.values() if name == AUTO or each.name.startswith(name)]
     try:
-        seconds = try_exchanges(device, table, exchanges.values(), most_rows)
+        seconds = try_exchanges(device, table, tried, most_rows)
     except DeviceMemoryError as error:
         say(f"exchange staged, because there is no memory to try the others: {error}")
         return staged

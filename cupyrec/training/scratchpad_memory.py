@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from cupyrec.config import SystemConfig
 from cupyrec.embedding.radix_sort import SORT_BYTES_PER_ITEM
-from cupyrec.pipeline.exchange import TRIED_ROWS
+from cupyrec.pipeline.exchange import CHOSEN_BY_TRIAL, TRIED_ROWS
 from cupyrec.pipeline.gpu_nodes import GPU_NODE_BYTES, GPU_SLOT_BYTES
 from cupyrec.pipeline.gpu_nodes import GROWTH as PLANNER_GROWTH
 from cupyrec.pipeline.gpu_ring import GROWTH
@@ -81,5 +81,5 @@ def scratchpad_memory(system: SystemConfig, rows: int, unique: int, record_bytes
     if system.name not in DEPTH_OF:
         return ScratchpadMemory(unique, record_bytes, staging_sets=0)
     # The rows that are tried are different ones each way.
-    tried_rows = min(TRIED_ROWS, rows) if system.exchange == "auto" else 0
+    tried_rows = min(TRIED_ROWS, rows) if system.exchange in CHOSEN_BY_TRIAL else 0
     return ScratchpadMemory(unique, record_bytes, DEPTH_OF[system.name].staging_sets, tried_rows)

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from made_systems import DENSE_FEATURES, DelayedSystem, made_system, run, small_config, stage_and_table
 
-from cupyrec.pipeline.exchange import Exchange, direct_exchange, staged_exchange
+from cupyrec.pipeline.exchange import Exchange, all_exchanges
 from cupyrec.pipeline.replacement import REPLACEMENTS
 from cupyrec.systems.scratchpipe import ScratchpipeSystem
 from cupyrec.systems.serial import SerialSystem
@@ -61,7 +61,7 @@ def check_exact(device, case, into, out):
             stage, table = stage_and_table(config, **given)
             settings = {each: case[each] for each in ("lookahead", "replacement")}
             system = kind(stage, table, slots=slots, exchange="staged", **settings)
-            ways = {"staged": staged_exchange(device, table), "direct": direct_exchange(device, table)}
+            ways = all_exchanges(device, table)
             system._exchange = Exchange(ways[into].into, ways[out].out)
             if kind is DelayedSystem:
                 system.slow_down(case["seed"], MOST_DELAY_MS)
@@ -72,7 +72,7 @@ def check_exact(device, case, into, out):
 # smaller: that would take minutes.
 @settings(max_examples=10, phases=[Phase.generate], suppress_health_check=[HealthCheck.function_scoped_fixture])
 @pytest.mark.parametrize("out", ["staged", "direct"])
-@pytest.mark.parametrize("into", ["staged", "direct"])
+@pytest.mark.parametrize("into", ["staged", "direct", "mixed 50%"])
 @given(case=cases())
 def test_the_same_bits_whatever_the_data_and_the_scratchpad(gpu_device, into, out, case):
     check_exact(gpu_device, case, into, out)

@@ -24,7 +24,7 @@ from cupyrec.systems.scratchpipe import ScratchpipeSystem
 STREAMS = ("train", "rows", "loss", "load", "plan", "collect", "in", "out", "insert", "link")
 TABLE_ROWS = (30, 9, 200)
 SCRATCHPAD = ("serial", "scratchpipe")
-EXCHANGES = ("staged", "direct", "direct-in", "direct-out")
+EXCHANGES = ("staged", "direct", "direct-in", "direct-out", "mixed")
 ALL_SYSTEMS = tuple(name for name in SYSTEMS if name != "auto")
 # A few batches more than the pipeline is deep, so that ring entries and staging are used again.
 BATCHES = 14
@@ -156,6 +156,10 @@ WAITS = {
         ("insert", "out"), ("load", "train"), ("loss", "train"), ("out", "collect"), *ROW_WAITS, ("train", "insert"),
     ],
     ("scratchpipe", "direct-in"): [
+        ("collect", "insert"), ("collect", "plan"), ("collect", "train"), ("in", "collect"), ("insert", "in"),
+        ("load", "train"), ("loss", "train"), ("out", "collect"), *ROW_WAITS, ("train", "insert"),
+    ],
+    ("scratchpipe", "mixed"): [
         ("collect", "insert"), ("collect", "plan"), ("collect", "train"), ("in", "collect"), ("insert", "in"),
         ("load", "train"), ("loss", "train"), ("out", "collect"), *ROW_WAITS, ("train", "insert"),
     ],
