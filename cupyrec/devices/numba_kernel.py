@@ -24,8 +24,9 @@ from cupyrec.devices.kernel_cache import cached_njit
 CACHE_LINE_BYTES = 64
 # The most that LLVM copies by instructions of its own on every machine, without a call of memcpy.
 INLINED_COPY_BYTES = 128
-# Rows of a table far larger than the caches come from memory: kernels ask for a row this many rows ahead.
-PREFETCH_ROWS = 16
+# Rows of a table far larger than the caches come from memory: kernels ask for a row so many bytes ahead, but never for
+# fewer or more rows than these.
+PREFETCH_BYTES, PREFETCH_ROWS, MOST_PREFETCH_ROWS = 8192, 16, 64
 
 # contract: one multiply-add instruction where there is one. Sums are never reordered.
 cpu_kernel: Callable[[Callable[..., Any]], Callable[..., Any]] = cached_njit(error_model="numpy", fastmath={"contract"})
@@ -35,6 +36,21 @@ cpu_kernel: Callable[[Callable[..., Any]], Callable[..., Any]] = cached_njit(err
 cpu_dot_kernel: Callable[[Callable[..., Any]], Callable[..., Any]] = cached_njit(
     error_model="numpy", fastmath={"contract", "reassoc", "nsz"}
 )
+
+
+def prefetched_rows(record_bytes: int) -> int:
+    """How many records ahead a kernel asks for one: narrow ones are done in less time than they take to come."""
+    return min(max(PREFETCH_BYTES // record_bytes, PREFETCH_ROWS), MOST_PREFETCH_ROWS)
+
+
+def prefetch_pointer(builder: ir.IRBuilder, pointer: ir.Value) -> None:
+    """Write the instruction that asks for a cache line."""
+    pointer = builder.bitcast(pointer, ir.IntType(8).as_pointer())
+    int32 = ir.IntType(32)
+    function_type = ir.FunctionType(ir.VoidType(), [pointer.type, int32, int32, int32])
+    function = cgutils.get_or_insert_function(builder.module, function_type, "llvm.prefetch.p0i8")
+    for_reading, all_cache_levels, data_cache = (ir.Constant(int32, 0), ir.Constant(int32, 3), ir.Constant(int32, 1))
+    builder.call(function, [pointer, for_reading, all_cache_levels, data_cache])
 
 
 @intrinsic
@@ -47,16 +63,7 @@ def _prefetch(typing_context, array, indices):
         pointer = cgutils.get_item_pointer(
             context, builder, array_type, struct, cgutils.unpack_tuple(builder, arguments[1])
         )
-        pointer = builder.bitcast(pointer, ir.IntType(8).as_pointer())
-        int32 = ir.IntType(32)
-        function_type = ir.FunctionType(ir.VoidType(), [pointer.type, int32, int32, int32])
-        function = cgutils.get_or_insert_function(builder.module, function_type, "llvm.prefetch.p0i8")
-        for_reading, all_cache_levels, data_cache = (
-            ir.Constant(int32, 0),
-            ir.Constant(int32, 3),
-            ir.Constant(int32, 1),
-        )
-        builder.call(function, [pointer, for_reading, all_cache_levels, data_cache])
+        prefetch_pointer(builder, pointer)
         return context.get_dummy_value()
 
     return numba.types.void(array, numba.types.UniTuple(numba.types.intp, array.ndim)), generate

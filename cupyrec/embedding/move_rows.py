@@ -13,7 +13,7 @@ import numpy as np
 from cupyrec.devices.cpu import CpuDevice, CpuStream
 from cupyrec.devices.device import Stream
 from cupyrec.devices.gpu import BLOCK_THREADS, GpuStream
-from cupyrec.devices.numba_kernel import CACHE_LINE_BYTES, PREFETCH_ROWS, copy_items, cpu_kernel, prefetch
+from cupyrec.devices.numba_kernel import CACHE_LINE_BYTES, copy_items, cpu_kernel, prefetch, prefetched_rows
 from cupyrec.functions.embedding_bag import kind_of, part_floats
 from cupyrec.kernels import kernel
 
@@ -21,9 +21,6 @@ from cupyrec.kernels import kernel
 IN_FLIGHT = 4
 # Blocks of a launch that moves records: 4 MB under way, enough for the bandwidth of device memory.
 MOST_MOVE_BLOCKS = 256
-# A CPU's thread asks for records so many bytes ahead, as narrow ones are moved in less time than they take to come from
-# memory; but never for more records than these.
-PREFETCH_BYTES, MOST_PREFETCH_ROWS = 8192, 64
 # Over a link, which is slow: few large blocks, 256 KB under way. A multiprocessor where a block waits for the link has
 # no registers left for those of a matrix product.
 MOST_LINK_BLOCKS, LINK_THREADS = 4, 1024
@@ -119,11 +116,6 @@ def _move_kernel(width: int, item_bytes: int, gathers: bool, scatters: bool) -> 
             copy_items(target, (to, 0), source, (place, 0), W)
 
     return move
-
-
-def prefetched_rows(record_bytes: int) -> int:
-    """How many records ahead a CPU's thread asks for one."""
-    return min(max(PREFETCH_BYTES // record_bytes, PREFETCH_ROWS), MOST_PREFETCH_ROWS)
 
 
 def crosses_a_line_more(record_bytes: int) -> bool:

@@ -13,7 +13,8 @@ from cupyrec.batch import LONG_SEGMENT, CoalescePlan, GpuCoalescePlan, most_chun
 from cupyrec.devices.cpu import CpuDevice
 from cupyrec.devices.device import Device
 from cupyrec.devices.gpu import BLOCK_THREADS, GpuStream
-from cupyrec.devices.numba_kernel import CACHE_LINE_BYTES, PREFETCH_ROWS, cpu_kernel, prefetch
+from cupyrec.devices.numba_kernel import cpu_kernel, prefetched_rows
+from cupyrec.devices.numba_vector import load_vector, prefetch_vector, store_vector, zero_vector
 from cupyrec.kernels import kernel
 
 # Lanes of a warp.
@@ -69,7 +70,7 @@ def embedding_bag_backward(
         constants = constants_of(dY.shape[2], mean)
         sum_segments(device, "embedding_bag", names, constants, dY, offsets, plan, partial_sums, dW)
         return
-    sums = _backward_kernel(dY.shape[2], mean)
+    sums = _backward_kernel(dY.shape[2], dY.dtype.itemsize, mean)
     cpu_plan = plan_of(plan, CoalescePlan)
     bounds = balanced_bounds(device, cpu_plan)
     segments = cpu_plan.segment_offsets, cpu_plan.segment_bags
@@ -161,67 +162,63 @@ def balanced_bounds(device: CpuDevice, plan: CoalescePlan) -> np.ndarray:
 
 
 @cpu_kernel
-def segment_gradient(g, dY, offsets, segment_bags, first, last, D, mean):
-    """g[:D] = sum of dY[bag] over segment_bags[first:last], in order; divided by bag length where mean."""
-    # Elements are indexed, no views taken: a view counts references, and two threads would contend for the count.
-    samples = dY.shape[0]
-    if mean:
-        for d in range(D):
-            g[d] = 0
+def segment_gradient(zeros, dY, offsets, segment_bags, first, last, end, ahead, mean):
+    """Sum of dY[bag] over segment_bags[first:last], in order; divided by bag length where mean.
+
+    zeros: a vector of D. Gradients are asked for `ahead` lookups before they are summed, but for none from `end` on.
+    """
+    samples, g = dY.shape[0], zeros
     for at in range(first, last):
+        if at + ahead < end:
+            bag = segment_bags[at + ahead]
+            f = bag // samples
+            prefetch_vector(dY, (bag - f * samples, f, 0), zeros)
         bag = segment_bags[at]
         f = bag // samples
-        b = bag - f * samples
+        each = load_vector(dY, (bag - f * samples, f, 0), zeros)
         if mean:
-            length = dY.dtype.type(offsets[bag + 1] - offsets[bag])
-            for d in range(D):
-                g[d] += dY[b, f, d] / length
+            g = g + each / dY.dtype.type(offsets[bag + 1] - offsets[bag])
         elif at == first:
-            for d in range(D):
-                g[d] = dY[b, f, d]
+            g = each
         else:
-            for d in range(D):
-                g[d] += dY[b, f, d]
+            g = g + each
+    return g
 
 
 @cache
 def _forward_kernel(dimension: int, item_bytes: int, mean: bool) -> Any:
-    D, line = dimension, CACHE_LINE_BYTES // item_bytes
+    D, rows_ahead = dimension, prefetched_rows(dimension * item_bytes)
 
     @cpu_kernel
     def forward(start, stop, records, places, offsets, Y):
         B, F = Y.shape[0], Y.shape[1]
         for f in range(F):
             first, last = offsets[f * B + start], offsets[f * B + stop]
-            for at in range(first, min(last, first + PREFETCH_ROWS)):
-                for d in range(0, D, line):
-                    prefetch(records, (places[at], d))
+            for at in range(first, min(last, first + rows_ahead)):
+                prefetch_vector(records, (places[at], 0), D)
             for b in range(start, stop):
                 first, end = offsets[f * B + b], offsets[f * B + b + 1]
-                for d in range(D):
-                    Y[b, f, d] = 0
+                y = zero_vector(Y, D)
                 for at in range(first, end):
-                    if at + PREFETCH_ROWS < last:
-                        for d in range(0, D, line):
-                            prefetch(records, (places[at + PREFETCH_ROWS], d))
-                    place = places[at]
-                    for d in range(D):
-                        Y[b, f, d] += records[place, d]
+                    if at + rows_ahead < last:
+                        prefetch_vector(records, (places[at + rows_ahead], 0), D)
+                    y = y + load_vector(records, (places[at], 0), D)
                 if mean and end - first > 1:
-                    length = Y.dtype.type(end - first)
-                    for d in range(D):
-                        Y[b, f, d] /= length
+                    y = y / Y.dtype.type(end - first)
+                store_vector(Y, (b, f, 0), y)
 
     return forward
 
 
 @cache
-def _backward_kernel(dimension: int, mean: bool) -> Any:
-    D = dimension
+def _backward_kernel(dimension: int, item_bytes: int, mean: bool) -> Any:
+    D, ahead = dimension, prefetched_rows(dimension * item_bytes)
 
     @cpu_kernel
-    def backward(start, stop, dY, offsets, segment_offsets, segment_bags, dW):
+    def backward(start, stop, dY, offsets, segments, bags, dW):
+        zeros, end = zero_vector(dW, D), segments[stop]
         for u in range(start, stop):
-            segment_gradient(dW[u], dY, offsets, segment_bags, segment_offsets[u], segment_offsets[u + 1], D, mean)
+            g = segment_gradient(zeros, dY, offsets, bags, segments[u], segments[u + 1], end, ahead, mean)
+            store_vector(dW, (u, 0), g)
 
     return backward

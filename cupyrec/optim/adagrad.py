@@ -11,7 +11,8 @@ import numpy as np
 from cupyrec.config import LEAST_EPS
 from cupyrec.devices.device import Device
 from cupyrec.devices.gpu import GpuStream
-from cupyrec.devices.numba_kernel import CACHE_LINE_BYTES, PREFETCH_ROWS, cpu_kernel, prefetch
+from cupyrec.devices.numba_kernel import cpu_kernel, prefetched_rows
+from cupyrec.devices.numba_vector import load_vector, prefetch_vector, square_roots, store_vector, zero_vector
 from cupyrec.errors import ConfigError
 from cupyrec.functions.embedding_bag import segment_gradient
 from cupyrec.kernels import kernel
@@ -83,21 +84,21 @@ def _dense(start, stop, w, g, h, learning_rate, eps):
 
 @cache
 def _row_kernel(dimension: int, item_bytes: int, mean: bool) -> Any:
-    D, line = dimension, CACHE_LINE_BYTES // item_bytes
+    D, W = dimension, 2 * dimension
+    ahead, rows_ahead = prefetched_rows(D * item_bytes), prefetched_rows(W * item_bytes)
 
     @cpu_kernel
     def update_rows(start, stop, records, dY, offsets, rows, segments, bags, learning_rate, eps):
         rate, eps = records.dtype.type(learning_rate), records.dtype.type(eps)
-        g = np.empty(D, dtype=records.dtype)
+        zeros, end = zero_vector(records, D), segments[stop]
         for u in range(start, stop):
-            if u + PREFETCH_ROWS < stop:
-                for d in range(0, 2 * D, line):
-                    prefetch(records, (rows[u + PREFETCH_ROWS], d))
-            segment_gradient(g, dY, offsets, bags, segments[u], segments[u + 1], D, mean)
+            if u + rows_ahead < stop:
+                prefetch_vector(records, (rows[u + rows_ahead], 0), W)
+            g = segment_gradient(zeros, dY, offsets, bags, segments[u], segments[u + 1], end, ahead, mean)
             row = rows[u]
-            for d in range(D):
-                h = records[row, D + d] + g[d] * g[d]
-                records[row, D + d] = h
-                records[row, d] -= rate * g[d] / (np.sqrt(h) + eps)
+            h = load_vector(records, (row, D), D) + g * g
+            w = load_vector(records, (row, 0), D)
+            store_vector(records, (row, D), h)
+            store_vector(records, (row, 0), w - rate * g / (square_roots(h) + eps))
 
     return update_rows

@@ -10,11 +10,15 @@ import numpy as np
 
 from cupyrec.config import LEAST_EPS
 from cupyrec.devices.device import Device
-from cupyrec.devices.numba_kernel import CACHE_LINE_BYTES, PREFETCH_ROWS, cpu_kernel, prefetch
+from cupyrec.devices.numba_kernel import cpu_kernel, prefetched_rows
+from cupyrec.devices.numba_vector import load_vector, prefetch_vector, store_vector, zero_vector
 from cupyrec.errors import ConfigError
 from cupyrec.functions.embedding_bag import segment_gradient
 from cupyrec.optim.adagrad import DEFAULT_EPS, update_dense_adagrad
 from cupyrec.optim.row_update import RowUpdate, launch_row_update
+
+# Rows whose gradients a CPU's thread holds at once.
+GROUP = 4
 
 
 @dataclass(frozen=True)
@@ -58,25 +62,32 @@ class RowwiseAdagrad:
 
 @cache
 def _row_kernel(dimension: int, item_bytes: int, mean: bool) -> Any:
-    D, line = dimension, CACHE_LINE_BYTES // item_bytes
+    D, ahead = dimension, prefetched_rows(dimension * item_bytes)
+    D_and_h = dimension + 1
 
     @cpu_kernel
     def update_rows(start, stop, records, dY, offsets, rows, segments, bags, learning_rate, eps):
         rate, eps = records.dtype.type(learning_rate), records.dtype.type(eps)
-        g = np.empty(D, dtype=records.dtype)
-        for u in range(start, stop):
-            if u + PREFETCH_ROWS < stop:
-                for d in range(0, D + 1, line):
-                    prefetch(records, (rows[u + PREFETCH_ROWS], d))
-            segment_gradient(g, dY, offsets, bags, segments[u], segments[u + 1], D, mean)
-            row = rows[u]
-            squares = records.dtype.type(0)
-            for d in range(D):
-                squares += g[d] * g[d]
-            h = records[row, D] + squares / records.dtype.type(D)
-            records[row, D] = h
-            step = rate / (np.sqrt(h) + eps)
-            for d in range(D):
-                records[row, d] -= step * g[d]
+        zeros, end = zero_vector(records, D), segments[stop]
+        # In memory between two loops: LLVM would square items that it has in registers as a vector, each rounded before
+        # it is added, for some D, and not for others.
+        g = np.empty((GROUP, D), dtype=records.dtype)
+        for group in range(start, stop, GROUP):
+            last = min(group + GROUP, stop)
+            for u in range(group, last):
+                if u + ahead < stop:
+                    prefetch_vector(records, (rows[u + ahead], 0), D_and_h)
+                sums = segment_gradient(zeros, dY, offsets, bags, segments[u], segments[u + 1], end, ahead, mean)
+                store_vector(g, (u - group, 0), sums)
+            for u in range(group, last):
+                row, i = rows[u], u - group
+                squares = records.dtype.type(0)
+                for d in range(D):
+                    squares += g[i, d] * g[i, d]
+                h = records[row, D] + squares / records.dtype.type(D)
+                records[row, D] = h
+                step = rate / (np.sqrt(h) + eps)
+                w = load_vector(records, (row, 0), D)
+                store_vector(records, (row, 0), w - step * load_vector(g, (i, 0), D))
 
     return update_rows

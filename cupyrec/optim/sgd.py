@@ -10,7 +10,8 @@ import numpy as np
 
 from cupyrec.devices.device import Device
 from cupyrec.devices.gpu import GpuStream
-from cupyrec.devices.numba_kernel import CACHE_LINE_BYTES, PREFETCH_ROWS, cpu_kernel, prefetch
+from cupyrec.devices.numba_kernel import cpu_kernel, prefetched_rows
+from cupyrec.devices.numba_vector import load_vector, prefetch_vector, store_vector, zero_vector
 from cupyrec.functions.embedding_bag import segment_gradient
 from cupyrec.kernels import kernel
 from cupyrec.optim.row_update import RowUpdate, launch_row_update
@@ -60,29 +61,17 @@ def _dense(start, stop, w, g, learning_rate):
 
 @cache
 def _row_kernel(dimension: int, item_bytes: int, mean: bool) -> Any:
-    D, line = dimension, CACHE_LINE_BYTES // item_bytes
+    D, ahead = dimension, prefetched_rows(dimension * item_bytes)
 
     @cpu_kernel
     def update_rows(start, stop, records, dY, offsets, rows, segments, bags, learning_rate):
         rate = records.dtype.type(learning_rate)
-        samples = dY.shape[0]
-        g = np.empty(D, dtype=records.dtype)
+        zeros, end = zero_vector(records, D), segments[stop]
         for u in range(start, stop):
-            if u + PREFETCH_ROWS < stop:
-                for d in range(0, D, line):
-                    prefetch(records, (rows[u + PREFETCH_ROWS], d))
-                bag = bags[segments[u + PREFETCH_ROWS]]
-                prefetch(dY, (bag % samples, bag // samples, 0))
-            row, first, last = rows[u], segments[u], segments[u + 1]
-            if last - first == 1 and not mean:
-                # Most rows are looked up once: their gradient is a vector of dY, and need not be gathered first.
-                f = bags[first] // samples
-                b = bags[first] - f * samples
-                for d in range(D):
-                    records[row, d] -= rate * dY[b, f, d]
-            else:
-                segment_gradient(g, dY, offsets, bags, first, last, D, mean)
-                for d in range(D):
-                    records[row, d] -= rate * g[d]
+            if u + ahead < stop:
+                prefetch_vector(records, (rows[u + ahead], 0), D)
+            g = segment_gradient(zeros, dY, offsets, bags, segments[u], segments[u + 1], end, ahead, mean)
+            w = load_vector(records, (rows[u], 0), D)
+            store_vector(records, (rows[u], 0), w - rate * g)
 
     return update_rows

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numba.core.errors import TypingError
 
-from cupyrec.devices.numba_kernel import add_atomically, copy_items, cpu_kernel
+from cupyrec.devices.numba_kernel import add_atomically, copy_items, cpu_kernel, prefetched_rows
 
 
 @cpu_kernel
@@ -85,3 +85,7 @@ def test_no_two_threads_draw_the_same_number():
         thread.join()
     assert np.isin(drawn, (1, 10, 100)).all()
     np.testing.assert_array_equal(counters, [6, 4_000_003, 5])
+
+
+def test_narrow_records_are_asked_for_further_ahead():
+    assert [prefetched_rows(4 * width) for width in (1, 4, 32, 64, 128, 132, 1024)] == [64, 64, 64, 32, 16, 16, 16]

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 from cupyrec.devices.cpu import CpuDevice
+from cupyrec.devices.numba_kernel import prefetched_rows
 from cupyrec.embedding.move_rows import (
     copy_between,
     crosses_a_line_more,
     gather_records,
     insert_records,
-    prefetched_rows,
     scatter_records,
 )
 
@@ -106,10 +106,6 @@ def test_threads_that_move_at_once_on_shared_workers():
         for thread in threads:
             thread.join()
     assert wrong == []
-
-
-def test_narrow_records_are_asked_for_further_ahead():
-    assert [prefetched_rows(4 * width) for width in (1, 4, 32, 64, 128, 132, 1024)] == [64, 64, 64, 32, 16, 16, 16]
 
 
 @pytest.mark.parametrize("record_bytes", [4, 16, 24, 32, 48, 64, 80, 96, 112, 128, 176, 240, 528, 1040])

@@ -8,6 +8,7 @@ from gradcheck import assert_gradient
 
 from cupyrec.batch import Batch
 from cupyrec.devices.cpu import CpuDevice
+from cupyrec.devices.numba_kernel import prefetched_rows
 from cupyrec.embedding.coalesce import Coalescer
 from cupyrec.functions.embedding_bag import balanced_bounds, embedding_bag_backward, embedding_bag_forward
 
@@ -51,6 +52,48 @@ def test_forward_equals_loops_and_is_the_same_for_any_number_of_threads(dimensio
         np.testing.assert_array_equal(
             forward(records, batch, 3, dimension, mean=mean, threads=threads), alone, err_msg=f"{threads} threads"
         )
+
+
+def summed_in_order(total, vectors):
+    """Their sum, one added after the other to a total: the bits that a loop gives."""
+    total = total.copy()
+    for vector in vectors:
+        total += vector
+    return total
+
+
+@pytest.mark.parametrize("mean", [False, True])
+@pytest.mark.parametrize(
+    ("dimension", "dtype"),
+    [*((dimension, np.float32) for dimension in (1, 3, 5, 12, 16, 17, 31, 64, 200)), (3, np.float64), (17, np.float64)],
+)
+def test_bits_of_bags_about_as_long_as_is_asked_for_ahead(dimension, dtype, mean):
+    random, ahead = np.random.default_rng(dimension), prefetched_rows(dimension * np.dtype(dtype).itemsize)
+    lengths = [0, ahead - 1, 0, 1, ahead, ahead + 1, 2, 2 * ahead + 3, 0]
+    rows = 20 * ahead  # many are looked up once
+    # Rows up to the very end of the records.
+    bags = [[random.integers(0, rows, length) for length in reversed(lengths)], [[98] * length for length in lengths]]
+    batch = Batch.from_bags(np.zeros((9, 1)), bags, np.zeros(9), [rows, 99])
+    records, dY = records_for((rows, 99), dimension + 1, dtype), random.standard_normal((9, 2, dimension)).astype(dtype)
+    # Zeros with a sign, which is kept or not: 0 + -0 is 0.
+    records[random.random(records.shape) < 0.2], dY[random.random(dY.shape) < 0.2] = -0.0, -0.0
+    zeros, starts = np.zeros(dimension, dtype), batch.offsets
+    lookups = [batch.rows[starts[bag] : starts[bag + 1]] for bag in range(18)]
+    lengths_of = [dtype(max(len(places), 1) if mean else 1) for places in lookups]
+
+    Y = np.empty((9, 2, dimension), dtype)
+    for bag, places in enumerate(lookups):
+        Y[bag % 9, bag // 9] = summed_in_order(zeros, records[places, :dimension]) / lengths_of[bag]
+    terms = {}
+    for bag, places in enumerate(lookups):
+        for row in places:
+            terms.setdefault(row, []).append(dY[bag % 9, bag // 9] / lengths_of[bag])
+    first = 0 if mean else 1
+    dW = [summed_in_order(zeros if mean else terms[row][0], terms[row][first:]) for row in sorted(terms)]
+    for threads in (1, 3):
+        assert forward(records, batch, 2, dimension, mean=mean, threads=threads).tobytes() == Y.tobytes()
+        unique_rows, sums = backward(dY, batch, (rows, 99), mean=mean, threads=threads)
+        assert (unique_rows.tolist(), sums.tobytes()) == (sorted(terms), np.array(dW).tobytes())
 
 
 def test_sums_are_taken_in_lookup_order():

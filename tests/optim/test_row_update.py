@@ -68,6 +68,65 @@ def test_same_bits_for_any_number_of_threads(name, dimension, mean):
         np.testing.assert_array_equal(shared.view(np.int32), alone.view(np.int32), err_msg=f"{threads} threads")
 
 
+def step_of_loops(name, records, g, learning_rate, product):
+    """One step of one row, item by item. records: (record width,), modified; g: (D,); product: the dtype of products
+    that are added to something, which machines with such an instruction do not round before.
+    """
+    dtype, D = records.dtype.type, g.size
+    w, h, rate, eps = records[:D], records[D:], dtype(learning_rate), dtype(EPS)
+    if name == "sgd":
+        w[:] = w - product(rate) * g
+    elif name == "adagrad":
+        h[:D] = h[:D] + product(1) * g * g
+        w[:] = w - rate * g / (np.sqrt(h[:D]) + eps)
+    else:
+        h[0] = h[0] + sum(product(1) * g * g) / D
+        w[:] = w - product(rate / (np.sqrt(h[0]) + eps)) * g
+
+
+@pytest.mark.parametrize("mean", [False, True])
+@pytest.mark.parametrize("dimension", [1, 3, 5, 12, 16, 17, 31, 64, 200])
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_bits_for_each_dimension_and_more_rows_than_are_asked_for_ahead(name, dimension, mean):
+    # Segments of no, one or more lookups; rows at the very end of the records; more rows than 64.
+    random, optimizer = np.random.default_rng(dimension), make_optimizer(name, eps=EPS)
+    bags = [[random.integers(0, rows, random.integers(0, 4)) for _ in range(70)] for rows in (90, 150)]
+    bags[1][-1] = np.array([149, 149, 148])
+    batch = Batch.from_bags(np.zeros((70, 1)), bags, np.zeros(70), [90, 150])
+    records = random_records(random, [90, 150], optimizer, dimension)
+    dY = random.standard_normal((70, 2, dimension)).astype(np.float32)
+    expected, g = [records.copy(), records.copy()], {}
+    for bag in range(140):
+        lookups = batch.rows[batch.offsets[bag] : batch.offsets[bag + 1]]
+        each = dY[bag % 70, bag // 70] / np.float32(lookups.size if mean and lookups.size else 1)
+        for row in lookups:
+            g[row] = g[row] + each if row in g else each
+    assert len(g) > 64
+    for row, gradient in g.items():
+        step_of_loops(name, expected[0][row], gradient, 0.1, np.longdouble)
+        step_of_loops(name, expected[1][row], gradient, 0.1, np.float32)
+    for threads in (1, 3):
+        after = update_rows(optimizer, records, dY, batch, [90, 150], mean=mean, threads=threads)
+        if name == "rowwise-adagrad":
+            # Sums of squares are rounded at each addition.
+            np.testing.assert_allclose(after, expected[0], rtol=1e-5, atol=1e-6)
+        else:
+            assert after.tobytes() in [each.tobytes() for each in expected]
+
+
+def test_rowwise_adagrad_sums_squares_in_order():
+    # 2**24 + 1 is 2**24 in float32: ones are lost after it, and not before.
+    optimizer = make_optimizer("rowwise-adagrad", eps=EPS)
+    for dimension in (5, 16, 64, 200):
+        for at in (0, dimension - 1):
+            dY = np.ones((9, 1, dimension), np.float32)
+            dY[:, :, at] = 2**12
+            batch = Batch.from_bags(np.zeros((9, 1)), [[[row] for row in range(9)]], np.zeros(9), [9])
+            after = update_rows(optimizer, np.zeros((9, dimension + 1), np.float32), dY, batch, [9], mean=False)
+            h = 2**24 if at == 0 else 2**24 + dimension - 1
+            np.testing.assert_array_equal(after[:, dimension], np.float32(h) / np.float32(dimension))
+
+
 @pytest.mark.parametrize("threads", [1, 3])
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_one_row_in_all_lookups(name, threads):
