@@ -18,7 +18,7 @@ from gpu_bench_timing import between_ms
 from gpu_bench_train import load_batches, random_records
 
 from cupyrec.batch import Batch
-from cupyrec.devices.cupy_runtime import CupyRuntime, CupyStream
+from cupyrec.devices.cupy_runtime import CUPY_WITH_PRIORITIES, CupyRuntime, CupyStream
 from cupyrec.devices.gpu import GpuDevice, GpuEvent, GpuStream
 from cupyrec.embedding.gpu_coalesce import GpuCoalesceMemory, GpuCoalescer
 from cupyrec.pipeline.gpu_planner import GpuPlanMemory, GpuPlanner
@@ -261,7 +261,7 @@ def urgent_stream(device: GpuDevice) -> GpuStream:
     if isinstance(device.runtime, CupyRuntime):
         import cupy
 
-        if "priority" not in (cupy.cuda.Stream.__doc__ or ""):
+        if int(cupy.__version__.split(".")[0]) < CUPY_WITH_PRIORITIES:
             return stream
         stream._handle = CupyStream("plan", cupy.cuda.Stream(non_blocking=True, priority=HIGHEST_PRIORITY))
     return stream

@@ -17,9 +17,8 @@ import numba
 from llvmlite import ir
 from numba.core import cgutils
 from numba.core.errors import TypingError
-from numba.core.imputils import lower_builtin
 from numba.core.typing.templates import AbstractTemplate, infer_global, signature
-from numba.extending import intrinsic, models, register_model
+from numba.extending import intrinsic, lower_builtin, models, register_model
 
 from cupyrec.devices.numba_kernel import CACHE_LINE_BYTES, prefetch_pointer
 

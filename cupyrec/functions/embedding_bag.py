@@ -35,6 +35,8 @@ def embedding_bag_forward(device: Device, records: Any, places: Any, offsets: An
     places:  (N,) int32 or int64, device: the row of each lookup, or the slot of that row where records is a scratchpad.
     offsets: (F*B + 1,) int64, device: the batch's bags.
     Y: (B, F, D) of the same dtype as records, device; overwritten.
+
+    All are C-contiguous. Raises ValueError, and TypeError on dtypes.
     """
     B, F, D = Y.shape
     if isinstance(device, GpuStream):
@@ -44,6 +46,7 @@ def embedding_bag_forward(device: Device, records: Any, places: Any, offsets: An
             pooled, B * F * lanes_of(D), records, np.int32(records.shape[1]), places, offsets, Y, *counts
         )
         return
+    check_vectors(records=records, Y=Y)
     # Parts are samples, as in all that follows: what a thread pools, it also uses.
     device.launch(_forward_kernel(D, records.dtype.itemsize, mean), B, records, places, offsets, Y)
 
@@ -62,7 +65,8 @@ def embedding_bag_backward(
     its bag where mean.
 
     dY: (B, F, D), device; offsets: (F*B + 1,) int64, device; dW: (U, D) of the same dtype as dY, device, or more rows,
-    which stay as they are; overwritten. partial_sums: as in sum_segments, for a GPU alone.
+    which stay as they are; overwritten. partial_sums: as in sum_segments, for a GPU alone. All are C-contiguous. Raises
+    ValueError, TypeError.
     The optimizers do this and their step in one pass; here for models that need the gradient itself.
     """
     if isinstance(device, GpuStream):
@@ -70,6 +74,7 @@ def embedding_bag_backward(
         constants = constants_of(dY.shape[2], mean)
         sum_segments(device, "embedding_bag", names, constants, dY, offsets, plan, partial_sums, dW)
         return
+    check_vectors(dY=dY, dW=dW)
     sums = _backward_kernel(dY.shape[2], dY.dtype.itemsize, mean)
     cpu_plan = plan_of(plan, CoalescePlan)
     bounds = balanced_bounds(device, cpu_plan)
@@ -141,6 +146,16 @@ def plan_of(plan: Any, kind: type[Plan]) -> Plan:
     if not isinstance(plan, kind):
         raise TypeError(f"this device needs a {kind.__name__}, but got a {type(plan).__name__}")
     return plan
+
+
+def check_vectors(**arrays: np.ndarray) -> None:
+    """Raise unless these host arrays are what kernels take vectors of: C-contiguous, and of one dtype."""
+    for name, array in arrays.items():
+        if not array.flags.c_contiguous:
+            raise ValueError(f"{name} must be C-contiguous, but is {array.shape} with strides {array.strides}")
+    if len({array.dtype for array in arrays.values()}) > 1:
+        dtypes = ", ".join(f"{name} {array.dtype}" for name, array in arrays.items())
+        raise TypeError(f"one dtype is needed, but there are {dtypes}")
 
 
 def _blocks(items: int, items_a_block: int) -> int:

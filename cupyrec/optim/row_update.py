@@ -11,7 +11,7 @@ import numpy as np
 from cupyrec.batch import CoalescePlan, GpuCoalescePlan
 from cupyrec.devices.device import Device
 from cupyrec.devices.gpu import GpuStream
-from cupyrec.functions.embedding_bag import balanced_bounds, constants_of, kind_of, plan_of, sum_segments
+from cupyrec.functions.embedding_bag import balanced_bounds, check_vectors, constants_of, kind_of, plan_of, sum_segments
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,6 +26,8 @@ class RowUpdate:
     mean:    whether bags were averaged; each lookup's gradient is then divided by the length of its bag.
     slots:   (U,) int32 or more, device: where in records each unique row is; None where records holds every row.
     partial_sums: for a GPU: (most_chunks(N), D) float32 or more rows, device: room that is overwritten. Else None.
+
+    All arrays are C-contiguous.
     """
 
     records: Any
@@ -49,7 +51,8 @@ def launch_row_update(
 
     name: the optimizer's. kernel_for: makes its kernel for the CPU from D, the bytes of an element, and mean.
     settings: the kernel's last arguments: the learning rate, and eps where the optimizer has one.
-    Raises TypeError where records and gradient differ in dtype, or the plan is not one for the device.
+    Raises TypeError where records and gradient differ in dtype, or the plan is not one for the device; ValueError where
+    an array is not C-contiguous.
     """
     records, dY, plan = update.records, update.dY, update.plan
     if records.dtype != dY.dtype:
@@ -57,6 +60,7 @@ def launch_row_update(
     if isinstance(device, GpuStream):
         _update_on_gpu(device, name, update, *settings)
         return
+    check_vectors(records=records, dY=dY)
     cpu_plan = plan_of(plan, CoalescePlan)
     kernel = kernel_for(dY.shape[2], dY.dtype.itemsize, update.mean)
     device.launch(

@@ -69,8 +69,8 @@ def _row_kernel(dimension: int, item_bytes: int, mean: bool) -> Any:
     def update_rows(start, stop, records, dY, offsets, rows, segments, bags, learning_rate, eps):
         rate, eps = records.dtype.type(learning_rate), records.dtype.type(eps)
         zeros, end = zero_vector(records, D), segments[stop]
-        # In memory between two loops: LLVM would square items that it has in registers as a vector, each rounded before
-        # it is added, for some D, and not for others.
+        # In memory between two loops: items that it has in registers LLVM would square as a vector, many rounded before
+        # they are added, for some D, and not for others.
         g = np.empty((GROUP, D), dtype=records.dtype)
         for group in range(start, stop, GROUP):
             last = min(group + GROUP, stop)

@@ -39,7 +39,7 @@ AUTO, DIRECT_IN, DIRECT_OUT = "auto", "direct-in", "direct-out"
 CHOSEN_BY_TRIAL = (AUTO, MIXED)
 # Of what comes in, the shares that are tried to be staged where the rest is direct.
 MIXED_SHARES = (0.25, 0.5, 0.75)
-# Rows that `auto` moves each way, as many as a large batch, and how often, to see which way is fastest.
+# Rows that are moved each way to find it out, as many as a large batch, and how often, to see which way is fastest.
 TRIED_ROWS = 131_072
 TRIALS = 3
 
@@ -77,10 +77,10 @@ def direct_exchange(device: GpuDevice, table: HostTable) -> Exchange:
 def all_exchanges(device: GpuDevice, table: HostTable) -> dict[str, Exchange]:
     """All there are, by name. Locks the pages of the table for good. Raises DeviceError where that cannot be."""
     staged, direct = staged_exchange(device, table), direct_exchange(device, table)
-    records = device.runtime.mapped(table.records)
+    records, copies = device.runtime.mapped(table.records), device.stream("in-copy")
     ways = [
         *itertools.product((staged.into, direct.into), (staged.out, direct.out)),
-        *((MixedIn(device.host, table, records, share), staged.out) for share in MIXED_SHARES),
+        *((MixedIn(device.host, table, records, share, copies), staged.out) for share in MIXED_SHARES),
     ]
     return {each.name: each for each in itertools.starmap(Exchange, ways)}
 

@@ -4,7 +4,8 @@ The board says when a stage may queue its work for a batch; events, when the dev
 event because the host has waited already: for the count of unique rows before planning; for a plan, and for the victims
 that it may bring back to be in the host table, before the host gathers; for victims before the host writes them there.
 
-Between training's own two streams there are the waits of TrainStage; those of training with all others:
+Between training's own two streams there are the waits of TrainStage, and where two streams bring rows in, those of
+MixedIn. All others:
 
     stream   waits for                            because
     load     Train of the batch that had the      it overwrites what training reads

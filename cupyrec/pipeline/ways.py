@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Protocol
 
 from cupyrec.devices.cpu import CpuDevice
-from cupyrec.devices.gpu import GpuStream
+from cupyrec.devices.gpu import GpuEvent, GpuStream
 from cupyrec.embedding.host_table import HostTable
 from cupyrec.embedding.move_rows import gather_records, scatter_records
 from cupyrec.pipeline.gpu_ring import GpuStaging
@@ -90,17 +90,20 @@ class DirectIn:
 
 
 class MixedIn:
-    """The host gathers the first of the missed records, a copy follows, and a kernel reads the others.
+    """The host gathers the first of the missed records and a copy follows; at the same time a kernel reads the others.
 
-    A kernel waits for addresses and for the link, the host for its memory: together they are faster than either.
+    A kernel waits for addresses and for the link, the host for its memory.
     """
 
     by_host = True
 
-    def __init__(self, device: CpuDevice, table: HostTable, records: Any, share: float) -> None:
-        """device, table, records: of StagedIn and DirectIn; share: of the missed records that the host gathers."""
+    def __init__(self, device: CpuDevice, table: HostTable, records: Any, share: float, copies: GpuStream) -> None:
+        """device, table, records: of StagedIn and DirectIn; share: of the missed records that the host gathers;
+        copies: a stream for nothing but their copies.
+        """
         self.name, self._share = f"{MIXED} {share:.0%}", share
-        self._device, self._table, self._records = device, table, records
+        self._device, self._table, self._records, self._copies = device, table, records, copies
+        self._begun, self._copied = GpuEvent(copies.runtime), GpuEvent(copies.runtime)
 
     def gather(self, miss_rows: Any, staging: GpuStaging) -> None:
         rows = miss_rows[: self._gathered(miss_rows)]
@@ -108,8 +111,10 @@ class MixedIn:
 
     def bring(self, stream: GpuStream, miss_rows: Any, staging: GpuStaging) -> None:
         gathered, device_in = self._gathered(miss_rows), staging.device_in(miss_rows.shape[0])
+        self._copies.wait(stream.record(self._begun))
+        self._copies.copy(staging.host_in(gathered), device_in[:gathered])
         gather_records(stream, self._records, miss_rows[gathered:], device_in[gathered:], over_link=True)
-        stream.copy(staging.host_in(gathered), device_in[:gathered])
+        stream.wait(self._copies.record(self._copied))
 
     def _gathered(self, miss_rows: Any) -> int:
         """How many the host gathers."""

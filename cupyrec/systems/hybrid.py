@@ -49,8 +49,11 @@ class HybridSystem(TrainsHostTable):
     ) -> Generator[StepResult, None, None]:
         """Train the batches in order; after each, its result. Stopping early leaves the last step whole."""
         self._clock.forget()
-        for number, (batch, waited_s) in enumerate(self._clock.each_loaded(batches)):
-            yield self._step(number, batch, waited_s)
+        try:
+            for number, (batch, waited_s) in enumerate(self._clock.each_loaded(batches)):
+                yield self._step(number, batch, waited_s)
+        finally:
+            self._stage.device.synchronize()  # what the caller drops next may be in use
 
     def predict(self, batch: Batch) -> Any:
         """Logits (B,), host; valid until the next call. Changes no weight."""

@@ -1,4 +1,9 @@
-"""A step on a GPU that is cut in two, on whichever stream: what follows does not depend on the order of the streams."""
+"""A step on a GPU that is cut in two, on whichever stream: what follows does not depend on the order of the streams.
+
+And training that ends, whose memory nothing uses any more.
+"""
+
+import gc
 
 import pytest
 from gpu_devices import emulated_device
@@ -10,6 +15,7 @@ POINTS = [
     ("_dense_part", "begin"),
     ("_dense_part", "run"),
     ("_dense_part", "end"),
+    ("_dense_part", "loss"),
     ("", "update_rows"),
     ("", "update_dense"),
 ]
@@ -56,3 +62,19 @@ def test_what_follows_is_the_same_in_every_order(name, point):
     expected = cut(name, point, "as-queued")
     for order in ORDERS:
         assert cut(name, point, order) == expected, order
+
+
+@pytest.mark.parametrize("order", ["latest:loss", "lazy"])
+@pytest.mark.parametrize("name", ALL_SYSTEMS)
+def test_a_system_may_be_dropped_when_training_has_ended(name, order):
+    """Its losses unread. The emulated GPU says so where memory is given back that queued work still uses."""
+    device, batches = emulated_device(order), batches_of_one_size(6)
+    with device.running():
+        system = made_system(system_config(name), small_config(TABLE_ROWS), device=device)
+        system.prepare(lambda: batches, lambda line: None)
+        for result in system.train(batches):
+            assert result.samples
+        system.finish()
+        del result, system
+        gc.collect()
+        device.synchronize()

@@ -21,7 +21,7 @@ from cupyrec.pipeline.stages_in_turn import StagesInTurn
 from cupyrec.systems.loss import LOSSES
 from cupyrec.systems.scratchpipe import ScratchpipeSystem
 
-STREAMS = ("train", "rows", "loss", "load", "plan", "collect", "in", "out", "insert", "link")
+STREAMS = ("train", "rows", "loss", "load", "plan", "collect", "in", "in-copy", "out", "insert", "link")
 TABLE_ROWS = (30, 9, 200)
 SCRATCHPAD = ("serial", "scratchpipe")
 EXCHANGES = ("staged", "direct", "direct-in", "direct-out", "mixed")
@@ -160,8 +160,9 @@ WAITS = {
         ("load", "train"), ("loss", "train"), ("out", "collect"), *ROW_WAITS, ("train", "insert"),
     ],
     ("scratchpipe", "mixed"): [
-        ("collect", "insert"), ("collect", "plan"), ("collect", "train"), ("in", "collect"), ("insert", "in"),
-        ("load", "train"), ("loss", "train"), ("out", "collect"), *ROW_WAITS, ("train", "insert"),
+        ("collect", "insert"), ("collect", "plan"), ("collect", "train"), ("in", "collect"), ("in", "in-copy"),
+        ("in-copy", "in"), ("insert", "in"), ("load", "train"), ("loss", "train"), ("out", "collect"), *ROW_WAITS,
+        ("train", "insert"),
     ],
     ("scratchpipe", "direct-out"): [
         ("collect", "insert"), ("collect", "plan"), ("collect", "train"), ("in", "collect"), ("insert", "in"),

@@ -8,7 +8,7 @@ from batch_strategies import random_batch
 from gpu_devices import emulated_device
 from made_systems import DENSE_FEATURES, small_config, stage_and_table
 
-from cupyrec.pipeline.gpu_stage_work import LOADED_AHEAD, GpuStageWork
+from cupyrec.pipeline.gpu_stage_work import LOADED_AHEAD, GpuStageWork, loaded_ahead
 from cupyrec.pipeline.stages import LOAD, ONE_AFTER_ANOTHER, PIPELINED, PLAN, STAGES, TRAIN, Board
 from cupyrec.pipeline.stages_in_turn import StagesInTurn
 from cupyrec.systems.scratchpipe import ScratchpipeSystem
@@ -44,14 +44,14 @@ class Noted(GpuStageWork):
         super()._begin_plan(number)
 
 
-def begun(monkeypatch, loaded_ahead):
+def begun(monkeypatch, ahead):
     """What Noted notes of a run."""
 
     class System(ScratchpipeSystem):
         driver = SlowLoad
 
     monkeypatch.setattr("cupyrec.systems.scratchpad_system.GpuStageWork", Noted)
-    monkeypatch.setattr("cupyrec.systems.scratchpad_system.loaded_ahead", lambda depth: loaded_ahead)
+    monkeypatch.setattr("cupyrec.systems.scratchpad_system.loaded_ahead", lambda depth: ahead)
     monkeypatch.setattr(Noted, "begun", [])
     numbers, device = np.random.default_rng(1), emulated_device()
     batches = [random_batch(numbers, TABLE_ROWS, 4, dense_features=DENSE_FEATURES) for _ in range(BATCHES)]
@@ -71,16 +71,20 @@ def test_each_batch_is_begun_while_the_one_before_is_planned_with_what_was_sorte
         assert at == 0 or loaded_before > min(number + LOOKAHEAD, BATCHES - 1)
 
 
+def test_one_after_another_nothing_is_loaded_beyond_what_plan_knows():
+    assert (loaded_ahead(ONE_AFTER_ANOTHER), loaded_ahead(PIPELINED)) == (0, LOADED_AHEAD)
+
+
 def test_without_it_plan_waits_for_each_batch(monkeypatch):
     assert all(at == number for number, at, _ in begun(monkeypatch, 0)[: BATCHES - LOOKAHEAD])
 
 
-@pytest.mark.parametrize("loaded_ahead", range(LOADED_AHEAD + 1))
+@pytest.mark.parametrize("ahead", range(LOADED_AHEAD + 1))
 @pytest.mark.parametrize("depth", [PIPELINED, ONE_AFTER_ANOTHER], ids=["pipelined", "one after another"])
 @pytest.mark.parametrize("total", [0, 1, 3, 12, 40])
-def test_the_ring_has_places_for_the_whole_depth_and_two_more(depth, loaded_ahead, total):
+def test_the_ring_has_places_for_the_whole_depth_and_two_more(depth, ahead, total):
     """Whatever may begin begins, Train last: while there is something to load, so many batches are planned ahead."""
-    board, planned_ahead = Board(depth, LOOKAHEAD, loaded_ahead=loaded_ahead), set()
+    board, planned_ahead = Board(depth, LOOKAHEAD, loaded_ahead=ahead), set()
     while not board.exhausted(TRAIN):
         stage = next(each for each in STAGES if board.may_begin(each))
         if stage == LOAD and board.done[LOAD] == total:
