@@ -15,7 +15,8 @@ from cupyrec.datasets.prepared import manifest
 from cupyrec.datasets.prepared.manifest import DENSE_COLUMN, LABEL_COLUMN, Manifest, Shard
 from cupyrec.errors import DataError
 
-ID_TYPES = (pa.uint8(), pa.uint16(), pa.uint32())
+# Not pyarrow's own answer, which needs pandas in some of its versions.
+ID_DTYPES = {pa.uint8(): np.uint8, pa.uint16(): np.uint16, pa.uint32(): np.uint32}
 PREPARE_AGAIN = "copy it from where it is whole, or prepare the data again with --overwrite"
 
 
@@ -106,12 +107,12 @@ class ShardReader:
 
     def _id_column(self, column: pa.Array, samples: int) -> IdColumn:
         if not pa.types.is_list(column.type):
-            return IdColumn(self._view(column.buffers()[-1], samples, column.type.to_pandas_dtype()))
+            return IdColumn(self._view(column.buffers()[-1], samples, ID_DTYPES[column.type]))
         _, offset_buffer, _, id_buffer = column.buffers()
         offsets = self._view(offset_buffer, samples + 1, np.int32)
         if offsets[0] < 0 or np.any(offsets[1:] < offsets[:-1]):
             raise ValueError("the lengths of a list column are negative")
-        ids = self._view(id_buffer, int(offsets[-1]), column.type.value_type.to_pandas_dtype())
+        ids = self._view(id_buffer, int(offsets[-1]), ID_DTYPES[column.type.value_type])
         return IdColumn(ids, offsets)
 
     def _view(self, buffer: pa.Buffer | None, count: int, dtype: type[np.generic]) -> np.ndarray:
@@ -141,7 +142,7 @@ class ShardReader:
             raise ValueError(f"the dense features are {dense}, not {len(content.dense)} floats")
         for category, column in zip(content.categories, columns, strict=True):
             kind = column.value_type if category.multi_hot and pa.types.is_list(column) else column
-            if pa.types.is_list(column) != category.multi_hot or kind not in ID_TYPES:
+            if pa.types.is_list(column) != category.multi_hot or kind not in ID_DTYPES:
                 expected = "lists of unsigned integers" if category.multi_hot else "unsigned integers"
                 raise ValueError(f"column {category.name} is {column}, not {expected} of at most 32 bits")
 
