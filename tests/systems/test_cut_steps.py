@@ -57,8 +57,6 @@ def interrupt(stage, part, name):
 @pytest.mark.parametrize("name", ALL_SYSTEMS)
 @pytest.mark.parametrize("point", POINTS, ids=[name for _, name in POINTS])
 def test_what_follows_is_the_same_in_every_order(name, point):
-    if point[1] == "update_rows" and name == "hybrid":
-        pytest.skip("rows are the host's there, and are updated before it looks at the device again")
     expected = cut(name, point, "as-queued")
     for order in ORDERS:
         assert cut(name, point, order) == expected, order
