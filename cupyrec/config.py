@@ -62,6 +62,7 @@ SYSTEMS = ("auto", "resident", "hybrid", "static", "serial", "scratchpipe")
 REPLACEMENTS = ("lookahead", "lru", "lfu", "random")
 DEFAULT_SCRATCHPAD = "10%"
 EXCHANGES = ("auto", "staged", "direct", "direct-in", "direct-out", "mixed")
+HOST_MEMORIES = ("ordinary", "created")
 DEVICES = ("auto", "cpu", "gpu")
 # As in cupyrec.devices.cuda_runtime, for the same reason.
 PRECISIONS = ("fp32", "tf32", "bf16")
@@ -80,6 +81,8 @@ class SystemConfig:
     exchange:    how serial and scratchpipe move rows between host and GPU: staged (the host gathers, copies cross the
                  link), direct (kernels read and write host memory), direct-in or direct-out (that direction direct, the
                  other staged), mixed (rows come in both ways at once, and go out staged), or auto, which tries all.
+    host_memory: of serial and scratchpipe on a GPU, where all rows are: ordinary, its pages locked for the GPU where
+                 kernels reach it, or created by the driver, which may give it larger pages.
     """
 
     name: str = "auto"
@@ -88,12 +91,14 @@ class SystemConfig:
     replacement: str = "lookahead"
     row_counts: str | Path | None = None
     exchange: str = "auto"
+    host_memory: str = "ordinary"
 
     def __post_init__(self) -> None:
         for what, value, known in (
             ("system", self.name, SYSTEMS),
             ("replacement", self.replacement, REPLACEMENTS),
             ("exchange", self.exchange, EXCHANGES),
+            ("host memory", self.host_memory, HOST_MEMORIES),
         ):
             if value not in known:
                 raise ConfigError(f"unknown {what} {value!r}; choose {', '.join(known)}")

@@ -16,6 +16,7 @@ from cupyrec.config import (
     DEFAULT_SCRATCHPAD,
     DEVICES,
     EXCHANGES,
+    HOST_MEMORIES,
     LEAST_EPS,
     PRECISIONS,
     REPLACEMENTS,
@@ -163,6 +164,13 @@ class RunConfig:
         "auto tries all.",
         "|".join(EXCHANGES),
     )
+    host_memory: str = option(
+        "ordinary",
+        choice(*HOST_MEMORIES),
+        "Where all rows are, for serial and scratchpipe on a GPU: in ordinary memory, or in memory created by CUDA's "
+        "driver, which may have larger pages.",
+        "|".join(HOST_MEMORIES),
+    )
     device: str = option(
         "auto", choice(*DEVICES), "What computes; auto takes the GPU where there is one.", "|".join(DEVICES)
     )
@@ -221,7 +229,13 @@ class RunConfig:
     def system_config(self) -> SystemConfig:
         """The system that these options describe. Raises ConfigError."""
         return SystemConfig(
-            self.system, self.scratchpad, self.lookahead, self.replacement, self.row_counts, self.exchange
+            self.system,
+            self.scratchpad,
+            self.lookahead,
+            self.replacement,
+            self.row_counts,
+            self.exchange,
+            self.host_memory,
         )
 
     def model_for(self, table_rows: tuple[int, ...], dense_features: int) -> DlrmConfig:

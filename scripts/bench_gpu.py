@@ -42,6 +42,7 @@ from gpu_bench_systems import measure_systems
 from gpu_bench_train import measure_train
 from gpu_table import markdown
 
+from cupyrec.config import HOST_MEMORIES
 from cupyrec.devices.gpu import GpuDevice
 
 # By name, in order: what measures it, and seconds that sections before it leave for it.
@@ -91,6 +92,7 @@ def run_each(names: list[str], arguments: argparse.Namespace, ends: dict[str, fl
                 break
             command = [*begun, "--here", "--only", name, "--folder", str(arguments.folder), "--seconds", f"{left:.0f}"]
             command += ["--table-rows", str(arguments.table_rows)] if arguments.table_rows else []
+            command += ["--host-memory", arguments.host_memory] if arguments.host_memory else []
             try:
                 status = subprocess.run(command, timeout=left + GRACE_S).returncode
             except subprocess.TimeoutExpired:
@@ -110,6 +112,7 @@ def main(given: list[str] | None = None) -> int:
     parser.add_argument("--only", default=",".join(SECTIONS), help="sections, of %(default)s, in this order")
     parser.add_argument("--scale", choices=SCALES, default="paper")
     parser.add_argument("--table-rows", type=int, help="of each table of the paper's model, where memory is short")
+    parser.add_argument("--host-memory", choices=HOST_MEMORIES, help="where host tables are")
     parser.add_argument("--compile", action="store_true", help="only compile what the host needs; measure nothing")
     parser.add_argument("--here", action="store_true", help="all in this process; so it is for the tiny scale")
     arguments = parser.parse_args(given)
@@ -126,6 +129,9 @@ def main(given: list[str] | None = None) -> int:
         end -= SECTIONS[name][1]
     if arguments.here or arguments.scale == TINY.name:
         scale = SCALES[arguments.scale]
+        if arguments.host_memory:
+            scale = replace(scale, name=f"{scale.name}, {arguments.host_memory} host memory")
+            scale = replace(scale, host_memory=arguments.host_memory)
         if arguments.table_rows:
             tables = (arguments.table_rows,) * scale.config.features
             scale = replace(scale, name=f"{scale.name}, {arguments.table_rows} rows a table")

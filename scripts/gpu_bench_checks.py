@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from gpu_bench_scale import BatchSource, Locality, Scale
+from gpu_bench_scale import BatchSource, Locality, Scale, make_table
 
 from cupyrec.batch import Batch, most_chunks
 from cupyrec.config import DlrmConfig, SystemConfig
@@ -62,7 +62,7 @@ def trained_bytes(
     """All weights after a few steps, and the losses. exchange: by name; None: the one of `system`."""
     config = small(scale.config, scale.check_rows)
     stage = make_stage(device, config, scale.check_batch_size)
-    table = HostTable(device.host, config.table_rows, config.dimension, seed=1)
+    table = make_table(scale, device, config)
     made: Any = make_system(system, stage, table)
     if exchange is not None:
         made._exchange = exchanges_there(device, table)[0][exchange]
@@ -82,7 +82,7 @@ def check_systems(scale: Scale, device: GpuDevice) -> dict[str, Any]:
     expected, losses = trained_bytes(scale, device, SystemConfig("resident"))
     config = small(scale.config, scale.check_rows)
     slots = str(2 * np.unique(small_batches(scale, device.host, config, 1)[0].rows).size)
-    exchanges, _ = exchanges_there(device, HostTable(device.host, config.table_rows, config.dimension, seed=1))
+    exchanges, _ = exchanges_there(device, make_table(scale, device, config))
     values: dict[str, Any] = {}
     for exchange in exchanges:
         for name in ("scratchpipe", "serial"):
@@ -129,7 +129,7 @@ def check_step(scale: Scale, device: GpuDevice) -> dict[str, Any]:
     results = []
     for each in (device, CpuDevice(1)):
         stage = make_stage(each, config, scale.check_batch_size)
-        table = HostTable(each.host, config.table_rows, config.dimension, seed=1)
+        table = make_table(scale, each, config)
         system = make_system(SystemConfig("resident"), stage, table)
         before = np.array(each.download(stage.model.parameters))
         for _ in system.train(iter(small_batches(scale, each.host, config, 1))):

@@ -15,7 +15,7 @@ import numpy as np
 from gpu_bench_checks import LEARNING_RATE, check_rows, make_stage
 from gpu_bench_report import Section
 from gpu_bench_runs import TimedExchange, TimedTrainStage, free_memory, timed_steps
-from gpu_bench_scale import FLOAT_BYTES, BatchSource, Scale
+from gpu_bench_scale import FLOAT_BYTES, BatchSource, Scale, make_table
 from gpu_bench_timing import gb_s, graph_ms, kernel_times
 from gpu_bench_train import load_batches, random_records
 
@@ -24,7 +24,6 @@ from cupyrec.config import SystemConfig
 from cupyrec.devices.gpu import GpuDevice
 from cupyrec.embedding.coalesce import Coalescer
 from cupyrec.embedding.gpu_coalesce import GpuCoalesceMemory, GpuCoalescer
-from cupyrec.embedding.host_table import HostTable
 from cupyrec.functions.embedding_bag import embedding_bag_forward
 from cupyrec.optim.row_update import RowUpdate
 from cupyrec.optim.sgd import Sgd
@@ -136,7 +135,7 @@ def on_device(scale: Scale, device: GpuDevice) -> dict[str, Any]:
 def through_scratchpad(scale: Scale, device: GpuDevice) -> dict[str, Any]:
     """Steps of scratchpipe; `train` among the stages is pooling, update and the smallest dense part together."""
     config, locality = scale.config, scale.peer_locality
-    table = HostTable(device.host, config.table_rows, config.dimension, seed=1)
+    table = make_table(scale, device, config)
     said: list[str] = []
     exchange = TimedExchange(make_exchange("auto", device, table, said.append))
     source = BatchSource(device.host, config, scale.batch_size, scale.bag_lookups, locality)

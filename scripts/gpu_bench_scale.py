@@ -12,8 +12,10 @@ import numpy as np
 from cupyrec.batch import Batch
 from cupyrec.config import DlrmConfig
 from cupyrec.devices.cpu import CpuDevice
+from cupyrec.devices.device import Device
 from cupyrec.devices.gpu import GpuDevice
 from cupyrec.devices.numba_kernel import cpu_kernel
+from cupyrec.embedding.host_table import HostTable
 from cupyrec.functions.dot_interaction import interaction_width
 
 FLOAT_BYTES = 4
@@ -62,6 +64,8 @@ class Scale:
     check_rows: int
     check_batch_size: int
     repeats: int
+    # Where the host table is, see SystemConfig.
+    host_memory: str = "ordinary"
 
     @property
     def lookups(self) -> int:
@@ -125,13 +129,19 @@ SCALES = {scale.name: scale for scale in (PAPER, TINY)}
 
 def make_device(scale: Scale, precision: str = "fp32") -> GpuDevice:
     """The GPU; for the tiny scale the emulation of the tests, whose folder must be on the path."""
-    if scale.name == TINY.name:
+    if scale.name.startswith(TINY.name):
         from gpu_devices import emulated_device
 
         return emulated_device(precision=precision)
     from cupyrec.devices.cupy_runtime import CupyRuntime
 
     return GpuDevice(CupyRuntime(), precision=precision)
+
+
+def make_table(scale: Scale, device: Device, config: DlrmConfig) -> HostTable:
+    """A host table of the model, for a GPU in the memory that is asked for. Raises DeviceMemoryError."""
+    zeros = device.created_zeros if isinstance(device, GpuDevice) and scale.host_memory == "created" else None
+    return HostTable(device.host, config.table_rows, config.dimension, seed=1, zeros=zeros)
 
 
 class BatchSource:

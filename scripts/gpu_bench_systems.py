@@ -12,7 +12,7 @@ from gpu_bench_ceilings import rates_of
 from gpu_bench_checks import check_systems, exchanges_there, make_stage
 from gpu_bench_report import Section
 from gpu_bench_runs import TimedExchange, TimedTrainStage, free_memory, timed_steps
-from gpu_bench_scale import BatchSource, Locality, Scale, expected_order, link_floor_ms, train_floor_ms
+from gpu_bench_scale import BatchSource, Locality, Scale, expected_order, link_floor_ms, make_table, train_floor_ms
 from gpu_bench_timing import gb_s, streams_ms
 
 from cupyrec.batch import Batch
@@ -89,7 +89,7 @@ class Systems:
     def _make_table(self) -> dict[str, Any]:
         config, device = self._scale.config, self._device
         begun = time.perf_counter()
-        self._table = HostTable(device.host, config.table_rows, config.dimension, seed=1)
+        self._table = make_table(self._scale, device, config)
         made = time.perf_counter()
         self._exchanges, refusal = exchanges_there(device, self._table)
         locked = time.perf_counter()
@@ -98,6 +98,7 @@ class Systems:
         self._fastest = min(trials, key=lambda name: trials[name])
         return {
             "bytes": self._table.records.nbytes,
+            "memory": self._scale.host_memory,
             "make_s": round(made - begun, 2),
             "lock_s": round(locked - made, 2),
             **({"not_locked": refusal} if refusal else {}),

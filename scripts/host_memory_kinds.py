@@ -11,8 +11,8 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
-from ctypes import byref, c_float, c_size_t, c_uint64, c_void_p
+from contextlib import AbstractContextManager, contextmanager
+from ctypes import byref, c_float, c_uint64, c_void_p
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,30 +20,27 @@ from typing import Any
 import numpy as np
 from memory_driver import (
     CU_DEVICE_ATTRIBUTE_CONCURRENT_MANAGED_ACCESS,
-    CU_DEVICE_ATTRIBUTE_HOST_NUMA_ID,
     CU_DEVICE_ATTRIBUTE_HOST_NUMA_VIRTUAL_MEMORY_MANAGEMENT_SUPPORTED,
     CU_DEVICE_CPU,
-    CU_MEM_ACCESS_FLAGS_PROT_READWRITE,
     CU_MEM_ADVISE_SET_ACCESSED_BY,
     CU_MEM_ADVISE_SET_PREFERRED_LOCATION,
-    CU_MEM_ALLOC_GRANULARITY_RECOMMENDED,
-    CU_MEM_ALLOCATION_TYPE_PINNED,
     CU_MEM_ATTACH_GLOBAL,
-    CU_MEM_LOCATION_TYPE_DEVICE,
-    CU_MEM_LOCATION_TYPE_HOST,
-    CU_MEM_LOCATION_TYPE_HOST_NUMA,
     CU_MEMHOSTALLOC_DEVICEMAP,
     CU_MEMHOSTALLOC_PORTABLE,
-    CUmemAccessDesc,
-    CUmemAllocationProp,
+    BenchMemoryDriver,
+)
+
+from cupyrec.devices.created_memory import create_block
+from cupyrec.devices.cupy_runtime import CupyRuntime
+from cupyrec.devices.gpu import GpuDevice
+from cupyrec.devices.host_memory import host_array
+from cupyrec.devices.memory_driver import (
+    CU_MEM_LOCATION_TYPE_DEVICE,
+    CU_MEM_LOCATION_TYPE_HOST,
     CUmemLocation,
     HostMemoryError,
     MemoryDriver,
 )
-
-from cupyrec.devices.cupy_runtime import CupyRuntime
-from cupyrec.devices.gpu import GpuDevice
-from cupyrec.devices.host_memory import HUGE_PAGE_BYTES, host_array
 
 FLOAT_BYTES = 4
 # Of /proc/self/smaps: the first line of a mapping, and those of its lines that tell of pages.
@@ -76,51 +73,14 @@ def allocated(driver: MemoryDriver, size_bytes: int) -> Iterator[Block]:
 
 @contextmanager
 def created(driver: MemoryDriver, size_bytes: int) -> Iterator[Block]:
-    """Physical memory of the host's node next to the device, or of the host where no node may be named."""
-    # A system without NUMA says -1, which is no node.
-    node = max(driver.attribute(CU_DEVICE_ATTRIBUTE_HOST_NUMA_ID, -1), 0)
-    refusals = []
-    with ExitStack() as stack:
-        for location in (
-            CUmemLocation(CU_MEM_LOCATION_TYPE_HOST_NUMA, node),
-            CUmemLocation(CU_MEM_LOCATION_TYPE_HOST, 0),
-        ):
-            try:
-                block = stack.enter_context(_created_at(driver, size_bytes, location))
-                break
-            except HostMemoryError as error:
-                refusals.append(f"location {location.type}: {error}")
-        else:
-            raise HostMemoryError("; ".join(refusals))
-        if refusals:
-            block.facts["refused"] = "; ".join(refusals)
-        supported = CU_DEVICE_ATTRIBUTE_HOST_NUMA_VIRTUAL_MEMORY_MANAGEMENT_SUPPORTED
-        block.facts["host_numa_supported"] = driver.attribute(supported, -1)
-        yield block
-
-
-@contextmanager
-def _created_at(driver: MemoryDriver, size_bytes: int, location: CUmemLocation) -> Iterator[Block]:
-    """Physical memory mapped for the device and for where it lies. What was done is undone, the last first."""
-    wanted = CUmemAllocationProp(type=CU_MEM_ALLOCATION_TYPE_PINNED, location=location)
-    granularity, handle, address = c_size_t(), c_uint64(), c_uint64()
-    recommended = CU_MEM_ALLOC_GRANULARITY_RECOMMENDED
-    driver.call("cuMemGetAllocationGranularity", byref(granularity), byref(wanted), recommended)
-    size = -(-size_bytes // granularity.value) * granularity.value
-    with ExitStack() as undo:
-        # Aligned for large pages, whatever the granularity of the physical memory.
-        alignment = max(granularity.value, HUGE_PAGE_BYTES)
-        driver.call("cuMemAddressReserve", byref(address), size, alignment, 0, 0)
-        undo.callback(driver.call, "cuMemAddressFree", address.value, size)
-        driver.call("cuMemCreate", byref(handle), size, byref(wanted), 0)
-        undo.callback(driver.call, "cuMemRelease", handle.value)
-        driver.call("cuMemMap", address.value, size, 0, handle.value, 0)
-        undo.callback(driver.call, "cuMemUnmap", address.value, size)
-        places = CUmemLocation(CU_MEM_LOCATION_TYPE_DEVICE, driver.device()), location
-        access = [CUmemAccessDesc(place, CU_MEM_ACCESS_FLAGS_PROT_READWRITE) for place in places]
-        driver.call("cuMemSetAccess", address.value, size, (CUmemAccessDesc * len(access))(*access), len(access))
-        facts = {"location_type": location.type, "location_id": location.id, "granularity_bytes": granularity.value}
-        yield Block(address.value, facts)
+    """As cupyrec has its tables with `--host-memory created`."""
+    made = create_block(driver, size_bytes)
+    supported = CU_DEVICE_ATTRIBUTE_HOST_NUMA_VIRTUAL_MEMORY_MANAGEMENT_SUPPORTED
+    made.facts["host_numa_supported"] = driver.attribute(supported, -1)
+    try:
+        yield Block(made.address, made.facts)
+    finally:
+        made.give_back()
 
 
 @contextmanager
@@ -201,7 +161,7 @@ def driver_of(device: GpuDevice) -> MemoryDriver:
     """The driver behind a device. Raises HostMemoryError where there is none."""
     if not isinstance(device.runtime, CupyRuntime):
         raise HostMemoryError("this device has no driver of CUDA that would give memory of this kind")
-    return MemoryDriver()
+    return BenchMemoryDriver()
 
 
 def device_array_over(array: np.ndarray) -> Any:

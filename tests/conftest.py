@@ -4,9 +4,11 @@ CUPYREC_EXAMPLES=1000 looks further, wherever a test does not say how many examp
 """
 
 import os
+import shutil
 import signal
 
 import pytest
+from fake_memory_driver import compile_drivers
 from gpu_devices import GPU_DEVICES, gpu_device_of
 from hypothesis import settings
 
@@ -41,3 +43,11 @@ def gpu_device(request):
     device = gpu_device_of(request.param)
     yield device
     device.synchronize()
+
+
+@pytest.fixture(scope="session")
+def memory_drivers(tmp_path_factory):
+    """Paths of a new and of an old driver, as far as host memory goes."""
+    if shutil.which("g++") is None:
+        pytest.skip("there is no g++ to compile a driver with")
+    return compile_drivers(tmp_path_factory.mktemp("driver"))

@@ -60,6 +60,7 @@ class EmulatedCuda:
     thread_order: of blocks and threads in kernels, see cuda_on_cpu.
     memory_bytes: of the device; beyond it DeviceMemoryError is raised.
     lockable:     whether host pages can be locked.
+    creates:      whether the driver creates host memory.
     strict:       whether freeing memory that queued work still uses is an error.
     ignore_wait:  called with the names of the waiting and of the recorded stream; where it says True the wait is left
                   out: tests show by it that they would see a missing one.
@@ -75,10 +76,12 @@ class EmulatedCuda:
         memory_bytes=None,
         *,
         lockable=True,
+        creates=True,
         strict=True,
         ignore_wait=None,
     ):
         self.order, self.thread_order, self.lockable, self.strict = order, thread_order, lockable, strict
+        self.creates = creates
         self.ignore_wait = ignore_wait or (lambda waiting, recorded: False)
         self._streams = Streams(order, strict, self._count_back)
         self._lock = self._streams.lock
@@ -129,6 +132,17 @@ class EmulatedCuda:
                 raise DeviceError("some of these pages are locked already")
             # Held for good: an address that is used again shall not count as locked because an old array was there.
             self._locked.append(LockedPages(begin, end, array))
+
+    def created(self, shape, dtype):
+        """Filled with what is no number: whoever needs zeros must say so."""
+        if not self.creates:
+            raise DeviceMemoryError("no host memory can be created")
+        array = host_array(as_shape(shape), dtype)
+        array.reshape(-1).view(np.uint8)[:] = 0xFF
+        with self._lock:
+            self._streams.check_not_captured("host memory is created")
+            self._locked.append(LockedPages(*_span(array), array))
+        return array
 
     def mapped(self, array):
         if not self._is_locked(array):

@@ -70,6 +70,7 @@ def test_ceilings(measured):
 def test_systems(measured):
     found = items(measured, "systems")
     assert found["check"]["right"]
+    assert found["host table"]["memory"] == "ordinary"
     ways = {*EXCHANGES, "mixed 25%", "mixed 50%", "mixed 75%"} - {"auto", "mixed"}
     assert len(ways) == 7
     checked = {f"{name}, {way}: same bits" for name in ("scratchpipe", "serial") for way in ways}
@@ -92,6 +93,18 @@ def test_systems(measured):
     assert [each["case"] for each in bars["against resident or the link"]] == ["Zipf 0.6, 50%", "Zipf 0.6, 30%"]
     outside = [each["case"] for each in bars["outside Train"]]
     assert outside == ["Zipf 0.6, resident", "Zipf 0.6, 50%, scratchpipe", "Zipf 0.6, 30%, scratchpipe"]
+
+
+def test_host_tables_in_created_memory(scripts, tmp_path):
+    import bench_gpu
+
+    options = ["--only", "embeddings,systems", "--host-memory", "created"]
+    assert bench_gpu.main(["--scale", "tiny", "--folder", str(tmp_path), "--seconds", "3600", *options]) == 0
+    created = json.loads((tmp_path / "gpu_emulated.json").read_text())
+    assert created["scale"] == "tiny, created host memory"
+    assert items(created, "systems")["host table"]["memory"] == "created"
+    assert items(created, "systems")["check"]["right"]
+    assert "exchange" in items(created, "embeddings")["scratchpipe"]
 
 
 def test_a_scratchpad_that_was_never_full_counts_in_no_mean(scripts):

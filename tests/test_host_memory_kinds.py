@@ -14,139 +14,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from emulated_device_array import DeviceArray
+from fake_memory_driver import MANAGED, NODE, SIZE, FakeMemoryDriver
 from gpu_devices import emulated_device
 
+from cupyrec.devices import memory_driver
+from cupyrec.devices.memory_driver import HostMemoryError
+
 SCRIPTS = Path(__file__).parents[1] / "scripts"
-GRANULARITY = 2**16
-# Refuses calls by name and locations by type. Memory that may not be used by the host yet is not accessible.
-SOURCE = """
-#include <cstdint>
-#include <cstdio>
-#include <map>
-#include <string>
-#include <sys/mman.h>
-
-struct Location { int type, id; };
-struct Wanted {
-    int type, handles;
-    Location location;
-    void* windows;
-    unsigned char compression, direct;
-    unsigned short usage;
-    unsigned char reserved[4];
-};
-struct Access { Location location; int flags; };
-
-static std::string calls, refused;
-static int refused_location;
-static std::map<int, int> attributes;
-static std::map<uint64_t, size_t> taken;  // addresses and handles
-
-template <class... A>
-static int noted(const char* name, const char* format, A... given) {
-    char line[300];
-    const int length = snprintf(line, sizeof line, "%s ", name);
-    snprintf(line + length, sizeof line - length, format, given...);
-    calls += line + std::string("\\n");
-    return refused.find(std::string(" ") + name + " ") == std::string::npos ? 0 : 801;
-}
-static uint64_t take(size_t size, int access) {
-    const uint64_t at = (uint64_t)mmap(nullptr, size, access, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    taken[at] = size;
-    return at;
-}
-static int give(uint64_t at, size_t size) {
-    const auto found = taken.find(at);
-    if (found == taken.end() || (size && found->second != size)) return 1;
-    munmap((void*)at, found->second);
-    taken.erase(found);
-    return 0;
-}
-
-extern "C" {
-const char* note_calls() { return calls.c_str(); }
-void note_nothing() { calls.clear(), refused.clear(), attributes.clear(), refused_location = 0; }
-void refuse(const char* names, int location) { refused = names, refused_location = location; }
-void answer(int attribute, int value) { attributes[attribute] = value; }
-int left() { return taken.size(); }
-
-int cuGetErrorName(int error, const char** name) { return *name = "ERROR_OF_THE_TEST", 0; }
-int cuCtxGetDevice(int* device) { return *device = 5, 0; }
-int cuCtxSynchronize() { return noted("cuCtxSynchronize", ""); }
-int cuDeviceGetAttribute(int* value, int attribute, int device) {
-    if (device != 5 || !attributes.count(attribute)) return 1;
-    return *value = attributes[attribute], 0;
-}
-int cuMemHostAlloc(void** pointer, size_t size, unsigned flags) {
-    if (const int status = noted("cuMemHostAlloc", "%zu flags %u", size, flags)) return status;
-    return *pointer = (void*)take(size, PROT_READ | PROT_WRITE), 0;
-}
-int cuMemFreeHost(void* pointer) { return noted("cuMemFreeHost", "") | give((uint64_t)pointer, 0); }
-int cuMemGetAllocationGranularity(size_t* granularity, const Wanted* wanted, int option) {
-    *granularity = GRANULARITY;
-    const Location& location = wanted->location;
-    return noted("cuMemGetAllocationGranularity", "at %d:%d option %d", location.type, location.id, option);
-}
-int cuMemAddressReserve(uint64_t* at, size_t size, size_t alignment, uint64_t hint, unsigned long long flags) {
-    const char* format = "%zu alignment %zu hint %d flags %d";
-    if (const int status = noted("cuMemAddressReserve", format, size, alignment, (int)hint, (int)flags)) return status;
-    return *at = take(size, PROT_NONE), 0;
-}
-int cuMemAddressFree(uint64_t at, size_t size) { return noted("cuMemAddressFree", "%zu", size) | give(at, size); }
-int cuMemCreate(uint64_t* handle, size_t size, const Wanted* wanted, unsigned long long flags) {
-    const Location& location = wanted->location;
-    const int flag = wanted->compression | wanted->direct | wanted->usage;
-    const int rest = flag | wanted->handles | (wanted->windows != nullptr);
-    const char* format = "%zu type %d at %d:%d rest %d flags %d";
-    const int status =
-        noted("cuMemCreate", format, size, wanted->type, location.type, location.id, rest, (int)flags);
-    if (status || location.type == refused_location) return status ? status : 1;
-    return *handle = 77, taken[77] = 0, 0;
-}
-int cuMemRelease(uint64_t handle) { return noted("cuMemRelease", "%d", (int)handle) | (taken.erase(handle) != 1); }
-int cuMemMap(uint64_t at, size_t size, size_t offset, uint64_t handle, unsigned long long flags) {
-    const char* format = "%zu offset %zu handle %d flags %d";
-    return noted("cuMemMap", format, size, offset, (int)handle, (int)flags) | !taken.count(at);
-}
-int cuMemUnmap(uint64_t at, size_t size) { return noted("cuMemUnmap", "%zu", size) | !taken.count(at); }
-int cuMemSetAccess(uint64_t at, size_t size, const Access* access, size_t count) {
-    std::string places;
-    for (size_t i = 0; i < count; ++i) {
-        const Location& location = access[i].location;
-        char place[100];
-        snprintf(place, sizeof place, " %d:%d=%d", location.type, location.id, access[i].flags);
-        places += place;
-        if (location.type > 1) mprotect((void*)at, size, PROT_READ | PROT_WRITE);
-    }
-    return noted("cuMemSetAccess", "%zu%s", size, places.c_str());
-}
-int cuMemAllocManaged(uint64_t* at, size_t size, unsigned flags) {
-    if (const int status = noted("cuMemAllocManaged", "%zu flags %u", size, flags)) return status;
-    return *at = take(size, PROT_READ | PROT_WRITE), 0;
-}
-int cuMemFree_v2(uint64_t at) { return noted("cuMemFree_v2", "") | give(at, 0); }
-int cuMemAdvise(uint64_t at, size_t size, int advice, int device) {
-    return noted("cuMemAdvise", "%zu %d for %d", size, advice, device);
-}
-int cuMemPrefetchAsync(uint64_t at, size_t size, int device, void* stream) {
-    return noted("cuMemPrefetchAsync", "%zu to %d stream %d", size, device, stream != nullptr);
-}
-#ifndef OLD
-int cuMemAdvise_v2(uint64_t at, size_t size, int advice, Location location) {
-    return noted("cuMemAdvise_v2", "%zu %d for %d:%d", size, advice, location.type, location.id);
-}
-int cuMemPrefetchAsync_v2(uint64_t at, size_t size, Location location, unsigned flags, void* stream) {
-    const char* format = "%zu to %d:%d flags %u stream %d";
-    return noted("cuMemPrefetchAsync_v2", format, size, location.type, location.id, flags, stream != nullptr);
-}
-#endif
-}
-"""
-MANAGED, NODE = 89, 134
-SIZE = 3 * GRANULARITY - 4000
-ROUNDED = 3 * GRANULARITY
-RESERVED = f"cuMemAddressReserve {ROUNDED} alignment {2**21} hint 0 flags 0"
-UNDONE = [f"cuMemUnmap {ROUNDED}", "cuMemRelease 77", f"cuMemAddressFree {ROUNDED}"]
 
 
 @pytest.fixture(scope="module")
@@ -157,44 +31,11 @@ def scripts():
     sys.path.remove(str(SCRIPTS))
 
 
-@pytest.fixture(scope="module")
-def libraries(tmp_path_factory):
-    """Paths of a new and of an old driver."""
-    if shutil.which("g++") is None:
-        pytest.skip("there is no g++ to compile a driver with")
-    folder = tmp_path_factory.mktemp("driver")
-    (folder / "driver.cpp").write_text(SOURCE)
-    for name, define in (("new", "-DNEW"), ("old", "-DOLD")):
-        options = ["-shared", "-fPIC", f"-DGRANULARITY={GRANULARITY}", define, "-o", f"{name}.so"]
-        subprocess.run(["g++", *options, "driver.cpp"], cwd=folder, check=True)
-    return {name: str(folder / f"{name}.so") for name in ("new", "old")}
-
-
-class FakeDriver:
-    """The library, and what it has noted."""
-
-    def __init__(self, path):
-        from memory_driver import MemoryDriver
-
-        self.calls, self.library = MemoryDriver(path), ctypes.CDLL(path)
-        self.library.note_calls.restype = ctypes.c_char_p
-        self.library.note_nothing()
-        self.library.answer(MANAGED, 1)
-        self.library.answer(NODE, 1)
-
-    def refuse(self, *names, location=0):
-        self.library.refuse("".join(f" {name} " for name in names).encode(), location)
-
-    def noted(self):
-        return [line.strip() for line in self.library.note_calls().decode().splitlines()]
-
-    def left(self):
-        return self.library.left()
-
-
 @pytest.fixture
-def driver(scripts, libraries):
-    return FakeDriver(libraries["new"])
+def driver(scripts, memory_drivers):
+    from memory_driver import BenchMemoryDriver
+
+    return FakeMemoryDriver(memory_drivers["new"], BenchMemoryDriver)
 
 
 def write(block):
@@ -203,83 +44,8 @@ def write(block):
     assert ctypes.string_at(block.address, SIZE) == b"\7" * SIZE
 
 
-def created_calls(location, access):
-    return [
-        f"cuMemGetAllocationGranularity at {location} option 1",
-        RESERVED,
-        f"cuMemCreate {ROUNDED} type 1 at {location} rest 0 flags 0",
-        f"cuMemMap {ROUNDED} offset 0 handle 77 flags 0",
-        f"cuMemSetAccess {ROUNDED} {access}",
-    ]
-
-
-@pytest.mark.parametrize(("node", "location"), [(1, "3:1"), (-1, "3:0"), (None, "3:0")])
-def test_created(driver, node, location):
-    from host_memory_kinds import created
-
-    driver.library.note_nothing()
-    if node is not None:
-        driver.library.answer(NODE, node)
-    with created(driver.calls, SIZE) as block:
-        write(block)
-        assert block.facts["granularity_bytes"] == GRANULARITY
-        assert (block.facts["location_type"], block.facts["location_id"]) == (3, max(node or 0, 0))
-    assert driver.noted() == [*created_calls(location, f"1:5=3 {location}=3"), *UNDONE]
-    assert driver.left() == 0
-
-
-def test_created_where_no_node_may_be_named(driver):
-    from host_memory_kinds import created
-
-    driver.refuse(location=3)
-    with created(driver.calls, SIZE) as block:
-        write(block)
-        assert block.facts["location_type"] == 2
-        assert "location 3: cuMemCreate: ERROR_OF_THE_TEST (1)" in block.facts["refused"]
-    first = [*created_calls("3:1", "")[:3], UNDONE[-1]]
-    assert driver.noted() == [*first, *created_calls("2:0", "1:5=3 2:0=3"), *UNDONE]
-    assert driver.left() == 0
-
-
-@pytest.mark.parametrize(
-    ("refused", "undone"),
-    [
-        ("cuMemGetAllocationGranularity", 0),
-        ("cuMemAddressReserve", 0),
-        ("cuMemCreate", 1),
-        ("cuMemMap", 2),
-        ("cuMemSetAccess", 3),
-    ],
-)
-def test_created_undoes_what_was_done_before_a_refusal(driver, refused, undone):
-    from host_memory_kinds import HostMemoryError, created
-
-    driver.refuse(refused)
-    with (
-        pytest.raises(HostMemoryError, match=f"{refused}: ERROR_OF_THE_TEST .801.*location 2"),
-        created(driver.calls, SIZE),
-    ):
-        pass
-    calls = []
-    for location in ("3:1", "2:0"):
-        all_calls = created_calls(location, f"1:5=3 {location}=3")
-        done = next(at for at, call in enumerate(all_calls) if call.startswith(refused)) + 1
-        calls += [*all_calls[:done], *UNDONE[len(UNDONE) - undone :]]
-    assert driver.noted() == calls
-    assert driver.left() == 0
-
-
-def test_created_gives_the_rest_back_where_one_call_fails(driver):
-    from host_memory_kinds import HostMemoryError, created
-
-    with pytest.raises(HostMemoryError, match="cuMemUnmap"), created(driver.calls, SIZE):
-        driver.refuse("cuMemUnmap")
-    assert driver.noted()[-3:] == UNDONE
-    assert driver.left() == 0
-
-
 def test_allocated(driver):
-    from host_memory_kinds import HostMemoryError, allocated
+    from host_memory_kinds import allocated
 
     with allocated(driver.calls, SIZE) as block:
         write(block)
@@ -304,10 +70,11 @@ def test_managed(driver):
     assert driver.left() == 0
 
 
-def test_managed_by_a_driver_that_knows_no_locations(scripts, libraries):
+def test_managed_by_a_driver_that_knows_no_locations(scripts, memory_drivers):
     from host_memory_kinds import managed
+    from memory_driver import BenchMemoryDriver
 
-    driver = FakeDriver(libraries["old"])
+    driver = FakeMemoryDriver(memory_drivers["old"], BenchMemoryDriver)
     with managed(driver.calls, SIZE) as block:
         block.settle()
     advised = [f"cuMemAdvise {SIZE} 3 for -1", f"cuMemAdvise {SIZE} 5 for 5"]
@@ -316,7 +83,7 @@ def test_managed_by_a_driver_that_knows_no_locations(scripts, libraries):
 
 
 def test_managed_where_something_is_refused(driver):
-    from host_memory_kinds import HostMemoryError, managed
+    from host_memory_kinds import managed
 
     driver.refuse("cuMemPrefetchAsync_v2")
     with managed(driver.calls, SIZE) as block:
@@ -334,13 +101,11 @@ def test_managed_where_something_is_refused(driver):
     assert driver.noted() == before
 
 
-def test_a_driver_that_is_not_there_or_lacks_a_call(scripts, libraries):
-    from memory_driver import HostMemoryError, MemoryDriver
+def test_a_driver_that_lacks_a_call(scripts, memory_drivers):
+    from memory_driver import BenchMemoryDriver
 
-    with pytest.raises(HostMemoryError, match="libno_such_driver"):
-        MemoryDriver("libno_such_driver.so.1")
     with pytest.raises(HostMemoryError, match="the driver has no cuMemAdvise_v2"):
-        MemoryDriver(libraries["old"]).call("cuMemAdvise_v2")
+        BenchMemoryDriver(memory_drivers["old"]).call("cuMemAdvise_v2")
 
 
 def test_pages_of_a_mapping(scripts, tmp_path):
@@ -482,7 +247,7 @@ def header_folder():
 
 def test_structures_and_numbers_are_those_of_the_header(scripts, tmp_path):
     """As the header has them: sizes, offsets, numbers, and the size of each parameter of each call."""
-    import memory_driver
+    import memory_driver as of_benchmark
 
     folder = header_folder()
     if folder is None or shutil.which("g++") is None:
@@ -504,13 +269,14 @@ def test_structures_and_numbers_are_those_of_the_header(scripts, tmp_path):
     for member, *_ in flags._fields_:
         offset = memory_driver.CUmemAllocationProp.allocFlags.offset + getattr(flags, member).offset
         compare(offset, f"offsetof(CUmemAllocationProp, allocFlags.{member})")
-    numbers = {name: value for name, value in vars(memory_driver).items() if name.startswith("CU_")}
+    known = vars(memory_driver) | vars(of_benchmark)
+    numbers = {name: value for name, value in known.items() if name.startswith("CU_")}
     assert len(numbers) == 15
     # Older headers lack some of them: those of CUDA 12.1 know no calls that take a location.
     words = set(re.findall(r"\w+", (folder / "cuda.h").read_text(errors="replace")))
     for name in numbers.keys() & words:
         compare(numbers[name], name)
-    for function, types in memory_driver.PROTOTYPES.items():
+    for function, types in of_benchmark.BenchMemoryDriver.PROTOTYPES.items():
         if function in words:
             expected.append(" ".join([function, *(str(ctypes.sizeof(each)) for each in types)]))
             lines.append(f'printf("{function}"), sizes(decltype(&{function}){{}}), printf("\\n");')

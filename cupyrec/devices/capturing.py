@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 
@@ -13,20 +14,24 @@ class Capturing:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._thread: int | None = None
+        self._put_off: deque[Callable[[], None]] = deque()
 
     @contextmanager
     def capture(self) -> Iterator[None]:
         """Around a capture."""
-        with self._lock:
-            self._thread = threading.get_ident()
-            try:
-                yield
-            finally:
-                self._thread = None
+        try:
+            with self._lock:
+                self._thread = threading.get_ident()
+                try:
+                    yield
+                finally:
+                    self._thread = None
+        finally:
+            self._catch_up_if_now()
 
     @contextmanager
     def between(self) -> Iterator[None]:
-        """Around what must not be done while another thread captures.
+        """Around what must not be done while another thread captures; what was put off is done before.
 
         The thread that captures is not kept waiting for itself: CUDA tells it what it may not do.
         """
@@ -34,14 +39,25 @@ class Capturing:
             yield
             return
         with self._lock:
+            self._catch_up()
             yield
 
-    @contextmanager
-    def between_if_now(self) -> Iterator[bool]:
-        """The same without waiting; False where some thread captures, or does what must be done between."""
-        free = self._lock.acquire(blocking=False)
-        try:
-            yield free
-        finally:
-            if free:
+    def as_soon_as_can_be(self, give_back: Callable[[], None]) -> None:
+        """Give something back, now if nobody captures, or later; never waits, and raises nothing that it does not.
+
+        Whatever thread is the last to have an array may call this, even in the middle of a capture.
+        """
+        self._put_off.append(give_back)
+        self._catch_up_if_now()
+
+    def _catch_up_if_now(self) -> None:
+        """Not where some thread captures, or does what must be done between: it is done later then."""
+        if self._lock.acquire(blocking=False):
+            try:
+                self._catch_up()
+            finally:
                 self._lock.release()
+
+    def _catch_up(self) -> None:
+        while self._put_off:
+            self._put_off.popleft()()

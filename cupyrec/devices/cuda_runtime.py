@@ -42,8 +42,15 @@ class CudaRuntime(Protocol):
     def lock_pages(self, array: np.ndarray) -> None:
         """Lock the pages of a host array for good, a view of which `mapped` may then give. Raises DeviceError."""
 
+    def created(self, shape: int | Sequence[int], dtype: Any) -> np.ndarray:
+        """A host array, of whatever values, in memory that the driver creates; `mapped` gives a view of it too.
+
+        Such memory may have larger pages than locked ones have for the device. It goes back when the array and its
+        views are gone. Raises DeviceMemoryError where it cannot be had.
+        """
+
     def mapped(self, array: np.ndarray) -> Any:
-        """A device array over the memory of a page-locked host array: kernels read and write it over the link."""
+        """A device array over the memory of a page-locked or created host array, which kernels reach over the link."""
 
     def stream(self, name: str, *, patient: bool = False) -> Any:
         """A new stream; name: for people; patient: whether what others have queued goes first where both could run."""

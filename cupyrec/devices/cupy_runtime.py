@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from cupyrec.devices.capturing import Capturing
+from cupyrec.devices.created_memory import CreatedMemory
 from cupyrec.devices.cublas import WORKSPACE_BYTES, Cublas, load_cublas
 from cupyrec.devices.cuda_driver import NOT_READY, DriverCalls, Launcher, load_driver
 from cupyrec.devices.cuda_kernel import CudaKernel
@@ -19,6 +20,7 @@ from cupyrec.devices.cupy_errors import device_error, first_line, in_our_errors
 from cupyrec.devices.cupy_kernels import CompiledKernels
 from cupyrec.devices.host_memory import host_array
 from cupyrec.devices.locked_pages import LockedPages
+from cupyrec.devices.memory_driver import MemoryDriver
 from cupyrec.errors import DeviceError
 
 LEAST_CAPABILITY = (7, 0)
@@ -97,6 +99,7 @@ class CupyRuntime:
         self._cublas_library = load_cublas(cupy.cuda.cublas.__file__)
         self._capturing = Capturing()
         self._locked = LockedPages(self._cuda, self._capturing)
+        self._created = CreatedMemory(MemoryDriver, self._capturing)
         self._kernels = CompiledKernels(cupy, self._capturing)
         self._device = self._cuda.getDevice()
         try:
@@ -143,15 +146,26 @@ class CupyRuntime:
         self._locked.lock(array)
 
     @in_our_errors
+    def created(self, shape: int | Sequence[int], dtype: Any) -> np.ndarray:
+        self._cuda.memGetInfo()  # makes the GPU known to the thread
+        return self._created.array(shape, dtype)
+
+    @in_our_errors
     def mapped(self, array: np.ndarray) -> Any:
         if not array.nbytes:
             return self._cupy.empty(array.shape, array.dtype)
+        memory = self._cupy.cuda.UnownedMemory(self._device_address(array), array.nbytes, array, self._device)
+        return self._cupy.ndarray(array.shape, array.dtype, self._cupy.cuda.MemoryPointer(memory, 0))
+
+    def _device_address(self, array: np.ndarray) -> int:
+        """Where the device reaches a host array. Raises DeviceError where it does not."""
         begin = _host_pointer(array)
+        if array in self._created:
+            return begin
         first, last = (self._cuda.pointerGetAttributes(at) for at in (begin, begin + array.nbytes - 1))
         if {first.type, last.type} != {self._cuda.memoryTypeHost}:
             raise DeviceError(f"a host array {array.shape} whose pages are not locked cannot be mapped")
-        memory = self._cupy.cuda.UnownedMemory(first.devicePointer, array.nbytes, array, self._device)
-        return self._cupy.ndarray(array.shape, array.dtype, self._cupy.cuda.MemoryPointer(memory, 0))
+        return first.devicePointer
 
     @in_our_errors
     def stream(self, name: str, *, patient: bool = False) -> CupyStream:
@@ -247,9 +261,7 @@ class CupyRuntime:
                 with contextlib.suppress(RuntimeError):
                     stream.stream.end_capture()
                 raise
-            graph = stream.stream.end_capture()
-        self._locked.unlock_freed_if_now()
-        return graph
+            return stream.stream.end_capture()
 
     def replay(self, stream: CupyStream, graph: Any) -> None:
         if status := self._thread.calls.replay(graph.graphExec, stream.pointer):
@@ -260,7 +272,7 @@ class CupyRuntime:
         return self._cupy.cuda.driver.CUDADriverError(status)
 
     def _is_pageable(self, array: Any) -> bool:
-        return isinstance(array, np.ndarray) and array not in self._locked
+        return isinstance(array, np.ndarray) and array not in self._locked and array not in self._created
 
     def _cublas(self, stream: CupyStream) -> Cublas:
         if stream.cublas is None:

@@ -47,7 +47,7 @@ class StreamSettings:
 
     def __init__(self, graphs: bool = True, say: Callable[[str], None] | None = None) -> None:
         """say: is told what is slower than it might be; None: Python's warnings."""
-        self.graphs, self._say = graphs, say or _warn
+        self.graphs, self.say = graphs, say or _warn
         self._is_told = False
 
     def do_without_locked_pages(self, error: DeviceMemoryError) -> None:
@@ -55,7 +55,7 @@ class StreamSettings:
         self.graphs = False
         if not self._is_told:
             self._is_told = True
-            self._say(f"{error}; going on with ordinary memory and without CUDA graphs, which is slower")
+            self.say(f"{error}; going on with ordinary memory and without CUDA graphs, which is slower")
 
 
 class GpuStream:
@@ -214,6 +214,16 @@ class GpuDevice(GpuStream):
         """A stream for a stage of the pipeline, or a part of it. patient: see CudaRuntime.stream."""
         return GpuStream(self.runtime, name, settings=self._settings, patient=patient)
 
+    def created_zeros(self, shape: int | Sequence[int], dtype: Any = np.float32) -> np.ndarray:
+        """A host array of zeros in created memory, see CudaRuntime.created. Raises DeviceMemoryError."""
+        array = self.runtime.created(shape, dtype)
+        self.host.launch(_clear, array.size, array.reshape(-1))
+        return array
+
+    def say(self, line: str) -> None:
+        """Tell what is slower than it might be."""
+        self._settings.say(line)
+
     def matmul(self, A: Any, B: Any, out: Any) -> None:
         """Queue out[:] = A @ B. A: (m, k), B: (k, n), out: (m, n), float32; transposed views cost nothing."""
         if A.shape[0] and B.shape[1]:
@@ -263,6 +273,10 @@ class Repeated:
         if self._graph is None:
             self._graph = self._stream.capture(work)
         self._stream.replay(self._graph)
+
+
+def _clear(start: int, stop: int, items: np.ndarray) -> None:
+    items[start:stop] = 0
 
 
 def _warn(line: str) -> None:

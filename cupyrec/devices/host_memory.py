@@ -111,6 +111,16 @@ def host_array(shape: int | Sequence[int], dtype: DTypeLike) -> np.ndarray:
     return np.ndarray(shape, dtype, buffer=memory, offset=start)
 
 
+def array_of_all_views(array: np.ndarray) -> np.ndarray:
+    """The array that all its views keep alive.
+
+    Not the memory map below it, which tells of its end only when the memory is gone.
+    """
+    while isinstance(array.base, np.ndarray):
+        array = array.base
+    return array
+
+
 def _advise_huge_pages(memory: mmap.mmap, start: int, size_bytes: int) -> None:
     advice = getattr(mmap, "MADV_HUGEPAGE", None)
     if advice is None or not size_bytes:

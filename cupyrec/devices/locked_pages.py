@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import weakref
-from collections import deque
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ import numpy as np
 from cupyrec.byte_sizes import format_bytes
 from cupyrec.devices.capturing import Capturing
 from cupyrec.devices.cupy_errors import first_line
+from cupyrec.devices.host_memory import array_of_all_views
 from cupyrec.errors import DeviceMemoryError
 
 
@@ -27,20 +28,17 @@ class LockedPages:
         """cuda: CuPy's runtime calls."""
         self._cuda, self._capturing = cuda, capturing
         self._owners: set[int] = set()
-        # (address, memory) of arrays that are gone.
-        self._freed: deque[tuple[int, Any]] = deque()
 
     def __contains__(self, array: np.ndarray) -> bool:
         """Whether the pages of an array, or of the one that it is a view of, were locked here."""
-        return id(_owner(array)) in self._owners
+        return id(array_of_all_views(array)) in self._owners
 
     def lock(self, array: np.ndarray) -> None:
         """Lock the pages of an array and all its views. Raises DeviceMemoryError."""
-        pointer, owner = array.__array_interface__["data"][0], _owner(array)
+        pointer, owner = array.__array_interface__["data"][0], array_of_all_views(array)
         # Portable: for all contexts; mapped: kernels reach it. The bits are cudaHostRegister's too.
         flags = self._cuda.hostAllocPortable | self._cuda.hostAllocMapped
         with self._capturing.between():
-            self._unlock_freed()
             try:
                 self._cuda.hostRegister(pointer, array.nbytes, flags)
             except RuntimeError as error:
@@ -51,31 +49,12 @@ class LockedPages:
         self._owners.add(id(owner))
         weakref.finalize(owner, self._note_freed, pointer, owner.base, id(owner)).atexit = False
 
-    def unlock_freed_if_now(self) -> None:
-        """Unlock the pages of arrays that are gone, unless a graph is captured: it is done later then."""
-        with self._capturing.between_if_now() as is_now:
-            if is_now:
-                self._unlock_freed()
-
-    def _unlock_freed(self) -> None:
-        while self._freed:
-            pointer, _ = self._freed.popleft()
-            # Nobody is left whom an error would help.
-            with contextlib.suppress(RuntimeError):
-                self._cuda.hostUnregister(pointer)
-
     def _note_freed(self, pointer: int, memory: Any, owner: int) -> None:
-        """An array is gone. Called by whatever thread was the last to have it, even in the middle of a capture."""
         self._owners.discard(owner)
-        self._freed.append((pointer, memory))
-        self.unlock_freed_if_now()
+        self._capturing.as_soon_as_can_be(partial(self._unlock, pointer, memory))
 
-
-def _owner(array: np.ndarray) -> np.ndarray:
-    """The array that all its views keep alive.
-
-    Not the memory map below it, which tells of its end only when the memory is gone.
-    """
-    while isinstance(array.base, np.ndarray):
-        array = array.base
-    return array
+    def _unlock(self, pointer: int, memory: Any) -> None:
+        """memory: only kept until then."""
+        # Nobody is left whom an error would help.
+        with contextlib.suppress(RuntimeError):
+            self._cuda.hostUnregister(pointer)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -31,17 +31,19 @@ class HostTable:
         state_width: int = 0,
         seed: int | None = 0,
         dtype: Any = np.float32,
+        zeros: Callable[[tuple[int, int], Any], np.ndarray] | None = None,
     ) -> None:
         """Allocate and initialise: weights of table f are U(-1/sqrt(rows), 1/sqrt(rows)), as in the DLRM reference.
 
         table_rows: (F,) rows of each table; state_width: optimizer state a row, in elements; seed: None
-        leaves the weights 0, for those who fill them otherwise.
+        leaves the weights 0, for those who fill them otherwise; zeros: gives host memory of a shape and dtype, None:
+        the device's own.
         """
         self.table_rows = tuple(int(rows) for rows in table_rows)
         self.dimension = dimension
         self.starts = table_offsets(self.table_rows)
         width = record_width(dimension, state_width, np.dtype(dtype).itemsize)
-        self.records = device.zeros((int(self.starts[-1]), width), dtype)
+        self.records = (zeros or device.zeros)((int(self.starts[-1]), width), dtype)
         if seed is None:
             return
         for table, rows in enumerate(self.table_rows):

@@ -21,7 +21,7 @@ from cupyrec.training.run_folder import checkpoints_to_resume
 FREE_OPTIONS = {
     *("paths", "valid", "output", "overwrite", "resume", "resume_step", "bad_rows", "trace"),
     *("epochs", "max_steps", "eval_every", "log_every", "checkpoint_every", "keep"),
-    *("system", "scratchpad", "lookahead", "replacement", "row_counts", "exchange"),
+    *("system", "scratchpad", "lookahead", "replacement", "row_counts", "exchange", "host_memory"),
     *("device", "threads", "cuda_graphs"),
 }
 # Of these `static` chooses the rows that are summed apart, which rounds otherwise.

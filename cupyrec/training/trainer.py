@@ -22,7 +22,7 @@ from cupyrec.optim.registry import Optimizer, make_optimizer
 from cupyrec.optim.schedule import WarmupPolynomialDecay
 from cupyrec.pipeline.stage_clock import StageClock, TraceSink
 from cupyrec.run_config import RunConfig
-from cupyrec.systems.registry import make_system, resolve_system
+from cupyrec.systems.registry import make_system, resolve_system, zeros_for_tables
 from cupyrec.systems.step import System, ignore
 from cupyrec.systems.train_stage import TrainStage
 from cupyrec.training.checkpoint import read_checkpoint
@@ -97,6 +97,7 @@ class Trainer:
                 config.dimension,
                 state_width=optimizer.row_state_width(config.dimension),
                 seed=seed,
+                zeros=zeros_for_tables(system_config, self.device),
             )
             stage = TrainStage(self.device, model, optimizer, schedule, max_samples=batch_size)
             self.system: System = make_system(system_config, stage, table, seed=seed, clock=StageClock(trace))

@@ -189,6 +189,7 @@ def test_what_a_system_on_a_gpu_does_not_use_is_told(capsys, data, gpu):
 def test_the_help_shows_the_options_of_a_gpu(capsys):
     shown = run_here(capsys, "train", "--help").out
     for option in ("--device auto|cpu|gpu", "--precision fp32|tf32|bf16", "--exchange auto|staged|direct",
+                   "--host-memory ordinary|created",
                    "--cuda-graphs / --no-cuda-graphs"):  # fmt: skip
         assert option in shown
 

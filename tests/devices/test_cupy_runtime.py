@@ -11,6 +11,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from fake_memory_driver import FakeMemoryDriver
 
 from cupyrec.devices import cupy_runtime
 from cupyrec.devices.cublas import COMPUTE_TYPES, OP_N, PROTOTYPES, WORKSPACE_BYTES, Cublas, gemm_arguments
@@ -18,6 +19,7 @@ from cupyrec.devices.cuda_driver import DriverCalls
 from cupyrec.devices.cuda_kernel import CudaKernel
 from cupyrec.devices.cupy_kernels import first_compile_error, source_of
 from cupyrec.devices.cupy_runtime import CupyRuntime, gpu_is_available, why_no_gpu
+from cupyrec.devices.memory_driver import MemoryDriver
 from cupyrec.errors import DeviceError, DeviceMemoryError
 from cupyrec.kernels import kernel
 
@@ -671,6 +673,36 @@ def test_pages_that_cannot_be_locked_or_are_not(runtime, cupy):
         DeviceMemoryError, match=r"the pages of 4.2 MB of .* cannot be locked: cudaErrorMemory.*ulimit -l"
     ):
         runtime.page_locked(2**20, np.float32)
+
+
+def test_created_memory_is_reached_at_its_address(cupy, memory_drivers, monkeypatch):
+    driver = FakeMemoryDriver(memory_drivers["new"], MemoryDriver)
+    monkeypatch.setattr(cupy_runtime, "MemoryDriver", lambda: driver.calls)
+    entered = []
+    monkeypatch.setattr(cupy.cuda.runtime, "memGetInfo", lambda: entered.append(driver.noted()))
+    runtime = CupyRuntime()
+    entered.clear()
+    array, stream = runtime.created((4, 3), np.float32), runtime.stream("in")
+    assert entered == [[]]  # before the driver was asked
+    mapped, there = runtime.mapped(array[1:]), FakeArray(np.zeros((3, 3), np.float32))
+    assert (mapped.data.ptr, mapped.shape) == (array.ctypes.data + 12, (3, 3))
+    assert cupy.cuda.runtime.locked == {}
+    runtime.copy(stream, array[1:], there)
+    assert cupy.log[-1] == ("cuMemcpyAsync", there.data.ptr, array.ctypes.data + 12, 36, 55)
+    del array
+    gc.collect()
+    assert driver.left() > 0  # mapped
+    del mapped
+    gc.collect()
+    assert driver.left() == 0
+
+
+def test_created_memory_that_cannot_be_had(cupy, memory_drivers, monkeypatch):
+    driver = FakeMemoryDriver(memory_drivers["new"], MemoryDriver)
+    monkeypatch.setattr(cupy_runtime, "MemoryDriver", lambda: driver.calls)
+    driver.refuse("cuMemCreate")
+    with pytest.raises(DeviceMemoryError, match="cannot be had from CUDA's driver"):
+        CupyRuntime().created(3, np.float32)
 
 
 def test_a_graph(runtime, cupy):

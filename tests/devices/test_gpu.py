@@ -227,6 +227,24 @@ def test_time_is_told_by_the_devices_clock(gpu_device):
     assert gpu_device.runtime.elapsed_ms(begun.handle, ended.handle) > 0
 
 
+def test_kernels_and_copies_reach_created_memory(gpu_device):
+    try:
+        host = gpu_device.created_zeros((4, 3))
+    except DeviceMemoryError as error:
+        pytest.skip(str(error))
+    assert not host.any()
+    mapped = gpu_device.runtime.mapped(host[1:3])
+    gpu_device.launch_over(kernel("init_rows", "init_rows"), 6, *init_rows_arguments(mapped, 2))
+    back = gpu_device.page_locked((4, 3))
+    there = gpu_device.empty((4, 3))
+    gpu_device.copy(host, there)
+    gpu_device.copy(there, back)
+    gpu_device.record().synchronize()
+    assert np.array_equal(back, host)
+    assert host[1:3].all()
+    assert not host[[0, 3]].any()
+
+
 def test_kernels_reach_page_locked_memory(gpu_device):
     host = gpu_device.page_locked((4, 3))
     gpu_device.launch_over(

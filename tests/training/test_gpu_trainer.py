@@ -2,6 +2,7 @@
 
 import re
 import threading
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from cupyrec import BatchList, Sgd, Trainer, load_model
 from cupyrec.config import SYSTEMS, SystemConfig
 from cupyrec.devices.gpu import GpuDevice
 from cupyrec.errors import CupyrecError, DataError, DeviceError, DivergenceError, StageError
+from cupyrec.systems.registry import unused_options
 from cupyrec.training.step_reports import MOST_UNTOLD
 
 NAMES = tuple(name for name in SYSTEMS if name != "auto")
@@ -28,17 +30,17 @@ def row_counts(tmp_path_factory):
     np.save(COUNTS, np.arange(sum(TABLE_ROWS)) % 7)
 
 
-def system_config(name, exchange="staged"):
+def system_config(name, exchange="staged", host_memory="ordinary"):
     """Of 58 rows: enough for a batch, not for the batches in flight."""
     if name in SCRATCHPAD:
-        return SystemConfig(name, "50", 3, exchange=exchange)
+        return SystemConfig(name, "50", 3, exchange=exchange, host_memory=host_memory)
     return SystemConfig(name, "20", row_counts=COUNTS) if name == "static" else SystemConfig(name)
 
 
-def make_trainer(name="resident", *, device=None, exchange="staged", **settings):
+def make_trainer(name="resident", *, device=None, exchange="staged", host_memory="ordinary", **settings):
     settings = {"optimizer": "rowwise-adagrad", "schedule": 0.02} | settings
     return Trainer(
-        CONFIG, batch_size=BATCH_SIZE, seed=5, system=system_config(name, exchange),
+        CONFIG, batch_size=BATCH_SIZE, seed=5, system=system_config(name, exchange, host_memory),
         device=device or emulated_device(), **settings,
     )  # fmt: skip
 
@@ -354,3 +356,36 @@ def test_direct_exchange_without_locked_pages_is_staged(exchange):
     assert weights(trainer) == weights(plain)
     assert result.system["exchange"] == "staged"
     assert any("exchange staged, because the host table cannot be reached" in line for line in said)
+
+
+@pytest.mark.parametrize("exchange", ["staged", "direct", "mixed"])
+@pytest.mark.parametrize("name", SCRATCHPAD)
+def test_created_host_memory_gives_the_same_bits(name, exchange):
+    """It holds anything at first; the tables' padding and optimizer state begin at 0 even so."""
+    runtime = EmulatedCuda()
+    device = GpuDevice(runtime, threads=2)
+    trainer, plain = make_trainer(name, device=device, exchange=exchange, host_memory="created"), make_trainer(name)
+    assert runtime.mapped(trainer.system.table.records).shape == trainer.system.table.records.shape
+    assert weights(trainer) == weights(plain)
+    trainer.fit(made_source(6))
+    plain.fit(made_source(6))
+    assert weights(trainer) == weights(plain)
+
+
+def test_where_no_host_memory_can_be_created_it_is_ordinary():
+    said = []
+    device = GpuDevice(EmulatedCuda(creates=False), threads=1, say=said.append)
+    trainer = make_trainer("scratchpipe", device=device, host_memory="created")
+    plain = make_trainer("scratchpipe")
+    trainer.fit(made_source(6))
+    plain.fit(made_source(6))
+    assert weights(trainer) == weights(plain)
+    assert said == ["no host memory can be created; the tables are in ordinary memory"]
+
+
+@pytest.mark.parametrize("name", ["resident", "hybrid", "static"])
+def test_no_host_memory_is_created_for_systems_whose_rows_do_not_cross_the_link(name):
+    system = replace(system_config(name), host_memory="created")
+    trainer = Trainer(CONFIG, batch_size=BATCH_SIZE, system=system, device=emulated_device(creates=False))
+    trainer.fit(made_source(2))
+    assert unused_options(system, trainer.device)[-1] == "--host-memory"
