@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import statistics
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -76,10 +76,10 @@ def graph_ms(device: GpuDevice, work: Callable[[], object], repeats: int) -> flo
 
 
 @contextmanager
-def noted_launches(device: GpuDevice, beside: GpuStream | None) -> Iterator[list[tuple[str, Callable[[], None]]]]:
+def noted_launches(device: GpuDevice, beside: Sequence[GpuStream]) -> Iterator[list[tuple[str, Callable[[], None]]]]:
     """Within it, each kernel and matrix product is done on the device's own stream and noted by name.
 
-    Those that are queued there or on the stream `beside`.
+    Those that are queued there or on the streams `beside`.
     """
     noted: list[tuple[str, Callable[[], None]]] = []
 
@@ -94,24 +94,22 @@ def noted_launches(device: GpuDevice, beside: GpuStream | None) -> Iterator[list
         noted.append((f"matmul {A.shape[0]}x{A.shape[1]}x{B.shape[1]}", again))
         again()
 
-    streams: list[Any] = [device] if beside is None else [device, beside]
-    streams[0].matmul = matmul
+    streams: list[Any] = [device, *beside]
     for stream in streams:
-        stream.launch = launch
+        stream.launch, stream.matmul = launch, matmul
     try:
         yield noted
     finally:
-        del streams[0].matmul
         for stream in streams:
-            del stream.launch
+            del stream.launch, stream.matmul
 
 
 def kernel_times(
-    device: GpuDevice, work: Callable[[], object], repeats: int, beside: GpuStream | None = None
+    device: GpuDevice, work: Callable[[], object], repeats: int, beside: Sequence[GpuStream] = ()
 ) -> list[dict[str, Any]]:
     """Each kernel and matrix product that work queues, alone and again and again; in their order.
 
-    work queues on the device's own stream and, where there is one, on the stream beside it.
+    work queues on the device's own stream and on those beside it.
     For work that may be done again in parts: what it reads must not be what it has changed before.
     """
     with noted_launches(device, beside) as noted:

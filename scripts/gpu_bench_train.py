@@ -139,7 +139,7 @@ def kernels(
     stage = make_stage(device, scale.config, scale.batch_size)
     batch, plan = loaded[0]
     stage.run(batch, records, batch.rows, plan)
-    times = kernel_times(device, lambda: stage.run(batch, records, batch.rows, plan), scale.repeats, stage.row_stream)
+    times = kernel_times(device, lambda: stage.run(batch, records, batch.rows, plan), scale.repeats, stage.beside)
     for each in times:
         if each["name"].startswith("matmul"):
             m, k, n = map(int, each["name"].split()[1].split("x"))

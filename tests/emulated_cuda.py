@@ -16,6 +16,7 @@ import numpy as np
 from emulated_device_array import DeviceArray, as_shape
 from emulated_streams import Moment, Streams, Work
 
+from cupyrec.devices.cuda_runtime import MOST_PATIENCE
 from cupyrec.devices.host_memory import host_array
 from cupyrec.errors import DeviceError, DeviceMemoryError
 
@@ -156,8 +157,9 @@ class EmulatedCuda:
 
     # Streams and events
 
-    def stream(self, name, *, patient=False):
-        return self._streams.add(name, patient)
+    def stream(self, name, *, patience=0):
+        assert 0 <= patience <= MOST_PATIENCE
+        return self._streams.add(name, patience)
 
     def event(self):
         return Event()

@@ -53,7 +53,7 @@ class Work:
 class Stream:
     name: str
     # Of no effect here: any order is allowed.
-    patient: bool = False
+    patience: int = 0
     queue: deque[Work] = field(default_factory=deque)
 
 
@@ -83,9 +83,9 @@ class Streams:
 
     # For threads of the host
 
-    def add(self, name, patient=False):
+    def add(self, name, patience=0):
         with self.lock:
-            self._streams.append(Stream(name, patient))
+            self._streams.append(Stream(name, patience))
             return self._streams[-1]
 
     def all(self):

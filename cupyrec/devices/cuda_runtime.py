@@ -15,6 +15,8 @@ from cupyrec.devices.cuda_kernel import CudaKernel
 
 # How exact the matrix products are; embedding rows and all else stay float32.
 PRECISIONS = ("fp32", "tf32", "bf16")
+# Of streams.
+MOST_PATIENCE = 2
 
 
 class CudaRuntime(Protocol):
@@ -52,8 +54,8 @@ class CudaRuntime(Protocol):
     def mapped(self, array: np.ndarray) -> Any:
         """A device array over the memory of a page-locked or created host array, which kernels reach over the link."""
 
-    def stream(self, name: str, *, patient: bool = False) -> Any:
-        """A new stream; name: for people; patient: whether what others have queued goes first where both could run."""
+    def stream(self, name: str, *, patience: int = 0) -> Any:
+        """A new stream; name: for people; patience, 0 to MOST_PATIENCE: of what could run the least goes first."""
 
     def event(self) -> Any:
         """A new event. Until it is recorded it counts as done."""

@@ -16,6 +16,7 @@ from cupyrec.devices.created_memory import CreatedMemory
 from cupyrec.devices.cublas import WORKSPACE_BYTES, Cublas, load_cublas
 from cupyrec.devices.cuda_driver import NOT_READY, DriverCalls, Launcher, load_driver
 from cupyrec.devices.cuda_kernel import CudaKernel
+from cupyrec.devices.cuda_runtime import MOST_PATIENCE
 from cupyrec.devices.cupy_errors import device_error, first_line, in_our_errors
 from cupyrec.devices.cupy_kernels import CompiledKernels
 from cupyrec.devices.host_memory import host_array
@@ -24,8 +25,8 @@ from cupyrec.devices.memory_driver import MemoryDriver
 from cupyrec.errors import DeviceError
 
 LEAST_CAPABILITY = (7, 0)
-# Of streams: CUDA's lowest, and one more, which is a smaller number.
-PATIENT_PRIORITY, PRIORITY, CUPY_WITH_PRIORITIES = 0, -1, 14
+# Priorities of streams are 0, CUDA's lowest, and less. A GPU that has fewer takes the highest that it has.
+CUPY_WITH_PRIORITIES = 14
 # A kernel that wants more shared memory than this has to say so before it is launched.
 SHARED_BYTES_WITHOUT_ASKING = 48 * 1024
 
@@ -168,11 +169,11 @@ class CupyRuntime:
         return first.devicePointer
 
     @in_our_errors
-    def stream(self, name: str, *, patient: bool = False) -> CupyStream:
+    def stream(self, name: str, *, patience: int = 0) -> CupyStream:
         # Non-blocking: no order with CUDA's default stream.
         settings: dict[str, Any] = {"non_blocking": True}
         if int(self._cupy.__version__.split(".")[0]) >= CUPY_WITH_PRIORITIES:
-            settings["priority"] = PATIENT_PRIORITY if patient else PRIORITY
+            settings["priority"] = patience - MOST_PATIENCE
         return CupyStream(name, self._cupy.cuda.Stream(**settings))
 
     @in_our_errors

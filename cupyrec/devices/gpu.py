@@ -43,11 +43,14 @@ class GpuEvent:
 
 
 class StreamSettings:
-    """What all streams of a device share. graphs: whether what is the same each time is captured in CUDA graphs."""
+    """What all streams of a device share.
 
-    def __init__(self, graphs: bool = True, say: Callable[[str], None] | None = None) -> None:
+    graphs: whether what is the same each time is captured in CUDA graphs; precision: of matrix products, of PRECISIONS.
+    """
+
+    def __init__(self, graphs: bool = True, say: Callable[[str], None] | None = None, precision: str = "fp32") -> None:
         """say: is told what is slower than it might be; None: Python's warnings."""
-        self.graphs, self.say = graphs, say or _warn
+        self.graphs, self.say, self.precision = graphs, say or _warn, precision
         self._is_told = False
 
     def do_without_locked_pages(self, error: DeviceMemoryError) -> None:
@@ -62,11 +65,11 @@ class GpuStream:
     """Runs what is queued on it in order, beside all other streams. One thread at a time may queue."""
 
     def __init__(
-        self, runtime: CudaRuntime, name: str, *, settings: StreamSettings | None = None, patient: bool = False
+        self, runtime: CudaRuntime, name: str, *, settings: StreamSettings | None = None, patience: int = 0
     ) -> None:
-        """name: for people; patient: see CudaRuntime.stream. Raises DeviceError."""
+        """name: for people; patience: see CudaRuntime.stream. Raises DeviceError."""
         self.runtime, self._settings = runtime, settings or StreamSettings()
-        self._handle = runtime.stream(name, patient=patient)
+        self._handle = runtime.stream(name, patience=patience)
         self._nothing: dict[Any, Any] = {}
 
     @property
@@ -77,6 +80,15 @@ class GpuStream:
     @graphs.setter
     def graphs(self, wanted: bool) -> None:
         self._settings.graphs = wanted
+
+    @property
+    def precision(self) -> str:
+        """Of matrix products, on all streams of the device; one of PRECISIONS."""
+        return self._settings.precision
+
+    @precision.setter
+    def precision(self, wanted: str) -> None:
+        self._settings.precision = wanted
 
     def empty(self, shape: int | Sequence[int], dtype: Any = np.float32) -> Any:
         """A device array of whatever values. Raises DeviceMemoryError."""
@@ -129,6 +141,11 @@ class GpuStream:
         """Queue a kernel that strides over its items: one thread for each, or fewer where there are very many."""
         self.launch(kernel, min(-(-items // threads), MOST_BLOCKS), threads, *arguments)
 
+    def matmul(self, A: Any, B: Any, out: Any) -> None:
+        """Queue out[:] = A @ B. A: (m, k), B: (k, n), out: (m, n), float32; transposed views cost nothing."""
+        if A.shape[0] and B.shape[1]:
+            self.runtime.matmul(self._handle, A, B, out, self.precision)
+
     def copy(self, source: Any, target: Any) -> None:
         """Queue target[:] = source; each on the host or the device, C-contiguous, of one shape and dtype.
 
@@ -168,10 +185,7 @@ class GpuStream:
 
 
 class GpuDevice(GpuStream):
-    """One GPU; itself the stream on which training runs. Its host work is done by `host`.
-
-    precision: of matrix products, see PRECISIONS.
-    """
+    """One GPU; itself the stream on which training runs. Its host work is done by `host`."""
 
     name = "gpu"
 
@@ -190,8 +204,8 @@ class GpuDevice(GpuStream):
         """
         if precision not in PRECISIONS:
             raise ConfigError(f"unknown precision {precision!r}; choose {', '.join(PRECISIONS)}")
-        super().__init__(runtime, "train", settings=StreamSettings(graphs, say))
-        self.host, self.precision = CpuDevice(threads), precision
+        super().__init__(runtime, "train", settings=StreamSettings(graphs, say, precision))
+        self.host = CpuDevice(threads)
         self.threads = self.host.threads
 
     @property
@@ -210,9 +224,9 @@ class GpuDevice(GpuStream):
         finally:
             sys.setswitchinterval(before)
 
-    def stream(self, name: str = "", *, patient: bool = False) -> GpuStream:
-        """A stream for a stage of the pipeline, or a part of it. patient: see CudaRuntime.stream."""
-        return GpuStream(self.runtime, name, settings=self._settings, patient=patient)
+    def stream(self, name: str = "", *, patience: int = 0) -> GpuStream:
+        """A stream for a stage of the pipeline, or a part of it. patience: see CudaRuntime.stream."""
+        return GpuStream(self.runtime, name, settings=self._settings, patience=patience)
 
     def created_zeros(self, shape: int | Sequence[int], dtype: Any = np.float32) -> np.ndarray:
         """A host array of zeros in created memory, see CudaRuntime.created. Raises DeviceMemoryError."""
@@ -223,11 +237,6 @@ class GpuDevice(GpuStream):
     def say(self, line: str) -> None:
         """Tell what is slower than it might be."""
         self._settings.say(line)
-
-    def matmul(self, A: Any, B: Any, out: Any) -> None:
-        """Queue out[:] = A @ B. A: (m, k), B: (k, n), out: (m, n), float32; transposed views cost nothing."""
-        if A.shape[0] and B.shape[1]:
-            self.runtime.matmul(self._handle, A, B, out, self.precision)
 
     def upload(self, array: np.ndarray, target: Any = None) -> Any:
         """A host array copied to the device; waits for it. target: where to; None: a new array."""

@@ -44,20 +44,20 @@ class BiasSums:
         """(sum_blocks(max_samples), width), device: where the partial sums of a layer go."""
         return self._partial_sums[layer]
 
-    def add(self, samples: int, gradients: Any) -> None:
+    def add(self, samples: int, gradients: Any, *, stream: GpuStream | None = None) -> None:
         """Fill the gradients of all biases. gradients: (parameters,), of the stack, device; the others stay as they
-        are. samples: of the batch whose partial sums are there.
+        are. samples: of the batch whose partial sums are there; stream: of a GPU; None: the device's own.
         """
-        blocks = sum_blocks(samples)
-        if isinstance(self._device, GpuStream):
+        blocks, queue = sum_blocks(samples), stream or self._device
+        if isinstance(queue, GpuStream):
             add = kernel("bias_sums", "add_partial_sums", SUM_BLOCK=SUM_BLOCK, COLUMNS=COLUMNS, ROW_THREADS=ROW_THREADS)
-            self._device.launch(
+            queue.launch(
                 add, self._tiles, (COLUMNS, ROW_THREADS), self._all, np.int64(blocks), self._layers,
                 np.int32(len(self._widths)), gradients,
             )  # fmt: skip
             return
         for partial_sums, width, place in zip(self._partial_sums, self._widths, self._places, strict=True):
-            self._device.launch(_add_blocks, 1, partial_sums, blocks, gradients[place : place + width])
+            queue.launch(_add_blocks, 1, partial_sums, blocks, gradients[place : place + width])
 
 
 @cpu_kernel

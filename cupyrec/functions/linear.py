@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from cupyrec.devices.device import Device
+from cupyrec.devices.gpu import GpuStream
 
 
 def linear_forward(device: Device, X: Any, W: Any, Y: Any) -> None:
@@ -15,7 +16,7 @@ def linear_forward(device: Device, X: Any, W: Any, Y: Any) -> None:
     device.matmul(X, W.T, Y)
 
 
-def linear_weight_gradient(device: Device, dY: Any, X: Any, dW: Any) -> None:
+def linear_weight_gradient(device: Device | GpuStream, dY: Any, X: Any, dW: Any) -> None:
     """dW = dY^T X.
 
     dY: (B, out), X: (B, in), device. dW (out, in) is overwritten.

@@ -11,6 +11,7 @@ import numpy as np
 
 from cupyrec.config import DlrmConfig
 from cupyrec.devices.device import Device
+from cupyrec.devices.gpu import GpuStream
 from cupyrec.functions.bce_with_logits import bce_with_logits
 from cupyrec.functions.bias_activation import sum_blocks
 from cupyrec.functions.dot_interaction import dot_interaction_backward, dot_interaction_forward, interaction_width
@@ -72,21 +73,42 @@ class Dlrm:
 
     def backward_to_pooled(self, Y: Any, logits: Any, labels: Any) -> Any:
         """The part of `backward` that leads to dY, which it returns; fills `loss_sum`."""
-        B = labels.shape[0]
-        dR, dX, dY = self._dR[:B], self._dX[:B], self._dY[:B]
-        dlogits = self._dlogits[:B]
+        self.backward_of_loss(logits, labels, layers=self.top.layers)
+        return self.backward_of_interaction(Y, layers=range(0))
+
+    def backward_of_loss(self, logits: Any, labels: Any, *, layers: range) -> None:
+        """The first part of backward_to_pooled. layers: of the top MLP, the highest, which are done with it."""
+        dlogits = self._dlogits[: labels.shape[0]]
         bce_with_logits(self.device, logits, labels, dlogits, self.loss_sum)
-        self.top.backward_to_input(dlogits.reshape(B, 1), dR)
+        self._lead_to_interaction(labels.shape[0], layers)
+
+    def backward_of_interaction(self, Y: Any, *, layers: range) -> Any:
+        """The rest of backward_to_pooled. layers: of the top MLP, which are left to do before."""
+        B = Y.shape[0]
+        dX, dY = self._dX[:B], self._dY[:B]
+        self._lead_to_interaction(B, layers)
         dot_interaction_backward(
-            self.device, dR, self.bottom.output(B), Y, dX, dY, self_interaction=self.config.self_interaction
+            self.device, self._dR[:B], self.bottom.output(B), Y, dX, dY, self_interaction=self.config.self_interaction
         )
         return dY
 
+    def _lead_to_interaction(self, samples: int, layers: range) -> None:
+        self.top.backward_to_input(self._dlogits[:samples].reshape(samples, 1), self._dR[:samples], layers=layers)
+
     def backward_of_parameters(self, dense: Any) -> None:
         """After backward_to_pooled: the rest of `backward`, which fills `gradients`."""
-        B = dense.shape[0]
-        self.top.backward_of_parameters(self._R[:B], self._dlogits[:B].reshape(B, 1))
-        dX = self._dX[:B]
+        self.fill_top_weight_gradients(dense.shape[0], layers=self.top.layers)
+        self.top.fill_bias_gradients(dense.shape[0])
+        self.backward_of_bottom(dense)
+
+    def fill_top_weight_gradients(self, samples: int, *, layers: range, stream: GpuStream | None = None) -> None:
+        """Of layers of the top MLP that the backward pass is done with. stream: of a GPU; None: the device's own."""
+        dlogits = self._dlogits[:samples].reshape(samples, 1)
+        self.top.fill_weight_gradients(self._R[:samples], dlogits, layers=layers, stream=stream)
+
+    def backward_of_bottom(self, dense: Any) -> None:
+        """After backward_to_pooled: the bottom MLP, whose gradients it fills."""
+        dX = self._dX[: dense.shape[0]]
         self.bottom.backward_to_input(dX, None)
         self.bottom.backward_of_parameters(dense, dX)
 

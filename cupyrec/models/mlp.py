@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from cupyrec.devices.device import Device
+from cupyrec.devices.gpu import GpuStream
 from cupyrec.functions.bias_activation import bias_activation_backward, bias_activation_forward
 from cupyrec.functions.bias_sums import BiasSums
 from cupyrec.functions.linear import linear_forward, linear_input_gradient, linear_weight_gradient
@@ -72,30 +73,46 @@ class Mlp:
         """(B, out), device: what the last forward pass gave; valid until the next."""
         return self._outputs[-1][:samples]
 
-    def backward_to_input(self, dY: Any, dX: Any | None) -> None:
+    @property
+    def layers(self) -> range:
+        """Their numbers, from the input on."""
+        return range(len(self.weights))
+
+    def backward_to_input(self, dY: Any, dX: Any | None, *, layers: range | None = None) -> None:
         """After `forward`, the part of the backward pass that leads to the input.
 
         dY: (B, out), device; modified. dX: (B, in), device; overwritten; None where nobody needs it.
+        layers: the highest of those that are left to do; None: all.
         """
-        for layer in reversed(range(len(self.weights))):
-            Y, partial_sums = self._outputs[layer][: dY.shape[0]], self._bias_sums.of_layer(layer)
-            bias_activation_backward(self._device, dY, Y, partial_sums, relu=self._relu[layer])
-            below = self._gradient_below(layer, dY, dX)
+        for layer in reversed(self.layers if layers is None else layers):
+            gradient, Y = self._gradient_of(layer, dY), self._outputs[layer][: dY.shape[0]]
+            partial_sums = self._bias_sums.of_layer(layer)
+            bias_activation_backward(self._device, gradient, Y, partial_sums, relu=self._relu[layer])
+            below = self._gradient_of(layer - 1, dY) if layer else dX
             if below is not None:
-                linear_input_gradient(self._device, dY, self.weights[layer], below)
-            dY = below
+                linear_input_gradient(self._device, gradient, self.weights[layer], below)
 
     def backward_of_parameters(self, X: Any, dY: Any) -> None:
         """After backward_to_input: fills the gradients. X: what forward was given; dY: as there, modified."""
-        self._bias_sums.add(dY.shape[0], self._gradients)
-        for layer in reversed(range(len(self.weights))):
-            inputs = self._outputs[layer - 1][: dY.shape[0]] if layer else X
-            linear_weight_gradient(self._device, dY, inputs, self._weight_gradients[layer])
-            dY = self._gradient_below(layer, dY, None)
+        self.fill_bias_gradients(dY.shape[0])
+        self.fill_weight_gradients(X, dY)
 
-    def _gradient_below(self, layer: int, dY: Any, dX: Any) -> Any:
-        """Where the gradient of a layer's input stands, (B, in of the layer); dX for the first."""
-        return self._input_gradients[layer - 1][: dY.shape[0]] if layer else dX
+    def fill_bias_gradients(self, samples: int, *, stream: GpuStream | None = None) -> None:
+        """After backward_to_input. samples: B; stream: of a GPU; None: the device's own."""
+        self._bias_sums.add(samples, self._gradients, stream=stream)
+
+    def fill_weight_gradients(
+        self, X: Any, dY: Any, *, layers: range | None = None, stream: GpuStream | None = None
+    ) -> None:
+        """After backward_to_input of these layers. X, dY: as in backward_of_parameters; stream: of a GPU."""
+        for layer in reversed(self.layers if layers is None else layers):
+            inputs = self._outputs[layer - 1][: dY.shape[0]] if layer else X
+            gradient = self._gradient_of(layer, dY)
+            linear_weight_gradient(stream or self._device, gradient, inputs, self._weight_gradients[layer])
+
+    def _gradient_of(self, layer: int, dY: Any) -> Any:
+        """Where the gradient of a layer's output stands, (B, out of the layer); dY for the last."""
+        return dY if layer == self.layers[-1] else self._input_gradients[layer][: dY.shape[0]]
 
 
 def _bias_places(widths: Sequence[int]) -> list[int]:

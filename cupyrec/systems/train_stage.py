@@ -8,8 +8,9 @@ from typing import Any, SupportsFloat
 import numpy as np
 
 from cupyrec.batch import Batch, CoalescePlan, GpuCoalescePlan, most_chunks
+from cupyrec.devices.cuda_runtime import MOST_PATIENCE
 from cupyrec.devices.device import Device
-from cupyrec.devices.gpu import GpuDevice
+from cupyrec.devices.gpu import GpuDevice, GpuStream
 from cupyrec.functions.embedding_bag import embedding_bag_forward
 from cupyrec.models.dlrm import Dlrm
 from cupyrec.optim.registry import Optimizer
@@ -23,14 +24,17 @@ class TrainStage:
     """Pools, runs the model forward and backward, updates rows and dense parameters, and counts the steps.
 
     On a GPU it works on batches whose arrays are in device memory. What is done to the dense part, which wants
-    arithmetic, is queued on the device's own stream; what is done to embedding rows, which wants memory, beside it:
+    arithmetic, is queued on the device's own stream; what is done to embedding rows, which wants memory, beside it; and
+    so are weight gradients of the top MLP, which nobody waits for:
 
-        train   | bottom MLP, forward | interaction, top MLP, loss, back to dY | other gradients, dense update |
-        rows    | pool                |                                        | update rows                   |
+        train     | bottom MLP, forward | interaction, top MLP, loss, back to dY | bottom MLP, backward | dense update |
+        gradients |                     |                 weights of the top MLP, biases                |
+        rows      | pool                |                                        | update rows                         |
 
-    Both begin when training has come to the step. Training waits for the pooled vectors, rows for their gradient dY,
-    and the step ends when both are done. Blocks of the dense part go first where CuPy has priorities, from 14 on: they
-    are few and large, and would else wait until all those of rows have had their turn.
+    All begin when training has come to the step. Training waits for the pooled vectors, rows for their gradient dY, the
+    dense update for all gradients, and the step ends when all are done. What others wait for goes first, and rows go
+    last, where CuPy has priorities, from 14 on: blocks of products are few and large, and would else wait until all
+    those of rows have had their turn.
     """
 
     def __init__(
@@ -53,10 +57,17 @@ class TrainStage:
         self._dense_part = make_dense_part(device, model, max_samples=max_samples)
         # Streams and events of the CPU and of a GPU are not told apart here; on the CPU there is but the device.
         self._train: Any = device
-        self.row_stream: Any = device.stream("rows", patient=True) if isinstance(device, GpuDevice) else device
+        self.row_stream: Any = device
+        if isinstance(device, GpuDevice):
+            self.row_stream = device.stream("rows", patience=MOST_PATIENCE)
         self._begun, self._has_gradient, self._pooled, self._updated = (self._train.record() for _ in range(4))
         self._rows_are_awaited = False
         self._partial_sums: Any = None
+
+    @property
+    def beside(self) -> list[GpuStream]:
+        """Streams of a GPU on which it queues beside the device's own."""
+        return [each for each in (self._dense_part.beside, self.row_stream) if isinstance(each, GpuStream)]
 
     @property
     def learning_rate(self) -> float:
@@ -100,6 +111,7 @@ class TrainStage:
 
     def predict(self, batch: Batch, Y: Any) -> np.ndarray:
         """Logits (B,), on the host, from pooled vectors; valid until the next call."""
+        self._dense_part.await_gradients()  # of a step that was broken off
         return self.device.download(self.model.forward(batch.dense, Y))
 
     def gradient(self, batch: Batch, Y: Any) -> Any:

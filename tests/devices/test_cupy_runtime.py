@@ -17,6 +17,7 @@ from cupyrec.devices import cupy_runtime
 from cupyrec.devices.cublas import COMPUTE_TYPES, OP_N, PROTOTYPES, WORKSPACE_BYTES, Cublas, gemm_arguments
 from cupyrec.devices.cuda_driver import DriverCalls
 from cupyrec.devices.cuda_kernel import CudaKernel
+from cupyrec.devices.cuda_runtime import MOST_PATIENCE
 from cupyrec.devices.cupy_kernels import first_compile_error, source_of
 from cupyrec.devices.cupy_runtime import CupyRuntime, gpu_is_available, why_no_gpu
 from cupyrec.devices.memory_driver import MemoryDriver
@@ -562,11 +563,12 @@ def test_copies_and_fills(runtime, cupy):
     ]
 
 
-@pytest.mark.parametrize(("version", "expected"), [("14.2.0", [0, -1]), ("13.6.0", [None, None])])
+@pytest.mark.parametrize(("version", "expected"), [("14.2.0", [-2, -1, 0]), ("13.6.0", [None] * 3)])
 def test_what_is_patient_has_a_lower_priority(runtime, cupy, version, expected):
     """CUDA's lowest is 0; smaller numbers are higher. CuPy 13 has none."""
     cupy.__version__ = version
-    assert [runtime.stream("rows", patient=patient).stream.priority for patient in (True, False)] == expected
+    patiences = range(MOST_PATIENCE + 1)
+    assert [runtime.stream("rows", patience=patience).stream.priority for patience in patiences] == expected
 
 
 def test_events(runtime, cupy):

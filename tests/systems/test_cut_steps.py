@@ -20,7 +20,7 @@ POINTS = [
     ("", "update_dense"),
 ]
 CUT_STEP, BATCHES = 3, 12
-ORDERS = ("latest:rows", "latest:train", "earliest:rows", "lazy")
+ORDERS = ("latest:rows", "latest:gradients", "latest:train", "earliest:rows", "lazy")
 
 
 def cut(name, point, order):

@@ -21,12 +21,12 @@ from cupyrec.pipeline.stages_in_turn import StagesInTurn
 from cupyrec.systems.loss import LOSSES
 from cupyrec.systems.scratchpipe import ScratchpipeSystem
 
-PIPELINE = ("train", "rows", "loss", "load", "plan", "collect", "in", "out", "insert")
+PIPELINE = ("train", "gradients", "rows", "loss", "load", "plan", "collect", "in", "out", "insert")
 # The streams that each system's training queues work on; one more where rows come in in two ways at once.
 STREAMS_OF = {
-    "resident": ("train", "rows", "loss", "load"),
-    "hybrid": ("train", "loss", "link"),
-    "static": ("train", "rows", "loss", "load", "link"),
+    "resident": ("train", "gradients", "rows", "loss", "load"),
+    "hybrid": ("train", "gradients", "loss", "link"),
+    "static": ("train", "gradients", "rows", "loss", "load", "link"),
     "serial": PIPELINE,
     "scratchpipe": PIPELINE,
 }
@@ -156,40 +156,46 @@ def waits_taken(name, exchange):
     trained(system_config(name, exchange=exchange), device, batches_of())
     taken = []
     for pair, times in device.runtime.waits.items():
-        each_step = times // BATCHES if "rows" in pair else 1
+        each_step = times // BATCHES if {"rows", "gradients"} & set(pair) else 1
         taken += [(*pair, number, each_step) for number in range(each_step)] if each_step > 1 else [pair]
     return sorted(taken)
 
 
 # Before pooling and before the update of rows; before pooled vectors are used and at the end of a step.
 ROW_WAITS = [("rows", "train", 0, 2), ("rows", "train", 1, 2), ("train", "rows", 0, 2), ("train", "rows", 1, 2)]
+# Before the weight gradients of the upper layers, and before the others; before the dense update.
+GRADIENT_WAITS = [("gradients", "train", 0, 2), ("gradients", "train", 1, 2), ("train", "gradients")]
 WAITS = {
-    ("resident", "staged"): [("load", "train"), ("loss", "train"), *ROW_WAITS, ("train", "load")],
-    ("hybrid", "staged"): [("link", "train"), ("loss", "train"), ("train", "link")],
+    ("resident", "staged"): [("load", "train"), ("loss", "train"), *GRADIENT_WAITS, *ROW_WAITS, ("train", "load")],
+    ("hybrid", "staged"): [("link", "train"), ("loss", "train"), *GRADIENT_WAITS, ("train", "link")],
     ("static", "staged"): [
-        ("link", "train"), ("load", "train"), ("loss", "train"), ("rows", "train"), ("train", "link"),
+        ("link", "train"), ("load", "train"), ("loss", "train"), *GRADIENT_WAITS, ("rows", "train"), ("train", "link"),
         ("train", "load"), ("train", "rows"),
     ],
     ("scratchpipe", "staged"): [
         ("collect", "insert"), ("collect", "plan"), ("collect", "train"), ("in", "collect"), ("insert", "in"),
-        ("load", "train"), ("loss", "train"), ("out", "collect"), *ROW_WAITS, ("train", "insert"),
+        ("load", "train"), ("loss", "train"), ("out", "collect"), *ROW_WAITS,
+        *GRADIENT_WAITS, ("train", "insert"),
     ],
     ("scratchpipe", "direct"): [
         ("collect", "insert"), ("collect", "plan"), ("collect", "train"), ("in", "collect"), ("insert", "in"),
-        ("insert", "out"), ("load", "train"), ("loss", "train"), ("out", "collect"), *ROW_WAITS, ("train", "insert"),
+        ("insert", "out"), ("load", "train"), ("loss", "train"), ("out", "collect"), *ROW_WAITS,
+        *GRADIENT_WAITS, ("train", "insert"),
     ],
     ("scratchpipe", "direct-in"): [
         ("collect", "insert"), ("collect", "plan"), ("collect", "train"), ("in", "collect"), ("insert", "in"),
-        ("load", "train"), ("loss", "train"), ("out", "collect"), *ROW_WAITS, ("train", "insert"),
+        ("load", "train"), ("loss", "train"), ("out", "collect"), *ROW_WAITS,
+        *GRADIENT_WAITS, ("train", "insert"),
     ],
     ("scratchpipe", "mixed"): [
         ("collect", "insert"), ("collect", "plan"), ("collect", "train"), ("in", "collect"), ("in", "in-copy"),
         ("in-copy", "in"), ("insert", "in"), ("load", "train"), ("loss", "train"), ("out", "collect"), *ROW_WAITS,
-        ("train", "insert"),
+        *GRADIENT_WAITS, ("train", "insert"),
     ],
     ("scratchpipe", "direct-out"): [
         ("collect", "insert"), ("collect", "plan"), ("collect", "train"), ("in", "collect"), ("insert", "in"),
-        ("insert", "out"), ("load", "train"), ("loss", "train"), ("out", "collect"), *ROW_WAITS, ("train", "insert"),
+        ("insert", "out"), ("load", "train"), ("loss", "train"), ("out", "collect"), *ROW_WAITS,
+        *GRADIENT_WAITS, ("train", "insert"),
     ],
 }  # fmt: skip
 
