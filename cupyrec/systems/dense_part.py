@@ -37,9 +37,6 @@ class DensePart:
         """After `run`: fill the model's gradients."""
         self._model.backward_of_parameters(self._dense)
 
-    def await_gradients(self) -> None:
-        """Nothing: they are filled."""
-
     def loss(self) -> SupportsFloat:
         """The mean loss of the batch that was run last."""
         return float(self._model.loss_sum[0]) / self._dense.shape[0]
@@ -72,12 +69,10 @@ class GraphedDensePart:
         self._begin, self._run_upper, self._run_lower, self._end = (Repeated(device) for _ in range(4))
         self._upper_weights, self._lower_weights = Repeated(self.beside), Repeated(self.beside)
         self._has_upper, self._has_lower, self._filled = (GpuEvent(device.runtime) for _ in range(3))
-        self._is_awaited = False
         self._dY: Any = None
 
     def begin(self, batch: Batch) -> None:
         """Take in a batch; run the bottom MLP."""
-        self.await_gradients()  # of a step that was broken off
         device, B = self._device, batch.samples
         if self._samples != B:
             self._samples, self._inputs = B, (self._dense[:B], self._labels[:B])
@@ -91,10 +86,8 @@ class GraphedDensePart:
         B, model, beside = batch.samples, self._model, self.beside
         self._run_upper.queue(B, lambda: self._queue_upper(B, Y))
         if self._upper:
-            self._is_awaited = True
             beside.wait(self._device.record(self._has_upper))
             self._upper_weights.queue(B, lambda: model.fill_top_weight_gradients(B, layers=self._upper, stream=beside))
-            beside.record(self._filled)
         self._run_lower.queue(B, lambda: self._queue_lower(Y))
         self._device.record(self._has_lower)
         return self._dY
@@ -102,19 +95,12 @@ class GraphedDensePart:
     def end(self) -> None:
         """As DensePart.end."""
         B, model, beside = self._samples, self._model, self.beside
-        self._is_awaited = True
         beside.wait(self._has_lower)
         self._lower_weights.queue(B, lambda: self._queue_lower_weights(B))
         beside.record(self._filled)
         dense, _ = self._inputs
         self._end.queue(B, lambda: model.backward_of_bottom(dense))
-        self.await_gradients()
-
-    def await_gradients(self) -> None:
-        """What is queued from now on waits for the gradients that are filled beside, which read what it may change."""
-        if self._is_awaited:
-            self._device.wait(self._filled)
-            self._is_awaited = False
+        self._device.wait(self._filled)
 
     def loss(self) -> SupportsFloat:
         """As DensePart.loss; a PendingLoss."""

@@ -111,7 +111,6 @@ class TrainStage:
 
     def predict(self, batch: Batch, Y: Any) -> np.ndarray:
         """Logits (B,), on the host, from pooled vectors; valid until the next call."""
-        self._dense_part.await_gradients()  # of a step that was broken off
         return self.device.download(self.model.forward(batch.dense, Y))
 
     def gradient(self, batch: Batch, Y: Any) -> Any:
