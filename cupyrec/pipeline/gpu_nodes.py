@@ -13,6 +13,7 @@ import numpy as np
 from cupyrec.devices.gpu import GpuEvent, GpuStream
 from cupyrec.kernels import kernel
 from cupyrec.pipeline.planner_kernels import NODE_FIELDS
+from cupyrec.pipeline.told_array import ToldArray
 
 # What a node takes: its fields, its row, its place on the stack of free ones, and places of 16 bytes in the hit map,
 # which has two to four times as many. What a slot takes: its list, since when it is there, its node.
@@ -31,14 +32,15 @@ CHOSEN = 13
 class GpuNodes:
     """The arrays, and how much of them is in use at most.
 
-    state, counts: (STATE_SIZE,) int32, device and page-locked: `state` as last copied to the host.
+    state, counts: (STATE_SIZE,) int32, device and page-locked: `state` as the host was told it last.
     """
 
     def __init__(self, stream: GpuStream) -> None:
         """Raises DeviceMemoryError."""
         self._stream = stream
         self.state = stream.zeros(STATE_SIZE, np.int32)
-        self.counts, self._counted = stream.page_locked(STATE_SIZE, np.int32), GpuEvent(stream.runtime)
+        self._told, self._counted = ToldArray(stream, np.int32), GpuEvent(stream.runtime)
+        self.counts = np.zeros(STATE_SIZE, np.int32)
         self._nodes_in_use = self._places_in_use = 0
         self.capacity = 0
         self.nodes: Any = None
@@ -59,8 +61,8 @@ class GpuNodes:
         return self._window, np.int32(self._window.shape[0])
 
     def queue_counts(self) -> None:
-        """Queue the copy of `state` to `counts`."""
-        self._stream.copy(self.state, self.counts)
+        """Queue that `counts` are told."""
+        self.counts = self._told.tell(self._stream, self.state)
         self._stream.record(self._counted)
 
     def wait_for_counts(self) -> None:

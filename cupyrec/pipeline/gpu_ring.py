@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,66 +13,9 @@ from cupyrec.devices.gpu import GpuDevice, GpuEvent, GpuStream, Repeated
 from cupyrec.devices.shared_copy import copy_four
 from cupyrec.embedding.gpu_coalesce import GpuCoalesceMemory, GpuCoalescer
 from cupyrec.pipeline.gpu_planner import GpuPlanMemory
+from cupyrec.pipeline.growing_array import GrowingArray, Largest
 from cupyrec.pipeline.plan import Plan
-
-# Room is made for this many times what is asked for: growing waits for the whole device, and batches differ a little.
-GROWTH = 1.125
-
-
-@dataclass
-class Largest:
-    """The most items that any of some arrays has had to have room for."""
-
-    items: int = 0
-
-
-class GrowingArray:
-    """An array in page-locked host memory, device memory or both, as long as the largest so far."""
-
-    def __init__(
-        self,
-        device: GpuDevice,
-        dtype: Any,
-        *,
-        row: Sequence[int] = (),
-        on_host: bool,
-        on_device: bool,
-        largest: Largest | None = None,
-    ) -> None:
-        """row: the shape of one item; largest: shared by arrays for the same thing: what one needs others will."""
-        self._largest = largest or Largest()
-        self._device, self._dtype, self._row = device, dtype, tuple(row)
-        self._on_host, self._on_device = on_host, on_device
-        self._capacity = self._viewed = -1
-        self._host: Any = None
-        self._array: Any = None
-        self._view: Any = None
-
-    def reserve(self, items: int) -> None:
-        """Make room. What was there is lost."""
-        if self._capacity >= items:
-            return
-        if self._capacity >= 0:
-            self._device.synchronize()  # what is given back may still be in use
-        self._largest.items = max(items, self._largest.items)
-        capacity = math.ceil(GROWTH * self._largest.items)
-        shape = (capacity, *self._row)
-        if self._on_host:
-            self._host = self._device.page_locked(shape, self._dtype)
-        if self._on_device:
-            self._array = self._device.empty(shape, self._dtype)
-        self._capacity, self._viewed = capacity, -1  # where there was too little memory, as before
-
-    def host(self, items: int) -> Any:
-        """(items, ...), page-locked."""
-        return self._host[:items]
-
-    def device(self, items: int) -> Any:
-        """(items, ...), device."""
-        # Views of device arrays cost microseconds, and most batches are of one size.
-        if self._viewed != items:
-            self._viewed, self._view = items, self._array[:items]
-        return self._view
+from cupyrec.pipeline.told_array import ToldArray
 
 
 class BatchUpload:
@@ -134,7 +76,7 @@ class LoadedBatch:
         self._stream, self._coalescer = stream, coalescer
         self._upload = BatchUpload(device, dense_features, largest)
         self._coalesce_memory = GpuCoalesceMemory()
-        self._unique = device.page_locked(1, np.int32)
+        self._told, self._unique = ToldArray(stream, np.int32), np.zeros(1, np.int32)
         self._repeated = Repeated(stream)
         self._batch: Batch | None = None
         self._coalesced: GpuCoalescePlan | None = None
@@ -171,7 +113,7 @@ class LoadedBatch:
     def _queue(self) -> None:
         self._batch = self._upload.put(self._stream)
         self._coalesced = self._coalescer.plan(self._batch, self._coalesce_memory)
-        self._stream.copy(self._coalesced.unique_count, self._unique)
+        self._unique = self._told.tell(self._stream, self._coalesced.unique_count)
 
 
 @dataclass
@@ -196,11 +138,10 @@ class GpuRingEntry:
         self.loading = loading
         self.plan_memory = GpuPlanMemory()
         self.slots_memory = GrowingArray(device, np.int32, on_host=False, on_device=True, largest=sizes.lookups)
-        self.rows_memory = [
-            GrowingArray(device, np.int64, on_host=True, on_device=False, largest=each)
-            for each in (sizes.missed, sizes.evicted)
-        ]
-        self.planned, self.collected, self.came, self.went, self.inserted = (GpuEvent(device.runtime) for _ in range(5))
+        self.told_misses = ToldArray(device, np.int64, sizes.missed)
+        self.told_victims = ToldArray(device, np.int64, sizes.evicted)
+        events = (GpuEvent(device.runtime) for _ in range(6))
+        self.planned, self.told, self.collected, self.came, self.went, self.inserted = events
         self.plan: Plan | None = None
         self.slots: Any = None
         self.miss_rows: Any = None

@@ -1,8 +1,9 @@
 """What each stage does to a batch on a GPU: the same as stage_work does on the CPU, queued on a stream for each stage.
 
 The board says when a stage may queue its work for a batch; events, when the device may do it. What is not here needs no
-event because the host has waited already: for the count of unique rows before planning; for a plan, and for the victims
-that it may bring back to be in the host table, before the host gathers; for victims before the host writes them there.
+event because the host has waited already: for the count of unique rows before planning; for the rows that miss, and for
+the victims that they may bring back to be in the host table, before the host gathers; for victims, and which they are,
+before the host writes them there.
 
 Between training's own two streams there are the waits of TrainStage, and where two streams bring rows in, those of
 MixedIn. All others:
@@ -40,7 +41,8 @@ from cupyrec.embedding.place_lookups import place_lookups
 from cupyrec.embedding.radix_sort import RadixSort
 from cupyrec.pipeline.exchange import Exchange
 from cupyrec.pipeline.gpu_planner import GpuPlanner
-from cupyrec.pipeline.gpu_ring import GROWTH, GpuRingEntry, GpuStaging, GrowingArray, LoadedBatch, RingSizes
+from cupyrec.pipeline.gpu_ring import GpuRingEntry, GpuStaging, LoadedBatch, RingSizes
+from cupyrec.pipeline.growing_array import GROWTH, GrowingArray
 from cupyrec.pipeline.plan import Plan
 from cupyrec.pipeline.stages import COLLECT, INSERT, LOAD, ONE_AFTER_ANOTHER, STAGES, Board, Depth
 
@@ -140,12 +142,10 @@ class GpuStageWork:
         entry.slots_memory.reserve(coalesced.lookups)
         entry.slots = entry.slots_memory.device(coalesced.lookups)
         place_lookups(stream, coalesced, plan.unique_slots, entry.slots)
-        in_memory, out_memory = entry.rows_memory
-        if self._into.by_host:
-            entry.miss_rows = _to_host(stream, in_memory, plan.miss_rows)
-        if self._out.by_host:
-            entry.evict_rows = _to_host(stream, out_memory, plan.evict_rows)
         stream.record(entry.planned)
+        if self._into.by_host:
+            entry.miss_rows = entry.told_misses.tell(stream, plan.miss_rows)
+            stream.record(entry.told)
         board.planned(plan)
         if self._may_begin(number + 1):
             self._begin_plan(number + 1)
@@ -163,7 +163,7 @@ class GpuStageWork:
         gather_records(stream, self.pad, slots, staging.device_out(evicted))
         stream.record(entry.collected)
         if self._into.by_host:
-            entry.planned.synchronize()
+            entry.told.synchronize()
             before = number - len(self._staging)
             if before >= 0:
                 self.entry(before).came.synchronize()  # the copies from this staging are done
@@ -181,6 +181,8 @@ class GpuStageWork:
         self._in_stream.record(entry.came)
         evicted = plan.evict_rows.shape[0]
         self._out_stream.wait(entry.collected)
+        if self._out.by_host:
+            entry.evict_rows = entry.told_victims.tell(self._out_stream, plan.evict_rows)
         rows = plan.evict_rows if self._out.by_host else staging.evict_rows.device(evicted)
         self._out.take(self._out_stream, rows, staging)
         self._out_stream.record(entry.went)
@@ -289,11 +291,3 @@ class GpuStageWork:
         if self._in_turn:
             for stream in streams:
                 stream.record().synchronize()
-
-
-def _to_host(stream: GpuStream, memory: GrowingArray, rows: Any) -> Any:
-    """Queue the copy of (n,) rows; where they will stand."""
-    memory.reserve(rows.shape[0])
-    on_host = memory.host(rows.shape[0])
-    stream.copy(rows, on_host)
-    return on_host

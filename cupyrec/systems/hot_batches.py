@@ -14,7 +14,8 @@ from cupyrec.devices.device import Device
 from cupyrec.devices.gpu import GpuDevice
 from cupyrec.embedding.coalesce import Coalescer
 from cupyrec.embedding.gpu_coalesce import GpuCoalescer
-from cupyrec.pipeline.gpu_ring import GrowingArray, LoadedBatch
+from cupyrec.pipeline.gpu_ring import LoadedBatch
+from cupyrec.pipeline.growing_array import GrowingArray
 
 
 @dataclass(frozen=True, eq=False)

@@ -16,7 +16,7 @@ from cupyrec.models.dlrm import Dlrm
 from cupyrec.optim.registry import Optimizer
 from cupyrec.optim.row_update import RowUpdate
 from cupyrec.optim.schedule import WarmupPolynomialDecay
-from cupyrec.pipeline.gpu_ring import GROWTH
+from cupyrec.pipeline.growing_array import GROWTH
 from cupyrec.systems.dense_part import make_dense_part
 
 

@@ -14,8 +14,8 @@ from cupyrec.errors import MemoryPlanError
 from cupyrec.models.dlrm import activation_elements, dense_parameters
 from cupyrec.optim.registry import Optimizer
 from cupyrec.pipeline.gpu_nodes import GROWTH as PLANNER_GROWTH
-from cupyrec.pipeline.gpu_ring import GROWTH
 from cupyrec.pipeline.gpu_stage_work import loaded_ahead
+from cupyrec.pipeline.growing_array import GROWTH
 from cupyrec.scratchpad_size import scratchpad_slots
 from cupyrec.systems.device_inputs import UPLOADS
 from cupyrec.systems.hybrid import HybridSystem

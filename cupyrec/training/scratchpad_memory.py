@@ -10,9 +10,9 @@ from cupyrec.embedding.radix_sort import SORT_BYTES_PER_ITEM
 from cupyrec.pipeline.exchange import CHOSEN_BY_TRIAL, TRIED_ROWS
 from cupyrec.pipeline.gpu_nodes import GPU_NODE_BYTES, GPU_SLOT_BYTES
 from cupyrec.pipeline.gpu_nodes import GROWTH as PLANNER_GROWTH
-from cupyrec.pipeline.gpu_ring import GROWTH
 from cupyrec.pipeline.gpu_stage_work import FLUSHED_ROWS
 from cupyrec.pipeline.gpu_victims import SPARE_BITS
+from cupyrec.pipeline.growing_array import GROWTH
 from cupyrec.scratchpad_size import MOST_SLOTS
 from cupyrec.systems.scratchpipe import ScratchpipeSystem
 from cupyrec.systems.serial import SerialSystem
