@@ -59,14 +59,9 @@ is_made_for_here() {
     )
 }
 
-# install_cupyrec EXTRAS: editable, with the extras named ("" for none). In setuptools' way of old: in its present
-# one `import cupyrec` finds the checkout as an empty package from the folder that holds it.
+# install_cupyrec EXTRAS: editable, with the extras named ("" for none).
 install_cupyrec() {
-    local as_a_path=() # written so below that an empty one is none to a bash before 4.4
-    if .venv/bin/python -m pip install --help | grep -q -e --config-settings; then
-        as_a_path=(--config-settings editable_mode=compat)
-    fi
-    .venv/bin/python -m pip install --quiet --disable-pip-version-check ${as_a_path[@]+"${as_a_path[@]}"} --editable ".${1:+[$1]}"
+    .venv/bin/python -m pip install --quiet --disable-pip-version-check --editable ".${1:+[$1]}"
 }
 
 # enter_environment EXTRAS: enter .venv with cupyrec and these extras in it.

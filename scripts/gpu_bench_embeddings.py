@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from gpu_bench_checks import LEARNING_RATE, check_rows, make_stage
 from gpu_bench_report import Section
-from gpu_bench_runs import TimedExchange, TimedTrainStage, free_memory, timed_steps
+from gpu_bench_runs import TimedExchange, TimedTrainStage, batches_needed, free_memory, timed_steps
 from gpu_bench_scale import FLOAT_BYTES, BatchSource, Scale, make_table
 from gpu_bench_timing import gb_s, graph_ms, kernel_times
 from gpu_bench_train import load_batches, random_records
@@ -147,7 +147,7 @@ def through_scratchpad(scale: Scale, device: GpuDevice) -> dict[str, Any]:
     stage = make_stage(device, config, scale.batch_size, TimedTrainStage)
     system: Any = make_system(SystemConfig("scratchpipe", str(slots), lookahead), stage, table)
     system._exchange = exchange
-    batches = source.batches(scale.warm_steps + locality.fill_steps + scale.timed_steps + lookahead + 8)
+    batches = source.batches(batches_needed(scale, locality.fill_steps, lookahead))
     values = timed_steps(scale, system, stage, batches, exchange, locality.fill_steps)
     return {
         **described(scale),

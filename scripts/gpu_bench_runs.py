@@ -20,6 +20,10 @@ from cupyrec.pipeline.gpu_ring import GpuStaging
 from cupyrec.pipeline.ways import WayIn, WayOut
 from cupyrec.systems.train_stage import TrainStage
 
+# Steps beyond the length of the ring that a batch may be loaded after the one that was trained.
+RING_MARGIN = 8
+# Entries of a ring beyond the batches known ahead, at most.
+RING_BEYOND_LOOKAHEAD = 16
 # Spans of the training's stream: all of Train, or the dense part up to the pooled vectors' gradient, and what is after.
 TRAIN, GRADIENTS = "train", "gradients"
 
@@ -135,10 +139,18 @@ class TimedOut:
             self._way.scatter(evict_rows, staging)
 
 
+def batches_needed(scale: Scale, fill: int, lookahead: int) -> int:
+    """How many batches timed_steps takes at most, with those that a scratchpad knows ahead."""
+    warm = max(scale.warm_steps + fill, lookahead + RING_BEYOND_LOOKAHEAD + RING_MARGIN)
+    return warm + scale.timed_steps + lookahead + RING_BEYOND_LOOKAHEAD
+
+
 def timed_steps(
     scale: Scale, system: Any, stage: TimedTrainStage, batches: list[Batch], exchange: TimedExchange | None, fill: int
 ) -> dict[str, Any]:
     """Let a system train: until its scratchpad is full, at most `fill` steps, and some more; then time its steps.
+
+    At least until each entry of a scratchpad's ring has been used twice: at the second use its graph is captured.
 
     A step is timed from event to event on the training's stream, in windows of some steps, of which the median is
     taken; and by the host's clock over all of them, with the device synchronised at both ends.
@@ -152,9 +164,12 @@ def timed_steps(
     results = system.train(iter(batches), say=lines.append)
     slots, fill = (system.slots, fill) if exchange is not None else (0, 0)
     filled = warmed = full_at = 0
-    while warmed < scale.warm_steps + (full_at or fill):
+    ring = 0
+    while warmed < max(scale.warm_steps + (full_at or fill), ring):
         traffic = next(results).traffic
         warmed += 1
+        if slots and not ring:
+            ring = system._work.board.ring_size + RING_MARGIN
         if traffic is not None and slots:
             filled += traffic.misses - traffic.evictions
             if filled >= slots and not full_at:

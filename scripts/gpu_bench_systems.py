@@ -11,7 +11,7 @@ import numpy as np
 from gpu_bench_ceilings import rates_of
 from gpu_bench_checks import check_systems, exchanges_there, make_stage
 from gpu_bench_report import Section
-from gpu_bench_runs import TimedExchange, TimedTrainStage, free_memory, timed_steps
+from gpu_bench_runs import TimedExchange, TimedTrainStage, batches_needed, free_memory, timed_steps
 from gpu_bench_scale import BatchSource, Locality, Scale, expected_order, link_floor_ms, make_table, train_floor_ms
 from gpu_bench_timing import gb_s, streams_ms
 
@@ -110,7 +110,7 @@ class Systems:
         scale, host = self._scale, self._device.host
         values: dict[str, Any] = {}
         for locality in scale.localities:
-            count = scale.warm_steps + locality.fill_steps + scale.timed_steps + scale.most_lookahead + 8
+            count = batches_needed(scale, locality.fill_steps, scale.most_lookahead)
             source = BatchSource(host, scale.config, scale.batch_size, scale.bag_lookups, locality)
             begun = time.perf_counter()
             batches = self._batches[locality.name] = source.batches(count)

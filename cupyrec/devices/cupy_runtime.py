@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import importlib.util
+import os
 import threading
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -25,6 +26,10 @@ from cupyrec.devices.memory_driver import MemoryDriver
 from cupyrec.errors import DeviceError
 
 LEAST_CAPABILITY = (7, 0)
+# CUDA 13 compiles for none that is older.
+LEAST_CAPABILITY_OF_CUDA_13 = (7, 5)
+# Streams beyond CUDA's 8 queues to the GPU share one, and wait for each other without need; there are more than 8.
+QUEUES_SETTING, MOST_QUEUES = "CUDA_DEVICE_MAX_CONNECTIONS", "32"
 # Priorities of streams are 0, CUDA's lowest, and less. A GPU that has fewer takes the highest that it has.
 CUPY_WITH_PRIORITIES = 14
 # A kernel that wants more shared memory than this has to say so before it is launched.
@@ -40,6 +45,8 @@ def why_no_gpu() -> str:
     """In one line why no GPU can be used, and what to do; empty where one can be."""
     if importlib.util.find_spec("cupy") is None:
         return "CuPy is not installed; pip install 'cupyrec[cuda12]', or 'cupyrec[cuda13]', as the driver allows"
+    # Read when CUDA begins.
+    os.environ.setdefault(QUEUES_SETTING, MOST_QUEUES)
     try:
         import cupy
 
@@ -53,8 +60,13 @@ def why_no_gpu() -> str:
     except RuntimeError as error:
         return f"the NVIDIA driver cannot be used: {first_line(error)}"
     capability = properties["major"], properties["minor"]
-    if capability < LEAST_CAPABILITY:
-        return f"the GPU has compute capability {capability[0]}.{capability[1]}, but 7.0 is the least that will do"
+    is_cuda_13 = cupy.cuda.runtime.runtimeGetVersion() >= 13_000
+    least = LEAST_CAPABILITY_OF_CUDA_13 if is_cuda_13 else LEAST_CAPABILITY
+    if capability < least:
+        shown, needed = (f"{major}.{minor}" for major, minor in (capability, least))
+        with_cuda = " with CUDA 13" if is_cuda_13 else ""
+        advice = "; cupyrec[cuda12] may do" if capability >= LEAST_CAPABILITY else ""
+        return f"the GPU has compute capability {shown}, but {needed} is the least that will do{with_cuda}{advice}"
     try:
         load_cublas(cupy.cuda.cublas.__file__)
     except (ImportError, OSError) as error:

@@ -7,6 +7,8 @@ typedef unsigned long long uint64;
 
 #define WARP 32
 #define ALL_LANES 0xffffffffu
+// Of a block. A kernel that may be launched with as many must say so: else it may be given more registers than there are.
+#define MOST_THREADS 1024
 
 // Whether 128-bit accesses may begin at p.
 __device__ __forceinline__ bool is_aligned16(const void* p) { return ((uint64)p & 15) == 0; }

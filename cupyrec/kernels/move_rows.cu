@@ -61,23 +61,23 @@ __device__ inline void move(
 }
 
 // gathered[i] = records[places[i]]. records: (rows or slots, WIDTH); places: (n,); gathered: (n, WIDTH), overwritten.
-extern "C" __global__ void gather_rows(
+extern "C" __global__ void __launch_bounds__(MOST_THREADS) gather_rows(
     const float* __restrict__ records, const int64* __restrict__ places, float* __restrict__ gathered, int n) {
     move(OneArray<const int64*>{records, places}, gathered, InOrder(), n);
 }
 
-extern "C" __global__ void gather_slots(
+extern "C" __global__ void __launch_bounds__(MOST_THREADS) gather_slots(
     const float* __restrict__ records, const int* __restrict__ places, float* __restrict__ gathered, int n) {
     move(OneArray<const int*>{records, places}, gathered, InOrder(), n);
 }
 
 // records[places[i]] = gathered[i]; the places differ from each other. Shapes as above; records is modified there.
-extern "C" __global__ void scatter_rows(
+extern "C" __global__ void __launch_bounds__(MOST_THREADS) scatter_rows(
     float* __restrict__ records, const int64* __restrict__ places, const float* __restrict__ gathered, int n) {
     move(OneArray<InOrder>{gathered, InOrder()}, records, places, n);
 }
 
-extern "C" __global__ void scatter_slots(
+extern "C" __global__ void __launch_bounds__(MOST_THREADS) scatter_slots(
     float* __restrict__ records, const int* __restrict__ places, const float* __restrict__ gathered, int n) {
     move(OneArray<InOrder>{gathered, InOrder()}, records, places, n);
 }

@@ -210,7 +210,7 @@ extern "C" __global__ void release(
 // tile_misses: (tiles,) int32. tile_starts: (tiles,) int32, overwritten: how many miss before each tile. lists: modified
 // where there is room: those that leave are taken off. state: all of the batch; where there is room FILLED, too.
 // cut: 0. miss_count, evict_count: (1,) int32, overwritten; no row leaves where there is no room.
-extern "C" __global__ void find_room(
+extern "C" __global__ void __launch_bounds__(MOST_THREADS) find_room(
     int batch, int nearest, int furthest, int slots, int spare, const int* __restrict__ tile_misses, int tiles,
     int* __restrict__ tile_starts, int* lists, int ring, int* state, uint64* cut, int* __restrict__ miss_count,
     int* __restrict__ evict_count) {
@@ -320,7 +320,8 @@ extern "C" __global__ void count_since(
 
 // The digit up to which they leave: the cut moves there, and NEEDED is how many of that digit leave. bins: zeros again.
 // state: NEEDED modified. One block of whole warps.
-extern "C" __global__ void move_cut(int shift, int bits, int* bins, int* state, uint64* cut) {
+extern "C" __global__ void __launch_bounds__(MOST_THREADS) move_cut(
+    int shift, int bits, int* bins, int* state, uint64* cut) {
     __shared__ int shared[WARP];
     if (!state[IN_PART]) return;
     const int each = ((1 << bits) + (int)blockDim.x - 1) / (int)blockDim.x;

@@ -5,7 +5,8 @@
 // values: (rows, items) int32; each row is overwritten by the sums of the values before each, from 0.
 // totals: (rows,) int32, written: the sum of each row.
 // One block a row, of whole warps; it goes through the row a block's width at a time and carries the sum on.
-extern "C" __global__ void exclusive_scan(int* __restrict__ values, int items, int* __restrict__ totals) {
+extern "C" __global__ void __launch_bounds__(MOST_THREADS) exclusive_scan(
+    int* __restrict__ values, int items, int* __restrict__ totals) {
     __shared__ int shared[WARP];
     int* const row = values + (int64)blockIdx.x * items;
     int carry = 0;

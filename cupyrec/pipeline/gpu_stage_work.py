@@ -33,6 +33,7 @@ from typing import Any
 import numpy as np
 
 from cupyrec.batch import Batch
+from cupyrec.devices.cuda_runtime import MOST_PATIENCE
 from cupyrec.devices.gpu import GpuDevice, GpuStream
 from cupyrec.embedding.gpu_coalesce import GpuCoalescer
 from cupyrec.embedding.host_table import HostTable
@@ -80,11 +81,13 @@ class GpuStageWork:
         self.table, self.pad, self.board = table, pad, board
         self._device, self._in_turn, self._dense_features = device, in_turn, dense_features
         self._into, self._out = exchange.into, exchange.out
-        names = ("load", "plan", "collect", "in", "out", "insert")
-        streams = self._load_stream, self._plan_stream, self._collect_stream, *_ = [
-            device.stream(each) for each in names
-        ]
-        self._in_stream, self._out_stream, self._insert_stream = streams[3:]
+        # As patient as pooling and updates: their blocks take turns, and products go before all of them.
+        names = ("load", "plan", "collect", "insert")
+        self._load_stream, self._plan_stream, self._collect_stream, self._insert_stream = (
+            device.stream(each, patience=MOST_PATIENCE) for each in names
+        )
+        # What crosses the link is few blocks, which wait for it.
+        self._in_stream, self._out_stream = device.stream("in"), device.stream("out")
         self.planner = make_planner(self._plan_stream)
         self._coalescer = GpuCoalescer(self._load_stream, table.table_rows)
         self._sizes = RingSizes()

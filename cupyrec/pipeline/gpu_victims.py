@@ -25,6 +25,9 @@ SPARE_BITS = 16
 # Blocks that each count into bins of their own: a few for each multiprocessor of a large GPU.
 COUNTING_BLOCKS = 512
 CUT_THREADS = 512
+# Slots that a thread looks at before it writes down those that leave: SLOT_ROUNDS in kernels/planner.cu; and blocks at
+# it, as many as a large GPU has room for.
+SLOT_ROUNDS, CHOOSING_BLOCKS = 4, 2048
 
 
 class GpuVictims:
@@ -76,9 +79,10 @@ class GpuVictims:
                 kernel("planner", "count_since"), blocks, BLOCK_THREADS, *lists, *digit, state, self.cut, self._bins
             )
             stream.launch(kernel("planner", "move_cut"), 1, CUT_THREADS, *digit, self._bins, state, self.cut)
-        stream.launch_over(
-            kernel("planner", "choose"), self._slots, *lists, np.int32(since_bits), np.int32(self.spare), self.cut,
-            state, self._keys, self._chosen,
+        blocks = min(-(-self._slots // (SLOT_ROUNDS * BLOCK_THREADS)), CHOOSING_BLOCKS)
+        stream.launch(
+            kernel("planner", "choose"), blocks, BLOCK_THREADS, *lists, np.int32(since_bits), np.int32(self.spare),
+            self.cut, state, self._keys, self._chosen,
         )  # fmt: skip
         # Above them stands the order of the list: the ranks', then those of the batches known ahead.
         bits = since_bits + (RANKS + ahead).bit_length()

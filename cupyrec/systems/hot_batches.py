@@ -10,6 +10,7 @@ import numpy as np
 
 from cupyrec.batch import Batch, CoalescePlan, GpuCoalescePlan
 from cupyrec.devices.cpu import CpuDevice
+from cupyrec.devices.cuda_runtime import MOST_PATIENCE
 from cupyrec.devices.device import Device
 from cupyrec.devices.gpu import GpuDevice
 from cupyrec.embedding.coalesce import Coalescer
@@ -52,7 +53,7 @@ class HotOnGpu:
     """Copies and coalesces on a stream of its own."""
 
     def __init__(self, device: GpuDevice, table_slots: Sequence[int], dense_features: int) -> None:
-        self._device, self._stream = device, device.stream("load")
+        self._device, self._stream = device, device.stream("load", patience=MOST_PATIENCE)
         coalescer = GpuCoalescer(self._stream, table_slots)
         # One is enough: the host waits for each batch's gradient before it comes to the next.
         self._loading = LoadedBatch(device, self._stream, coalescer, dense_features)

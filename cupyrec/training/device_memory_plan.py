@@ -28,8 +28,8 @@ FLOAT_BYTES = 4
 PLAN_BYTES_PER_ROW = 4 + 2 * (8 + 4)
 # How often a row is used in all data.
 COUNT_BYTES = 4
-# Kernels, and what the library of matrix products works in.
-LIBRARY_BYTES = 200_000_000
+# Kernels, and what the library of matrix products works in, for each of two streams.
+LIBRARY_BYTES = 240_000_000
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 import ctypes
 import functools
 import gc
+import os
 import subprocess
 import sys
 import threading
@@ -278,6 +279,12 @@ def test_why_there_is_no_gpu(cupy, monkeypatch):
     )
     cuda.capability = (6, 1)
     assert why_no_gpu() == "the GPU has compute capability 6.1, but 7.0 is the least that will do"
+    monkeypatch.setattr(cuda, "runtimeGetVersion", lambda: 13_000)
+    assert why_no_gpu() == "the GPU has compute capability 6.1, but 7.5 is the least that will do with CUDA 13"
+    cuda.capability = (7, 0)
+    assert why_no_gpu() == (
+        "the GPU has compute capability 7.0, but 7.5 is the least that will do with CUDA 13; cupyrec[cuda12] may do"
+    )
     cuda.devices = 0
     assert why_no_gpu() == "there is no NVIDIA GPU"
     cuda.fails["getDeviceCount"] = CudaError(35)
@@ -289,6 +296,15 @@ def test_why_there_is_no_gpu(cupy, monkeypatch):
     assert not gpu_is_available()
     with pytest.raises(DeviceError, match="CuPy is not installed"):
         CupyRuntime()
+
+
+def test_streams_have_as_many_queues_as_there_are(cupy, monkeypatch):
+    monkeypatch.delenv(cupy_runtime.QUEUES_SETTING, raising=False)
+    CupyRuntime()
+    assert os.environ[cupy_runtime.QUEUES_SETTING] == "32"
+    monkeypatch.setenv(cupy_runtime.QUEUES_SETTING, "4")  # somebody knows better
+    CupyRuntime()
+    assert os.environ[cupy_runtime.QUEUES_SETTING] == "4"
 
 
 def test_a_cupy_that_cannot_be_loaded(monkeypatch):
