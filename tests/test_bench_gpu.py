@@ -167,7 +167,7 @@ def test_planning(measured):
     figures = {"look_ms", "plan_ms", "both_ms", "host_ms", "full", "lookahead", "unique_rows", "missed_rows"}
     assert found["Zipf 0.6 / 100 slots"].keys() >= figures
     kernels = found["Zipf 0.6 / 100 slots, kernels"]
-    names = {"look", "use", "find_room", "choose", "evict", "assign", "copy"}
+    names = {"look", "use", "find_room", "choose", "evict", "assign", "tell_int32"}
     assert kernels.keys() >= names
     assert all(kernels[name]["launches"] >= 1 and kernels[name]["ms"] > 0 for name in names)
     for name in ("beside Train", "beside Train, urgent"):
