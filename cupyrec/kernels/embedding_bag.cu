@@ -83,7 +83,7 @@ struct Keep {
 // dY: (B, F, D); offsets: (F*B + 1,); dW: (N, D), the first U rows are overwritten; partial_sums: (most_chunks(N), D),
 // overwritten. The others as in GpuCoalescePlan. Together they move N * (4 D + 4) + U * (4 D + 8) bytes and, where
 // segments are long, the sums of their chunks twice.
-extern "C" __global__ void __launch_bounds__(BLOCK, RESIDENT) gradient_of_short(
+extern "C" __global__ void __launch_bounds__(BLOCK, RESIDENT_AHEAD) gradient_of_short(
     const float* __restrict__ dY, const int64* __restrict__ offsets, const int* __restrict__ segment_bags, int samples,
     int features, const int64* __restrict__ segment_offsets, const int* __restrict__ unique_count,
     float* __restrict__ dW) {

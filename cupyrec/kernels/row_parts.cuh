@@ -132,13 +132,13 @@ __device__ inline int64 key_of_lane(unsigned mask, int64 key, int lane) {
 // terms.key(at): where term `at` is; the lanes read a key each and tell the others, so that vectors need not wait for
 // their keys one by one, and keys of the next terms are under way meanwhile.
 // terms.load(key): the term as a Vector; terms.add(sum, vector, key) adds it.
+// next: the calling lane's of the first keys, as many as the group has lanes; any where there is no such term.
 template <class Terms>
-__device__ inline Vector sum_in_order(const Terms& terms, unsigned first, unsigned last) {
+__device__ inline Vector sum_in_order(
+    const Terms& terms, unsigned first, unsigned last, typename Terms::Key next) {
     typedef typename Terms::Key Key;
     const unsigned mask = group_mask();
     Vector sum = zero_vector();
-    Key next = Key();
-    if (first + lane_of_group() < last) next = terms.key(first + lane_of_group());
     for (unsigned begin = first; begin < last; begin += LANES) {
         const Key mine = next;
         if (begin + LANES + lane_of_group() < last) next = terms.key(begin + LANES + lane_of_group());
@@ -157,4 +157,11 @@ __device__ inline Vector sum_in_order(const Terms& terms, unsigned first, unsign
         }
     }
     return sum;
+}
+
+template <class Terms>
+__device__ inline Vector sum_in_order(const Terms& terms, unsigned first, unsigned last) {
+    typename Terms::Key next = typename Terms::Key();
+    if (first + lane_of_group() < last) next = terms.key(first + lane_of_group());
+    return sum_in_order(terms, first, last, next);
 }

@@ -116,7 +116,7 @@ struct Descend {
 // The others as in GpuCoalescePlan.
 // Together they move 2 * U * 4 * (D + state) bytes of records, N * 4 D of dY, which the cache mostly holds, N * 4 and
 // U * (8 + bytes of a place) of the plan and, where segments are long, the sums of their chunks twice.
-extern "C" __global__ void __launch_bounds__(BLOCK, RESIDENT) update_short_at_rows(
+extern "C" __global__ void __launch_bounds__(BLOCK, RESIDENT_AHEAD) update_short_at_rows(
     const float* __restrict__ dY, const int64* __restrict__ offsets, const int* __restrict__ segment_bags, int samples,
     int features, const int64* __restrict__ segment_offsets, const int* __restrict__ unique_count,
     float* __restrict__ records, int width, const int64* __restrict__ places, float rate, float eps) {
@@ -124,7 +124,7 @@ extern "C" __global__ void __launch_bounds__(BLOCK, RESIDENT) update_short_at_ro
     each_short_segment(gradients, segment_offsets, unique_count, Descend<int64>{records, width, places, rate, eps});
 }
 
-extern "C" __global__ void __launch_bounds__(BLOCK, RESIDENT) update_short_at_slots(
+extern "C" __global__ void __launch_bounds__(BLOCK, RESIDENT_AHEAD) update_short_at_slots(
     const float* __restrict__ dY, const int64* __restrict__ offsets, const int* __restrict__ segment_bags, int samples,
     int features, const int64* __restrict__ segment_offsets, const int* __restrict__ unique_count,
     float* __restrict__ records, int width, const int* __restrict__ places, float rate, float eps) {

@@ -18,6 +18,9 @@
 
 // Blocks that a multiprocessor is to hold at once: as many as leave a lane the registers for its parts in flight.
 constexpr int RESIDENT = LANE_FLOATS <= 4 ? (MEAN ? 4 : 5) : LANE_FLOATS <= 8 ? 3 : 2;
+// Whether records are read a row ahead, and how many blocks of those that do it a multiprocessor is to hold.
+constexpr bool RECORDS_AHEAD = LANE_FLOATS <= 4;
+constexpr int RESIDENT_AHEAD = RECORDS_AHEAD ? 4 : RESIDENT;
 
 // Which vector of dY a lookup takes its gradient from, and the length of its bag.
 struct BagKey {
@@ -45,7 +48,11 @@ struct LookupGradients {
     int samples, features;
 
     __device__ inline Key key(unsigned at) const {
-        const int bag = segment_bags[at], f = bag / samples, b = bag - f * samples;
+        return key_of_bag(segment_bags[at]);
+    }
+
+    __device__ inline Key key_of_bag(int bag) const {
+        const int f = bag / samples, b = bag - f * samples;
         Key key;
         key.vector = b * features + f;
 #if MEAN
@@ -97,22 +104,50 @@ struct Segment {
     }
 };
 
+// What is read ahead of a segment that is next: what the step needs, and the bag of the calling lane's lookup.
+template <class Step>
+struct ReadAhead {
+    typename Step::Loaded loaded;
+    int bag;
+
+    __device__ inline void read(const LookupGradients& gradients, const Step& step, const Segment<Step>& segment) {
+        loaded = step.load(segment.place);
+        const unsigned at = segment.first + lane_of_group();
+        bag = at < segment.last ? gradients.segment_bags[at] : 0;
+    }
+};
+
 // Every segment that is not long, one group each; groups stride over them.
+//
+// Where registers allow, three rows are under way: of one the segment is being read, of the one before the record and
+// the bags, and the one before that is done. So a row waits for memory about once, where it would three times.
 template <class Step>
 __device__ inline void each_short_segment(
     const LookupGradients& gradients, const int64* __restrict__ segment_offsets, const int* __restrict__ unique_count,
     const Step& step) {
     const int64 unique = *unique_count, stride = groups_of_grid();
-    Segment<Step> segment = {}, next = {};
+    Segment<Step> segment = {}, next = {}, after = {};
+    ReadAhead<Step> ahead = {}, next_ahead = {};
     int64 u = group_of_grid();
     if (u < unique) next.read(segment_offsets, step, u);
+    if (RECORDS_AHEAD) {
+        if (u < unique) next_ahead.read(gradients, step, next);
+        if (u + stride < unique) after.read(segment_offsets, step, u + stride);
+    }
     while (u < unique) {
         segment = next;
         u += stride;
-        if (u < unique) next.read(segment_offsets, step, u);
+        if (RECORDS_AHEAD) {
+            ahead = next_ahead, next = after;
+            if (u < unique) next_ahead.read(gradients, step, next);
+            if (u + stride < unique) after.read(segment_offsets, step, u + stride);
+        } else {
+            if (u < unique) next.read(segment_offsets, step, u);
+            ahead.read(gradients, step, segment);
+        }
         if (segment.last - segment.first <= LONG_SEGMENT) {
-            const typename Step::Loaded loaded = step.load(segment.place);
-            step.apply(segment.place, loaded, sum_in_order(gradients, segment.first, segment.last));
+            const BagKey head = gradients.key_of_bag(ahead.bag);
+            step.apply(segment.place, ahead.loaded, sum_in_order(gradients, segment.first, segment.last, head));
         }
     }
 }
