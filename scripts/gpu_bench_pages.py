@@ -165,10 +165,10 @@ class OneKind:
         for name, shape in (("read_gb_s", LINK), ("wide_read_gb_s", WIDE)):
             with launched_as(shape):
                 gather_records(device, mapped[:count], places, gathered, over_link=True)
-                begun = device.record()
+                begun = device.record(timed=True)
                 for start in starts:
                     gather_records(device, mapped[start : start + count], places, gathered, over_link=True)
-                ended = device.record()
+                ended = device.record(timed=True)
             ended.synchronize()
             values[name] = gb_s(values["bytes"], between_ms(device, begun, ended))
         return values

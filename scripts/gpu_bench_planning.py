@@ -134,16 +134,16 @@ class SteadyPlanning:
         device, planner, steady = self.stream, self.planner, False
         for _ in range(self._scale.timed_steps + self._fill_steps):
             before_each()
-            marks = [device.record()]
+            marks = [device.record(timed=True)]
             # In the steady state this is one batch.
             while planner.may_look and self._shown < len(self._unique_rows):
                 planner.look(self._unique_rows[self._shown])
                 self._shown += 1
             if not planner.may_plan:
                 return
-            marks.append(device.record())
+            marks.append(device.record(timed=True))
             plan = planner.plan(self._memory)
-            marks.append(device.record())
+            marks.append(device.record(timed=True))
             marks[-1].synchronize()
             self._filled += plan.miss_rows.shape[0] - plan.evict_rows.shape[0]
             if steady:
@@ -187,9 +187,9 @@ def launches(scale: Scale, device: GpuDevice, locality: Locality, slots: int, un
     def noting(queue: Callable[..., None], name_of: Callable[..., str]) -> Callable[..., None]:
         def queue_and_note(*arguments: Any, **named: Any) -> None:
             if not noted:
-                noted.append(("", stream.record()))
+                noted.append(("", stream.record(timed=True)))
             queue(stream, *arguments, **named)
-            noted.append((name_of(*arguments), stream.record()))
+            noted.append((name_of(*arguments), stream.record(timed=True)))
 
         return queue_and_note
 
@@ -239,9 +239,9 @@ def beside_train(
             trained[-2][1].synchronize()
         clock.append(time.perf_counter())
         batch, plan = next(loaded)
-        begun = device.record()
+        begun = device.record(timed=True)
         stage.run(batch, records, batch.rows, plan)
-        trained.append((begun, device.record()))
+        trained.append((begun, device.record(timed=True)))
 
     steps = list(steady.steps(train))
     device.synchronize()

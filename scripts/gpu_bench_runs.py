@@ -42,9 +42,9 @@ class Spans:
         if not self.keeps:
             yield
             return
-        begun = stream.record()
+        begun = stream.record(timed=True)
         yield
-        self._events.setdefault(name, []).append((begun, stream.record()))
+        self._events.setdefault(name, []).append((begun, stream.record(timed=True)))
 
     @contextmanager
     def on_host(self, name: str) -> Iterator[None]:
@@ -176,10 +176,10 @@ def timed_steps(
                 full_at = warmed
     traffics, host_ms = [], []
     device.synchronize()
-    spans.keeps, begun, events = True, time.perf_counter(), [device.record()]
+    spans.keeps, begun, events = True, time.perf_counter(), [device.record(timed=True)]
     for _ in range(scale.timed_steps):
         result = next(results)
-        events.append(device.record())
+        events.append(device.record(timed=True))
         traffics.append(result.traffic)
         host_ms.append(result.stage_ms)
     events[-1].synchronize()

@@ -42,13 +42,13 @@ def streams_ms(device: GpuDevice, works: list[tuple[GpuStream, Callable[[], None
     """What each work takes on its stream when all begin at once; medians of a few trials."""
     trials: list[list[float]] = []
     for _ in range(1 + TRIALS):
-        begun = device.record()
+        begun = device.record(timed=True)
         for stream, _ in works:
             stream.wait(begun)
-        starts = [stream.record() for stream, _ in works]
+        starts = [stream.record(timed=True) for stream, _ in works]
         for _, work in works:
             work()
-        ends = [stream.record() for stream, _ in works]
+        ends = [stream.record(timed=True) for stream, _ in works]
         for end in ends:
             end.synchronize()
         trials.append([between_ms(device, start, end) for start, end in zip(starts, ends, strict=True)])
@@ -67,9 +67,9 @@ def graph_ms(device: GpuDevice, work: Callable[[], object], repeats: int) -> flo
     graph = device.capture(repeated)
     times = []
     for _ in range(1 + TRIALS):
-        begun = device.record()
+        begun = device.record(timed=True)
         device.replay(graph)
-        ended = device.record()
+        ended = device.record(timed=True)
         ended.synchronize()
         times.append(between_ms(device, begun, ended) / repeats)
     return statistics.median(times[1:])

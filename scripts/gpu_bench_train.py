@@ -122,9 +122,9 @@ def whole_stage(
     device.synchronize()
     times, begun = [], time.perf_counter()
     for _ in range(scale.repeats):
-        first = device.record()
+        first = device.record(timed=True)
         steps(ROTATED)
-        times.append((first, device.record()))
+        times.append((first, device.record(timed=True)))
     queued_ms = (time.perf_counter() - begun) * 1e3
     device.synchronize()
     ms = statistics.median(between_ms(device, *pair) for pair in times) / ROTATED

@@ -34,6 +34,7 @@ def adversarial_orders(stream_names):
 
 @dataclass(eq=False)
 class Event:
+    timed: bool = False
     latest: Moment | None = None
 
 
@@ -161,8 +162,8 @@ class EmulatedCuda:
         assert 0 <= patience <= MOST_PATIENCE
         return self._streams.add(name, patience)
 
-    def event(self):
-        return Event()
+    def event(self, *, timed=False):
+        return Event(timed)
 
     def record(self, event, stream):
         event.latest = self._streams.record(stream)
@@ -191,6 +192,8 @@ class EmulatedCuda:
             self._streams.run_until(moment)
 
     def elapsed_ms(self, begun, ended):
+        if not (begun.timed and ended.timed):
+            raise DeviceError("the time between events that are not timed")
         moments = begun.latest, ended.latest
         if any(moment is None or not moment.is_done for moment in moments):
             raise DeviceError("the time between events that are not done")

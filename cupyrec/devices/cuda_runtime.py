@@ -57,8 +57,8 @@ class CudaRuntime(Protocol):
     def stream(self, name: str, *, patience: int = 0) -> Any:
         """A new stream; name: for people; patience, 0 to MOST_PATIENCE: of what could run the least goes first."""
 
-    def event(self) -> Any:
-        """A new event. Until it is recorded it counts as done."""
+    def event(self, *, timed: bool = False) -> Any:
+        """A new event. Until it is recorded it counts as done. timed: for elapsed_ms; others are quicker to pass."""
 
     def record(self, event: Any, stream: Any) -> None:
         """The event is done when all that was queued on the stream before is done. It may be recorded again."""
@@ -76,7 +76,7 @@ class CudaRuntime(Protocol):
         """Wait until everything queued on the device is done."""
 
     def elapsed_ms(self, begun: Any, ended: Any) -> float:
-        """Milliseconds between two events that are done, on the device's clock."""
+        """Milliseconds between two timed events that are done, on the device's clock."""
 
     def launch(
         self,

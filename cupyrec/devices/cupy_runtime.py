@@ -189,10 +189,10 @@ class CupyRuntime:
         return CupyStream(name, self._cupy.cuda.Stream(**settings))
 
     @in_our_errors
-    def event(self) -> Any:
+    def event(self, *, timed: bool = False) -> Any:
         # Blocking: a thread that waits sleeps, because there are as many of them as stages, and the host's cores have
-        # rows to gather; to wake up takes some 20 us. Each event can tell the time, which costs next to nothing.
-        return self._cupy.cuda.Event(block=True)
+        # rows to gather; to wake up takes some 20 us.
+        return self._cupy.cuda.Event(block=True, disable_timing=not timed)
 
     def record(self, event: Any, stream: CupyStream) -> None:
         if status := self._thread.calls.record(event.ptr, stream.pointer):

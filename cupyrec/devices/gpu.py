@@ -27,8 +27,9 @@ MOST_BLOCKS = 65_536
 class GpuEvent:
     """A moment on a stream, after all that was queued there before."""
 
-    def __init__(self, runtime: CudaRuntime) -> None:
-        self._runtime, self.handle = runtime, runtime.event()
+    def __init__(self, runtime: CudaRuntime, *, timed: bool = False) -> None:
+        """timed: see CudaRuntime.event."""
+        self._runtime, self.handle = runtime, runtime.event(timed=timed)
 
     @property
     def is_done(self) -> bool:
@@ -165,9 +166,9 @@ class GpuStream:
         if array.size:
             self.runtime.fill(self._handle, array, byte)
 
-    def record(self, event: GpuEvent | None = None) -> GpuEvent:
-        """The event that all queued so far is done. event: one to be used again."""
-        event = event or GpuEvent(self.runtime)
+    def record(self, event: GpuEvent | None = None, *, timed: bool = False) -> GpuEvent:
+        """The event that all queued so far is done. event: one to be used again; timed: of a new one."""
+        event = event or GpuEvent(self.runtime, timed=timed)
         self.runtime.record(event.handle, self._handle)
         return event
 

@@ -208,7 +208,7 @@ class FakeCupy:
             ),
             compiler=SimpleNamespace(CompileException=CompileException),
             Stream=lambda **settings: FakeStream(self.log, **settings),
-            Event=lambda block: SimpleNamespace(ptr=77, block=block),
+            Event=lambda block, disable_timing: SimpleNamespace(ptr=77, block=block, timed=not disable_timing),
             UnownedMemory=lambda pointer, size, owner, device: SimpleNamespace(ptr=pointer, owner=owner, device=device),
             MemoryPointer=lambda memory, offset: memory,
         )
@@ -590,6 +590,8 @@ def test_what_is_patient_has_a_lower_priority(runtime, cupy, version, expected):
 def test_events(runtime, cupy):
     stream, event = runtime.stream("train"), runtime.event()
     assert event.block
+    assert not event.timed
+    assert runtime.event(timed=True).timed
     runtime.record(event, stream)
     runtime.wait(stream, event)
     runtime.synchronize(event)

@@ -36,8 +36,8 @@ class Bench:
     def copy(self, stream, source, target):
         self.runtime.copy(stream, source, target)
 
-    def recorded(self, stream):
-        event = self.runtime.event()
+    def recorded(self, stream, timed=False):
+        event = self.runtime.event(timed=timed)
         self.runtime.record(event, stream)
         return event
 
@@ -505,13 +505,15 @@ def test_several_threads_queue_and_wait_at_once(order):
 
 def test_time_is_told_between_events_that_are_done():
     bench = Bench()
-    begun = bench.recorded(bench.first)
+    begun = bench.recorded(bench.first, timed=True)
     bench.copy(bench.first, bench.locked(1), bench.locked(0))
-    ended = bench.recorded(bench.first)
+    ended, untimed = bench.recorded(bench.first, timed=True), bench.recorded(bench.first)
     with pytest.raises(DeviceError, match="not done"):
         bench.runtime.elapsed_ms(begun, ended)
     bench.finish()
     assert bench.runtime.elapsed_ms(begun, ended) > 0
+    with pytest.raises(DeviceError, match="not timed"):
+        bench.runtime.elapsed_ms(begun, untimed)
 
 
 def init_rows_arguments(records):
