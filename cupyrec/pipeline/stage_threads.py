@@ -7,10 +7,14 @@ import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from types import TracebackType
+from typing import TypeVar
 
 from cupyrec.errors import ScratchpadError, StageError
 from cupyrec.pipeline.stage_clock import StageClock
 from cupyrec.pipeline.stages import LOAD, STAGES, TRAIN, Board
+
+_Ready = TypeVar("_Ready")
+NO_STAGE = "none"
 
 
 class StageThreads:
@@ -31,11 +35,12 @@ class StageThreads:
         self._board, self._work, self._clock = board, dict(work), clock
         self.own_seconds = 0.0
         self._own_stages = [stage for stage in STAGES if stage in own_stages]
-        # Guards the board and all below. The stages' threads wait for the condition. The caller's may be interrupted,
-        # and an interrupt in the code of a condition or of Thread.join can leave a lock open, or count a thread as
-        # ended that still writes: it takes the lock as such, and waits for the bell, a lock opened at each change.
+        # Guards the board and all below. Each stage's thread waits for a condition of its own: one woken in vain takes
+        # Python's lock from whoever queues. The caller's may be interrupted, and an interrupt in the code of a
+        # condition or of Thread.join can leave a lock open, or count a thread as ended that still writes: it takes the
+        # lock as such, and waits for the bell, a lock opened at each change.
         self._lock = threading.Lock()
-        self._changed = threading.Condition(self._lock)
+        self._due = {stage: threading.Condition(self._lock) for stage in self._work if stage not in self._own_stages}
         self._bell = threading.Lock()
         self._bell.acquire()
         # Stages whose threads may still work.
@@ -46,8 +51,7 @@ class StageThreads:
         self._threads = [
             # Daemons, so that a process whose main thread dies can still end.
             threading.Thread(target=self._loop, args=(stage,), name=f"cupyrec-{stage.lower()}", daemon=True)
-            for stage in self._work
-            if stage not in self._own_stages
+            for stage in self._due
         ]
 
     def begin_train(self) -> int | None:
@@ -58,23 +62,25 @@ class StageThreads:
         """
         self.own_seconds = 0.0
         while True:
-            self._wait(
-                lambda: self._failure or self._board.exhausted(TRAIN) or self._next_own() or self._may_begin(TRAIN)
-            )
-            with self._lock:
-                if self._failure is not None:
-                    raise stage_error(*self._failure)
-                if self._board.exhausted(TRAIN):
-                    return None
-                stage = self._next_own()
-                if stage is None:
-                    return self._board.done[TRAIN]
-                batch = self._board.done[stage]
+            stage = self._wait(self._next_of_caller)
+            if self._failure is not None:
+                raise stage_error(*self._failure)
+            if stage == NO_STAGE:
+                return None
+            # None but the caller finishes these stages.
+            batch = self._board.done[stage]
+            if stage == TRAIN:
+                return batch
             self._run_own(stage, batch)
 
-    def _next_own(self) -> str | None:
-        """The first of the caller's own stages that may go on. The lock is held."""
-        return next((stage for stage in self._own_stages if self._board.may_begin(stage)), None)
+    def _next_of_caller(self) -> str:
+        """What the caller is to do next; NO_STAGE: nothing ever again; empty: nothing yet. The lock is held."""
+        if self._failure is not None or self._board.exhausted(TRAIN):
+            return NO_STAGE
+        for stage in self._own_stages:
+            if self._board.may_begin(stage):
+                return stage
+        return TRAIN if self._may_begin(TRAIN) else ""
 
     def _run_own(self, stage: str, batch: int) -> None:
         begun = time.perf_counter()
@@ -147,16 +153,18 @@ class StageThreads:
 
     def _tell(self) -> None:
         """Something has changed. The lock is held."""
-        self._changed.notify_all()
+        for stage, due in self._due.items():
+            if self._is_due(stage):
+                due.notify()
         if self._bell.locked():
             self._bell.release()
 
-    def _wait(self, ready: Callable[[], object]) -> None:
-        """Let the caller wait until something is so."""
+    def _wait(self, ready: Callable[[], _Ready]) -> _Ready:
+        """Let the caller wait until something is so, and what it is."""
         while True:
             with self._lock:
-                if ready():
-                    return
+                if found := ready():
+                    return found
             self._bell.acquire()
 
     def _loop(self, stage: str) -> None:
@@ -197,11 +205,15 @@ class StageThreads:
     def _begin(self, stage: str) -> int | None:
         """Wait until a stage may work on its next batch; None when it is to end."""
         with self._lock:
-            self._changed.wait_for(lambda: self._stopping or self._board.exhausted(stage) or self._may_begin(stage))
+            self._due[stage].wait_for(lambda: self._is_due(stage))
             if self._stopping or self._board.exhausted(stage):
                 return None
             self._active.add(stage)
             return self._board.done[stage]
+
+    def _is_due(self, stage: str) -> bool:
+        """Whether the thread of a stage has something to do, or is to end. The lock is held."""
+        return self._stopping or self._board.exhausted(stage) or self._may_begin(stage)
 
     def _may_begin(self, stage: str) -> bool:
         return (not self._paused or stage == LOAD) and self._board.may_begin(stage)

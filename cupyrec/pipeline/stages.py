@@ -61,6 +61,8 @@ class Depth:
 PIPELINED = Depth(collect=1, exchange=2, insert=3, train=4)
 # One stage after another, so nothing is in flight while a batch is planned.
 ONE_AFTER_ANOTHER = Depth(collect=0, exchange=0, insert=0, train=0)
+# Of stages that wait for nothing but the one before.
+BEFORE = {EXCHANGE: COLLECT, INSERT: EXCHANGE, TRAIN: INSERT}
 
 
 class Board:
@@ -106,7 +108,10 @@ class Board:
         batch = self.done[stage]
         if self.total is not None and batch >= self.total:
             return False
-        return all(self.done[other] > last for other, last in self.waits_for(stage, batch))
+        for other, last in self.waits_for(stage, batch):  # noqa: SIM110 - all() is slower, and a step asks dozens of times
+            if self.done[other] <= last:
+                return False
+        return True
 
     def collect_follows(self, batch: int) -> tuple[int, int]:
         """The batches whose Train, and whose Insert, come before the Collect of a batch; negative: none.
@@ -127,5 +132,4 @@ class Board:
         if stage == COLLECT:
             trained, inserted = self.collect_follows(batch)
             return [(PLAN, batch), (TRAIN, trained), (INSERT, inserted)]
-        before = {EXCHANGE: COLLECT, INSERT: EXCHANGE, TRAIN: INSERT}[stage]
-        return [(before, batch)]
+        return [(BEFORE[stage], batch)]

@@ -176,11 +176,12 @@ def test_an_interrupt_as_it_takes_the_lock_leaves_it_to_the_others(monkeypatch):
     """The condition is never entered by its own code, which an interrupt could end with the lock taken."""
     _, threads, done = made(8)
 
-    class Refuses(type(threads._changed)):
+    class Refuses(threading.Condition):
         def __enter__(self):
             raise AssertionError("entered through the condition")
 
-    threads._changed.__class__ = Refuses
+    for due in threads._due.values():
+        due.__class__ = Refuses
     with threads:
         train_all(threads, done)
         with threads.paused():
