@@ -12,12 +12,11 @@ import struct
 from collections.abc import Callable, Sequence
 from ctypes import c_size_t, c_uint, c_void_p
 from dataclasses import dataclass
-from operator import attrgetter, itemgetter
 from typing import Any
 
 import numpy as np
 
-from cupyrec.devices.cuda_kernel import CudaKernel
+from cupyrec.devices.cuda_kernel import CudaKernel, Parameter
 
 DRIVER = "libcuda.so.1"
 # cuLaunchKernel has none: what ctypes need not convert takes it a third of the time.
@@ -34,7 +33,6 @@ NOT_READY = 600
 SLOT_BYTES = 8
 # How `struct` packs a number.
 CODE_OF = {"float32": "f", "float64": "d", "int32": "i", "uint32": "I", "int64": "q", "uint64": "Q", "uint8": "B"}
-DTYPE, POINTER = attrgetter("dtype"), attrgetter("data.ptr")
 
 
 @dataclass(frozen=True)
@@ -67,59 +65,74 @@ class Launcher:
     """Checks the arguments of one kernel, packs them and launches it.
 
     They are packed into memory of its own, which CUDA has read when the launch returns: for one thread at a time.
+
+    launch(stream, grid, block, shared_bytes, arguments): queue the kernel; the number of an error, if any. Raises
+    TypeError, ValueError as CudaKernel.check does. stream: a c_void_p; grid, block: three of Python's numbers each.
     """
 
     def __init__(self, calls: DriverCalls, kernel: CudaKernel, function: int, array_type: type) -> None:
         """function: the kernel, compiled; array_type: of device arrays, CuPy's."""
         parameters = kernel.parameters
-        self._launch, self._function = calls.launch, c_void_p(function)
         self._kernel, self._array_type = kernel, array_type
-        arrays = [place for place, parameter in enumerate(parameters) if parameter.is_array]
-        numbers = [place for place, parameter in enumerate(parameters) if not parameter.is_array]
-        self._arrays_of, self._numbers_of = _picker(arrays), _picker(numbers)
-        self._types = tuple(array_type if parameter.is_array else parameter.dtype.type for parameter in parameters)
-        self._dtypes = tuple(parameters[place].dtype for place in arrays)
-        # `flags` makes an object each time it is asked for, which takes longer than all else that is asked of an array.
-        contiguous = "_c_contiguous" if hasattr(array_type, "_c_contiguous") else "flags.c_contiguous"
-        self._is_contiguous = attrgetter(contiguous)
-        # Arrays first, then numbers; each parameter is told where its own slot is.
-        codes = [_number_code(parameters[place].dtype) for place in numbers]
-        self._pack_into = struct.Struct("Q" * len(arrays) + "".join(codes)).pack_into
         self._packed = ctypes.create_string_buffer(SLOT_BYTES * len(parameters))
         self._slots = (c_void_p * len(parameters))()
-        for slot, place in enumerate(arrays + numbers):
-            self._slots[place] = ctypes.addressof(self._packed) + SLOT_BYTES * slot
-
-    def launch(
-        self, stream: c_void_p, grid: Sequence[int], block: Sequence[int], shared_bytes: int, arguments: Sequence[Any]
-    ) -> int | None:
-        """Queue the kernel; the number of an error, if any. Raises TypeError, ValueError as CudaKernel.check does."""
-        # Where all is as usual nothing is looked at by Python code, argument by argument.
-        if tuple(map(type, arguments)) != self._types:
-            self._check(arguments)
-        arrays = self._arrays_of(arguments)
-        if tuple(map(DTYPE, arrays)) != self._dtypes or not all(map(self._is_contiguous, arrays)):
-            self._check(arguments)
-        self._pack_into(self._packed, 0, *map(POINTER, arrays), *self._numbers_of(arguments))
-        (x, y, z), (threads_x, threads_y, threads_z) = grid, block
-        return self._launch(
-            self._function, x, y, z, threads_x, threads_y, threads_z, shared_bytes, stream, self._slots, None
+        for place in range(len(parameters)):
+            self._slots[place] = ctypes.addressof(self._packed) + SLOT_BYTES * place
+        codes = ["Q" if each.is_array else _number_code(each.dtype) for each in parameters]
+        # `flags` makes an object each time it is asked for, which takes longer than all else that is asked of an array.
+        contiguous = "_c_contiguous" if hasattr(array_type, "_c_contiguous") else "flags.c_contiguous"
+        self.launch: Callable[..., int | None] = _compiled(
+            _launch_code(parameters, contiguous),
+            check=self._check,
+            array_type=array_type,
+            pack_into=struct.Struct("".join(codes)).pack_into,
+            packed=self._packed,
+            queue=calls.launch,
+            function=c_void_p(function),
+            slots=self._slots,
+            **{f"dtype_{place}": each.dtype for place, each in enumerate(parameters)},
+            **{f"number_{place}": each.dtype.type for place, each in enumerate(parameters)},
         )
 
     def _check(self, arguments: Sequence[Any]) -> None:
         """Raise what is wrong; nothing is where the arguments are right, if of other classes than is usual."""
         self._kernel.check(arguments)
-        for array in self._arrays_of(arguments):
-            if not isinstance(array, self._array_type):
-                raise TypeError(f"{self._kernel} is given a host array {array.shape}, which is not on the device")
+        for parameter, argument in zip(self._kernel.parameters, arguments, strict=True):
+            if parameter.is_array and not isinstance(argument, self._array_type):
+                raise TypeError(f"{self._kernel} is given a host array {argument.shape}, which is not on the device")
 
 
-def _picker(places: Sequence[int]) -> Callable[[Sequence[Any]], Sequence[Any]]:
-    """What gives those places of a sequence, which ascend, as a sequence."""
-    if not places:
-        return itemgetter(slice(0))
-    first, last = places[0], places[-1]
-    return itemgetter(slice(first, last + 1)) if last - first == len(places) - 1 else itemgetter(*places)
+def _launch_code(parameters: Sequence[Parameter], contiguous: str) -> str:
+    """The code of Launcher.launch for a kernel with these parameters.
+
+    A step is dozens of launches. What is written out for each argument takes half the time of what goes through them.
+    """
+    usual, values = [f"len(arguments) == {len(parameters)}"], []
+    for place, parameter in enumerate(parameters):
+        argument = f"arguments[{place}]"
+        if parameter.is_array:
+            usual += [f"type({argument}) is array_type", f"{argument}.dtype is dtype_{place}"]
+            usual += [f"{argument}.{contiguous}"]
+            values += [f"{argument}.data.ptr"]
+        else:
+            usual += [f"type({argument}) is number_{place}"]
+            values += [argument]
+    return (
+        "def launch(stream, grid, block, shared_bytes, arguments):\n"
+        f"    if not ({' and '.join(usual)}):\n"
+        "        check(arguments)\n"
+        f"    pack_into({', '.join(['packed', '0', *values])})\n"
+        "    x, y, z = grid\n"
+        "    threads_x, threads_y, threads_z = block\n"
+        "    return queue(function, x, y, z, threads_x, threads_y, threads_z, shared_bytes, stream, slots, None)\n"
+    )
+
+
+def _compiled(code: str, **names: Any) -> Callable[..., int | None]:
+    """The function `launch` of some code, which knows these names."""
+    exec(code, names)
+    launch: Callable[..., int | None] = names["launch"]
+    return launch
 
 
 def _number_code(dtype: np.dtype[Any]) -> str:

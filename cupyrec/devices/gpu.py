@@ -132,9 +132,11 @@ class GpuStream:
         arguments: device arrays and NumPy scalars, of just the dtypes of the kernel's parameters. Raises TypeError,
         ValueError.
         """
-        grid, block = _three(grid), _three(block)
-        if min(grid) > 0:
-            self.runtime.launch(self._handle, kernel, grid, block, shared_bytes, arguments)
+        # By far the most have one direction.
+        blocks = (grid, 1, 1) if type(grid) is int else _three(grid)
+        threads = (block, 1, 1) if type(block) is int else _three(block)
+        if blocks[0] > 0 and blocks[1] > 0 and blocks[2] > 0:
+            self.runtime.launch(self._handle, kernel, blocks, threads, shared_bytes, arguments)
         else:
             kernel.check(arguments)
 
@@ -295,8 +297,6 @@ def _warn(line: str) -> None:
 
 def _three(size: int | Sequence[int]) -> tuple[int, int, int]:
     """Blocks or threads in three directions."""
-    if type(size) is int:  # by far the most
-        return size, 1, 1
     if not isinstance(size, Sequence):
         return int(size), 1, 1
     x, y, z = (*size, 1, 1)[:3]
