@@ -90,9 +90,11 @@ def texts(value: Any) -> tuple[str, ...]:
 
 
 def text(value: Any) -> str:
-    """One text."""
+    """One text, not an empty one, which would mean the folder that somebody is in."""
     if not isinstance(value, (str, Path)):
         raise ValueError("a text")
+    if not str(value):
+        raise ValueError("a text that is not empty")
     return str(value)
 
 

@@ -18,6 +18,7 @@ from cupyrec.config import (
     EXCHANGES,
     HOST_MEMORIES,
     LEAST_EPS,
+    LEAST_LOOKAHEAD,
     PRECISIONS,
     REPLACEMENTS,
     SYSTEMS,
@@ -77,7 +78,10 @@ class RunConfig:
     max_steps: int | None = option(None, whole_number(1), "Stop after this many steps.", "STEPS")
     dimension: int = option(16, whole_number(1), "Embedding dimension.", "D")
     bottom_mlp: tuple[int, ...] | None = option(
-        None, widths, "Widths of the bottom MLP's layers; the last is D.  [default: 512-256-64-D]", "WIDTHS"
+        None,
+        widths,
+        "Widths of the bottom MLP's layers; the last is the dimension.  [default: 512-256-64 and the dimension]",
+        "WIDTHS",
     )
     top_mlp: tuple[int, ...] = option((512, 256, 1), widths, "Widths of the top MLP's layers; the last is 1.", "WIDTHS")
     pooling: str = option("sum", choice("sum", "mean"), "How the rows of a bag become one vector.", "sum|mean")
@@ -133,7 +137,7 @@ class RunConfig:
     )
     lookahead: int | None = option(
         None,
-        whole_number(1),
+        whole_number(LEAST_LOOKAHEAD),
         "Mini-batches that serial and scratchpipe know ahead; 4 times the scratchpad's rows over those of a batch when "
         "not given, or what memory allows.",
         "K",
@@ -159,9 +163,9 @@ class RunConfig:
     exchange: str = option(
         "auto",
         choice(*EXCHANGES),
-        "How rows move between host and GPU, for serial and scratchpipe: gathered by the host and copied (staged), "
-        "read and written by the GPU (direct), one direction so and the other so, or read both ways at once (mixed); "
-        "auto tries all.",
+        "How rows move between host and GPU, for serial and scratchpipe. staged: gathered by the host and copied; "
+        "direct: read and written by the GPU; direct-in, direct-out: one direction direct, the other staged; mixed: of "
+        "the rows that come in a share staged and the others direct, those that go out staged; auto tries all.",
         "|".join(EXCHANGES),
     )
     host_memory: str = option(
@@ -194,8 +198,8 @@ class RunConfig:
     def from_values(cls, values: Mapping[str, Any], *, source: str = "") -> RunConfig:
         """Convert and check raw values, keyed by field name or by option name.
 
-        source: where they come from, for messages. Raises ConfigError on an unknown name (with the nearest known
-        one) and on a value that cannot be used.
+        source: where they come from, for messages. Raises ConfigError on an unknown name (with a known one that is
+        near) and on a value that cannot be used.
         """
         where = f"{source}: " if source else ""
         known = {each.name: each for each in fields(cls)}
@@ -205,8 +209,7 @@ class RunConfig:
             if key not in known and isinstance(value, Mapping):
                 raise ConfigError(f"{where}options stand in no section; take away the line [{name}]")
             if key not in known:
-                nearest = difflib.get_close_matches(key, known, n=1, cutoff=0)[0]
-                raise ConfigError(f"{where}unknown option '{name}'; did you mean '{option_name(nearest)}'?")
+                raise ConfigError(f"{where}{_about_unknown(name, known)}")
             try:
                 converted[key] = known[key].metadata["convert"](value)
             except ValueError as error:
@@ -249,6 +252,19 @@ class RunConfig:
             pooling=self.pooling,
             self_interaction=self.self_interaction,
         )
+
+
+def _about_unknown(name: str, known: Mapping[str, Any]) -> str:
+    """What is wrong with a name, and what was probably meant."""
+    key = name.replace("-", "_")
+    if key == "config":
+        return "'config' names a file of options, and cannot stand in one"
+    positive = key.removeprefix("no_")
+    if positive != key and positive in known and isinstance(known[positive].default, bool):
+        return f"unknown option '{name}'; write '{option_name(positive)} = false'"
+    nearest = difflib.get_close_matches(key, known, n=1)
+    hint = f"did you mean '{option_name(nearest[0])}'?" if nearest else "see cupyrec train --help"
+    return f"unknown option '{name}'; {hint}"
 
 
 def read_config_file(path: str | Path) -> dict[str, Any]:

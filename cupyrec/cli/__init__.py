@@ -28,7 +28,7 @@ COMMANDS = {
     "export": "Write a trained model with the names of the DLRM reference.",
     "import": "Make a model from weights with the names of the DLRM reference.",
     "inspect": "Say what a run, a model, a checkpoint or prepared data hold.",
-    "advise": "Say how large a scratchpad Criteo files need.",
+    "advise": "Say how large a scratchpad Criteo files or prepared data need.",
     "generate": "Write Criteo-format data of any size from a known model.",
 }
 

@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from cupyrec.training.advise_result import Advice, SizeAdvice
 
 NOT_FULL = "*"
+# As in cupyrec.training.advise_result; said again here so that `--help` need not load NumPy.
+WORTH_DOUBLING = 0.25
 # Keys of a size's costs, and how the columns are called.
 POLICIES = {"lookahead": "lookahead", "lru": "lru", "static": "static", "min": "MIN"}
 SIZE_HEADS = f"{'rows':>12}{'of all':>9}{'bytes':>10}{'ahead':>7}"
@@ -32,7 +34,7 @@ def describe_advice(advice: Advice, command: str) -> Iterator[str]:
 def _describe_data(advice: Advice) -> Iterator[str]:
     about = "about " if advice.sample_rate < 1 else ""
     yield (
-        f"{advice.samples:,} samples, {advice.steps:,} step{'s' if advice.steps != 1 else ''}; "
+        f"{advice.samples:,} samples, {_steps(advice.steps)}; "
         f"a step looks up {advice.lookups_per_step:,.0f} rows, "
         f"{advice.unique_rows_per_step:,.0f} different ones, {advice.most_unique_rows:,} at most"
     )
@@ -44,6 +46,10 @@ def _describe_data(advice: Advice) -> Iterator[str]:
         f"never bubbles from {advice.never_bubbles_rows:,} rows on, "
         f"{format_bytes(advice.never_bubbles_rows * advice.record_bytes)}: no step then waits for room"
     )
+
+
+def _steps(count: int) -> str:
+    return f"{count:,} step{'s' if count != 1 else ''}"
 
 
 def _table(advice: Advice) -> Iterator[str]:
@@ -87,6 +93,11 @@ def _notes(advice: Advice) -> Iterator[str]:
         )
     if any(not size.full and not size.too_small for size in advice.sizes):
         yield f"{NOT_FULL} not full when counting began: these data are too few to show what leaves it in the long run."
+    if advice.safe_rows:
+        yield (
+            f"Read no further than {_steps(advice.steps)}: later ones may use more rows, and nothing below "
+            f"{advice.safe_rows:,} rows is recommended."
+        )
     fitting = next((size for size in advice.sizes if size.slots >= advice.rows_used), None)
     if fitting is not None:
         yield f"All rows that are used fit into {fitting.slots:,}: each comes once and stays."
@@ -96,7 +107,7 @@ def _recommendation(advice: Advice) -> Iterator[str]:
     found = advice.recommendation
     size, saved = found.advice, found.saved_by_doubling
     if saved is not None:
-        why = f"it never bubbles, and twice the size saves little ({max(saved, 0):.0%} of the bytes)"
+        why = f"it never bubbles; doubling saves {max(saved, 0):.0%} of the bytes ({WORTH_DOUBLING:.0%} is worth it)"
     elif size.slots >= advice.rows_used:
         why = "it holds all rows that are used, and each smaller size moves many more bytes"
     else:

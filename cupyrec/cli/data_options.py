@@ -20,7 +20,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class DataOptions:
-    """The values of what data_options adds to a command."""
+    """The values of what data_options adds to a command. labels: whether raw files have them.
+
+    Raises ConfigError where model and data stand in each other's place.
+    """
 
     model: str
     paths: tuple[str, ...]
@@ -29,6 +32,12 @@ class DataOptions:
     on_bad_row: str
     bad_rows: str
     overwrite: bool
+    labels: bool = True
+
+    def __post_init__(self) -> None:
+        models = [path for path in self.paths if _holds_model(path)]
+        if models and not _holds_model(self.model):
+            raise ConfigError(f"{models[0]}: holds a model; the model is named first, then the data: MODEL PATH...")
 
 
 def data_options(overwritten: str) -> Callable[[Any], Any]:
@@ -92,6 +101,7 @@ def open_model_and_data(options: DataOptions, outputs: Sequence[Path] = ()) -> t
     from cupyrec.datasets.bad_rows import check_log_file
     from cupyrec.datasets.input_files import find_input_files
     from cupyrec.datasets.open_data import is_prepared, open_data
+    from cupyrec.training.thread_count import thread_warning
     from cupyrec.training.trained_model import load_model
 
     prepared = is_prepared(options.paths)
@@ -102,6 +112,9 @@ def open_model_and_data(options: DataOptions, outputs: Sequence[Path] = ()) -> t
         check_log_file(Path(options.bad_rows), input_files(options), overwrite=options.overwrite)
         if Path(options.bad_rows).resolve() in [output.resolve() for output in outputs]:
             raise ConfigError(f"the bad rows would overwrite {options.bad_rows}; name another file with --bad-rows")
+    warning = thread_warning(options.threads)
+    if warning is not None:
+        click.echo(warning, err=True)
     loaded = load_model(options.model, batch_size=options.batch_size, threads=options.threads)
     config = loaded.config
     if not prepared and (config.features, config.dense_features) != (CRITEO_SPARSE_FEATURES, CRITEO_DENSE_FEATURES):
@@ -114,9 +127,20 @@ def open_model_and_data(options: DataOptions, outputs: Sequence[Path] = ()) -> t
         hash_rows=config.table_rows,
         on_bad_row="skip" if skip else "error",
         bad_rows_path=options.bad_rows if skip else None,
+        labels=options.labels,
     )
+    if not options.labels and data.labelled:
+        raise ConfigError("--no-labels is for raw files; prepared data say themselves that they have labels")
     loaded.check_fits(data)
     return loaded, data
+
+
+def _holds_model(path: str) -> bool:
+    """Whether it is the folder of a model, or of a checkpoint."""
+    from cupyrec.training.checkpoint import CHECKPOINT_FILE
+    from cupyrec.training.saved_model import DESCRIPTION_FILE
+
+    return any((Path(path) / name).exists() for name in (DESCRIPTION_FILE, CHECKPOINT_FILE))
 
 
 def describe_bad_rows(data: Source, options: DataOptions) -> list[str]:

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 # As in cupyrec.datasets.planted_model and .synthetic; said again here so that `--help` need not load Numba.
 DEFAULT_CATEGORIES = 10_000_000
 COMPRESSIONS = ("gz", "zst")
+# Of compressed files of other kinds, and of archives.
+OTHER_COMPRESSIONS = ("bz2", "xz", "lzma", "lz4", "br", "z", "zip", "7z", "rar", "tgz", "zlib", "snappy", "sz")
 REPORTS = 10  # lines of progress when nobody watches a terminal
 
 
@@ -50,7 +52,8 @@ REPORTS = 10  # lines of progress when nobody watches a terminal
     show_default=True,
     help="Added to the Zipf exponents of large columns, about 1.6: negative makes rare values more common.",
 )
-@click.option("--force", is_flag=True, help="Replace output that exists.")
+@click.option("--overwrite", is_flag=True, help="Replace output that exists.")
+@click.option("--force", is_flag=True, hidden=True, help="The former name of --overwrite.")
 def generate(
     rows: int,
     output: Path,
@@ -59,6 +62,7 @@ def generate(
     compress: str | None,
     categories: int,
     skew: float,
+    overwrite: bool,
     force: bool,
 ) -> None:
     """Write Criteo-format data of any size from a known model.
@@ -75,7 +79,7 @@ def generate(
     compression = _compression(output, files, compress)
     report_path = report_path_of(output)
     with (
-        staged_output([output, report_path], force=force) as (staged_data, staged_report),
+        staged_output([output, report_path], force=overwrite or force) as (staged_data, staged_report),
         BinaryMetrics() as metrics,
     ):
         progress = _Progress(rows)
@@ -119,6 +123,8 @@ def _compression(output: Path, files: int, compress: str | None) -> str | None:
                 f"with --files, {output} is a folder; name it without .{ending} and add --compress {ending}"
             )
         return compress
+    if ending.lower() in OTHER_COMPRESSIONS:
+        raise ConfigError(f"{output}: .{ending} is not written; end it with .gz or .zst, or with .tsv for plain text")
     if compress not in (None, ending_compression):
         raise ConfigError(f"a single file that is to be compressed must end with .{compress}: {output}")
     return ending_compression

@@ -145,7 +145,7 @@ def _described_checkpoint(checkpoint: dict[str, Any]) -> str:
 
 
 def _prepared(facts: dict[str, Any]) -> Iterator[str]:
-    yield _line("samples", f"{facts['samples']:,}")
+    yield _line("samples", f"{facts['samples']:,}{'' if facts['labels'] else ', without labels'}")
     inputs = [
         f"{each['name']}  {each['samples']:,}" + (f" ({each['bad_rows']:,} bad rows)" if each["bad_rows"] else "")
         for each in facts["inputs"]

@@ -100,6 +100,11 @@ NAMED_TABLES = 6
     help="What becomes of dense features x: log(max(x, 0) + 1) as in the DLRM reference, log(x + 3) as in torchrec or "
     "(other where x is missing) in NVIDIA's example, or x.  [default: dlrm]",
 )
+@click.option(
+    "--no-labels",
+    is_flag=True,
+    help="There are none: text has the other 39 columns, tables no label. Such data can be predicted, and no more.",
+)
 @click.option("--label", metavar="COLUMN", help="Tables: the column of the label.")
 @click.option("--dense-columns", callback=_names, metavar="COLUMNS", help="Tables: the dense features, with commas.")
 @click.option("--category-columns", callback=_names, metavar="COLUMNS", help="Tables: the categories, with commas.")
@@ -154,7 +159,8 @@ def _summary(prepared: Prepared, seconds: float) -> list[str]:
     manifest = prepared.manifest
     bad_rows = f", {prepared.bad_rows:,} bad rows" if prepared.bad_rows else ""
     bad_rows += f" in {prepared.bad_rows_path}" if prepared.bad_rows_path else ""
-    rows = f"{manifest.samples:,} rows of {_count(len(manifest.inputs), 'file')}{bad_rows}"
+    labels = "" if manifest.labels else " without labels"
+    rows = f"{manifest.samples:,} rows{labels} of {_count(len(manifest.inputs), 'file')}{bad_rows}"
     largest = sorted(manifest.categories, key=lambda category: -category.rows)[:NAMED_TABLES]
     tables = ", ".join(f"{category.name} {category.rows:,}" for category in largest)
     if len(manifest.categories) > len(largest):

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from cupyrec.systems.step import Traffic
     from cupyrec.training.metrics import MetricsResult
     from cupyrec.training.run import RunReport
+    from cupyrec.training.training_state import TrainingResult
 
 
 def describe_run(report: RunReport) -> Iterator[str]:
@@ -25,9 +26,11 @@ def describe_run(report: RunReport) -> Iterator[str]:
         is_limit = report.max_steps is not None and result.steps >= report.max_steps
         limit = f" and --max-steps is {report.max_steps:,}" if is_limit else ""
         yield f"nothing was left to train: the checkpoint is of step {result.steps:,}{limit}"
+        how = "in all:"
     elif report.steps_before:
         more = result.steps - report.steps_before
-        yield f"{more:,} steps after the {report.steps_before:,} of the checkpoint; in all"
+        yield f"{how} {more:,} steps beyond the {report.steps_before:,} of the checkpoint"
+        how = "in all:"
     yield (
         f"{how} {result.steps:,} steps, {result.samples:,} samples in {training_seconds:.1f} s "
         f"({result.samples / training_seconds:,.0f} samples/s, {result.data_wait_seconds / training_seconds:.0%} of "
@@ -35,23 +38,48 @@ def describe_run(report: RunReport) -> Iterator[str]:
     )
     if result.traffic is not None:
         yield describe_traffic(result.traffic, result.steps)
-    if result.final is not None and result.best is not None:
-        yield f"final (step {result.final.step:,}):"
-        yield from describe_metrics(result.final.metrics)
-        if result.best.step != result.final.step:
-            yield f"best (step {result.best.step:,}):"
-            yield from describe_metrics(result.best.metrics)
-        else:
-            yield "the final figures are the best of the run (by AUC)"
+    if 0 < result.steps < report.warmup_steps and not result.interrupted:
+        yield (
+            f"warning: the run ended within its warm-up (--warmup-steps {report.warmup_steps}): the learning rate has "
+            "not reached its full value"
+        )
+    yield from _describe_evaluations(result)
     for path, count in report.bad_rows.items():
         yield f"skipped {count:,} bad rows, written to {path}"
     if report.checkpoint is not None:
         goes_on = "; go on from it with --resume" if result.interrupted else ""
         yield f"last checkpoint: {report.checkpoint}{goes_on}"
     if report.saved_in is not None:
-        yield f"saved in {report.saved_in}"
+        stays = f"; the earlier run in {report.stays} stays: this one did not come to its end" if report.stays else ""
+        yield f"saved in {report.saved_in}{stays}"
     else:
         yield "not saved: no --output was given" if result.steps else "not saved: no step was trained"
+
+
+def _describe_evaluations(result: TrainingResult) -> Iterator[str]:
+    final, best = result.final, result.best
+    if final is None or best is None:
+        return
+    is_of_end = final.step == result.steps
+    of = "" if is_of_end else f"; the model is of step {result.steps:,}"
+    yield f"{'final' if is_of_end else 'last evaluation'} (step {final.step:,}{of}):"
+    yield from describe_metrics(final.metrics)
+    if best.step != final.step:
+        yield f"best (step {best.step:,}):"
+        yield from describe_metrics(best.metrics)
+    if _is_worse_than_constant(final.metrics):
+        yield (
+            "warning: a constant prediction has a lower log loss; train longer, or with another --learning-rate or "
+            "--warmup-steps"
+        )
+    elif best.step == final.step:
+        yield f"the {'final' if is_of_end else 'last'} figures are the best of the run (by AUC)"
+
+
+def _is_worse_than_constant(metrics: MetricsResult) -> bool:
+    constant = metrics.constant_log_loss
+    # With one class a constant prediction is right always.
+    return metrics.log_loss is not None and constant is not None and 0 < constant < metrics.log_loss
 
 
 def describe_traffic(traffic: Traffic, steps: int) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 import threading
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -20,11 +21,11 @@ def check_log_file(
     option: str = "--bad-rows",
     can_overwrite: bool = True,
 ) -> None:
-    """Make sure that a file that will be written replaces nothing that should stay.
+    """Make sure that a file that will be written can be, and replaces nothing that should stay.
 
     inputs: files that are read, which it may never be; overwrite: whether it may replace another one.
     what, option: what it holds, and how it is named on the command line; can_overwrite: whether --overwrite may be
-    given. Raises ConfigError.
+    given. Raises ConfigError, and OutputError when it cannot be written.
     """
     if not path.parent.is_dir():
         raise ConfigError(f"{path}: {what} cannot be written: there is no folder {path.parent}")
@@ -37,6 +38,22 @@ def check_log_file(
     if path.is_file() and not overwrite:
         how = "replace it with --overwrite" if can_overwrite else "remove it"
         raise ConfigError(f"{path}: exists; name another file with {option}, or {how}")
+    _try_to_write(path, what, option)
+
+
+def _try_to_write(path: Path, what: str, option: str) -> None:
+    """Raise OutputError when that is not allowed; nothing is changed. A pipe or device is not tried."""
+    try:
+        if path.is_file():
+            with open(path, "ab"):
+                pass
+        elif not path.exists():
+            with tempfile.TemporaryFile(dir=path.parent):
+                pass
+    except OSError as error:
+        raise OutputError(
+            f"{path}: {what} cannot be written: {error.strerror}; name another file with {option}"
+        ) from None
 
 
 def is_same_file(one: Path, other: Path) -> bool:

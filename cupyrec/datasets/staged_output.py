@@ -65,7 +65,7 @@ def _check_free(output: Path, *, force: bool) -> None:
     if not output.exists():
         return
     if not force:
-        raise OutputError(f"{output} exists; give another name, or --force to replace it")
+        raise OutputError(f"{output} exists; give another name, or --overwrite to replace it")
     if output.is_dir():
         others = sorted(file.name for file in output.iterdir() if not REPLACEABLE.fullmatch(file.name))
         if others:

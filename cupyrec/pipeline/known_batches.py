@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from cupyrec.errors import ConfigError, ScratchpadError
 from cupyrec.pipeline.plan import Holds
 from cupyrec.pipeline.planner_kernels import NEVER
 from cupyrec.pipeline.replacement import replacement_kind
+
+# Later batches hardly ever have so many times the rows of the largest of some first ones.
+MARGIN = 1.25
+
+
+def size_with_margin(unique: int) -> int:
+    """Slots for all batches, where the largest one seen so far has so many unique rows; a round number."""
+    unit = 10 ** max(len(str(unique)) - 2, 0)
+    return math.ceil(MARGIN * unique / unit) * unit
 
 
 def check_settings(slots: int, lookahead: int, holds: Holds, replacement: str) -> None:
@@ -60,10 +71,11 @@ class KnownBatches:
         if not self.may_look:
             raise RuntimeError(f"batch {self.looked} is shown, but batch {self.planned} is not planned yet")
         if unique > self.slots:
+            size = size_with_margin(unique)
             raise ScratchpadError(
-                f"batch {self.looked}, counted from 0, looks up {unique:,} different rows, but the scratchpad has "
-                f"{self.slots:,} slots; give it at least {unique:,} rows (--scratchpad {unique}), better several times "
-                "as many: cupyrec advise finds how many; or take smaller batches (--batch-size)"
+                f"batch {self.looked}, counted from 0, looks up {unique:,} different rows, the largest batch so far, "
+                f"but the scratchpad has {self.slots:,} slots; make it larger, as later batches may have still more: "
+                f"at least --scratchpad {size}, better several times that; or take smaller batches (--batch-size)"
             )
 
     def _check_plan(self) -> None:

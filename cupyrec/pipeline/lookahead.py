@@ -56,22 +56,42 @@ def choose_lookahead(
 def _choose(
     wanted: int | None, least: int, slots: int, rows: int, unique: int, batch_bytes: int, free_bytes: int | None
 ) -> Lookahead:
-    if wanted is not None:
-        return Lookahead(wanted, batch_bytes)
-    if slots >= rows:
-        return Lookahead(least, batch_bytes)
+    known = _known(wanted, least, slots, rows)
+    if known is not None:
+        return Lookahead(known, batch_bytes)
     turnover = -(-BATCHES_PER_TURNOVER * slots // max(unique, 1))
-    budget = max(LEAST_WINDOW_BYTES, int((free_bytes or 0) * WINDOW_SHARE))
-    affordable = max(budget // max(batch_bytes, 1), least)
+    affordable = max(_budget(free_bytes) // max(batch_bytes, 1), least)
     return Lookahead(max(min(turnover, affordable), least), batch_bytes, limited=affordable < turnover)
+
+
+def _known(wanted: int | None, least: int, slots: int, rows: int) -> int | None:
+    """K, where that does not depend on the batches."""
+    return least if wanted is None and slots >= rows else wanted
+
+
+def _budget(free_bytes: int | None) -> int:
+    return max(LEAST_WINDOW_BYTES, int((free_bytes or 0) * WINDOW_SHARE))
+
+
+def most_window_bytes(
+    wanted: int | None, *, least: int, slots: int, rows: int, batch_bytes: int, free_bytes: int | None
+) -> int:
+    """What the batches known ahead will take at most, before one is read. batch_bytes: of the largest; the others: see
+    `choose_lookahead`.
+    """
+    known = _known(wanted, least, slots, rows)
+    if known is not None:
+        return known * batch_bytes
+    return max(min(_budget(free_bytes), BATCHES_PER_TURNOVER * slots * batch_bytes), least * batch_bytes)
 
 
 def window_batch_bytes(batch: Batch, unique: int) -> int:
     """What a batch in the window takes: itself, its coalescing, slots of its lookups, plan, and the planner's nodes."""
     arrays = sum(array.nbytes for array in (batch.dense, batch.rows, batch.offsets, batch.labels))
+    return arrays + window_bytes_beside(batch.lookups, unique)
+
+
+def window_bytes_beside(lookups: int, unique: int) -> int:
+    """What a batch in the window takes beside itself."""
     slot_bytes, window_bytes = 4, 2 * 4
-    return (
-        arrays
-        + batch.lookups * (PLAN_BYTES_PER_LOOKUP + slot_bytes)
-        + unique * (NODE_BYTES + PLAN_BYTES_PER_ROW + window_bytes)
-    )
+    return lookups * (PLAN_BYTES_PER_LOOKUP + slot_bytes) + unique * (NODE_BYTES + PLAN_BYTES_PER_ROW + window_bytes)

@@ -82,6 +82,8 @@ class Advice:
     sample_rate:        the share of rows that was simulated.
     counted_steps:      the last so many steps, which the costs are about.
     sizes:              ascending; their costs depend on sample_rate.
+    safe_rows:          slots that batches which were not read should fit in, too; 0 where all were read. One of the
+                        sizes is as large.
     """
 
     samples: int
@@ -98,11 +100,12 @@ class Advice:
     sample_rate: float
     counted_steps: int
     sizes: tuple[SizeAdvice, ...]
+    safe_rows: int = 0
 
     @property
     def recommendation(self) -> Recommendation:
-        """See `recommend`."""
-        return recommend(self.sizes)
+        """See `recommend`; of those sizes that are safe."""
+        return recommend([each for each in self.sizes if each.slots >= self.safe_rows])
 
     def as_dict(self) -> dict[str, Any]:
         """The same as JSON takes it; rates are shares, sizes are rows or, where the name says so, bytes a step."""

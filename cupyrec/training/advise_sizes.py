@@ -18,6 +18,7 @@ import numpy as np
 
 from cupyrec.datasets.source import Source, read_batches
 from cupyrec.errors import ConfigError, DataError
+from cupyrec.pipeline.known_batches import size_with_margin
 from cupyrec.pipeline.lookahead import BATCHES_PER_TURNOVER
 from cupyrec.pipeline.stages import PIPELINED
 from cupyrec.scratchpad_size import scratchpad_slots
@@ -138,15 +139,19 @@ class _Trial:
         )
 
     def advice(self, size_of: dict[int, str]) -> Advice:
-        """size_of: from slots to the sizes that were asked for. That from which on nothing bubbles is tried as well."""
+        """size_of: from slots to the sizes that were asked for. That from which on nothing bubbles is tried as well,
+        and one that is safe where not all is read.
+        """
         usage, most_unique = self._usage, int(self._unique_rows.max())
-        never_bubbles = usage.window_rows
+        never_bubbles, max_steps = usage.window_rows, self._question.max_steps
+        is_cut = max_steps is not None and usage.steps >= max_steps
+        safe = min(size_with_margin(most_unique), usage.rows) if is_cut else 0
         if not size_of:
             found = sizes_between(never_bubbles, usage.rows_used)
             # One that is too small for comfort, so that it is seen what that costs.
             found.append(max(never_bubbles // 2, most_unique))
             size_of = {slots: str(slots) for slots in (min(each, usage.rows) for each in found)}
-        size_of = {never_bubbles: str(never_bubbles)} | size_of
+        size_of = {slots: str(slots) for slots in (never_bubbles, max(never_bubbles, safe))} | size_of
         self._replays = len(POLICIES) * sum(slots >= most_unique for slots in size_of)
         sizes = tuple(self._size(size_of[slots], slots, most_unique) for slots in sorted(size_of))
         self._watch.show(1.0)
@@ -165,6 +170,7 @@ class _Trial:
             sample_rate=usage.sample.rate,
             counted_steps=self._counted_steps,
             sizes=sizes,
+            safe_rows=safe,
         )
 
     def _size(self, size: str, slots: int, most_unique: int) -> SizeAdvice:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
@@ -59,6 +60,13 @@ class CheckpointFolder:
         for each in later:
             self._remove(each)
         return later
+
+    def remove_all(self) -> None:
+        """Remove whole checkpoints and what is left of others; other files in the folder stay. Raises OutputError."""
+        self.remove_after(0)
+        self.clean()
+        with contextlib.suppress(OSError):
+            self.path.rmdir()
 
     def _remove(self, step: int) -> None:
         """Under another name at once: what is half-removed is never taken for whole."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from cupyrec.byte_sizes import format_bytes
@@ -18,9 +19,10 @@ from cupyrec.systems.registry import SYSTEMS_WITH_SCRATCHPAD
 from cupyrec.systems.scratchpipe import ScratchpipeSystem
 from cupyrec.systems.serial import SerialSystem
 from cupyrec.systems.static import COPIED_ROWS, StaticSystem
-from cupyrec.training.scratchpad_memory import DEPTH_OF, scratchpad_memory
+from cupyrec.training.scratchpad_memory import DEPTH_OF, FLOAT_BYTES, ROW_BYTES, scratchpad_memory
 
-FLOAT_BYTES = 4
+# Whose samples are there at once: one whose batches wait, one in the making, and its blocks.
+SHUFFLE_WINDOWS = 3
 # Read ahead, in the reader's hands and in training.
 BATCHES_IN_FLIGHT = 8
 COALESCING_BYTES_PER_LOOKUP = PLAN_BYTES_PER_LOOKUP + SORT_BYTES_PER_LOOKUP
@@ -58,16 +60,19 @@ class MemoryPlan:
     batch_bytes: int
     scratchpad_bytes: int = 0
     staging_bytes: int = 0
+    shuffle_bytes: int = 0
+    trains: bool = True
 
     @property
     def total_bytes(self) -> int:
         """All of it."""
         parts = (self.tables_bytes, self.row_state_bytes, self.dense_bytes, self.activation_bytes, self.batch_bytes)
-        return sum(parts) + self.scratchpad_bytes + self.staging_bytes
+        return sum(parts) + self.scratchpad_bytes + self.staging_bytes + self.shuffle_bytes
 
     def lines(self) -> list[str]:
         """The plan as a person reads it."""
-        moving = (
+        others = (
+            ("shuffle windows", self.shuffle_bytes),
             ("scratchpad, with what is known of its rows", self.scratchpad_bytes),
             ("on the way to the device and back", self.staging_bytes),
         )
@@ -77,28 +82,45 @@ class MemoryPlan:
             ("MLPs with gradients and state", self.dense_bytes),
             ("activations", self.activation_bytes),
             ("batches and their coalescing", self.batch_bytes),
-            *((what, size) for what, size in moving if size),
+            *((what, size) for what, size in others if size),
             ("total", self.total_bytes),
         )
-        return [f"{what:<42} {format_bytes(size):>10}" for what, size in parts]
+        return plan_lines(parts)
 
     def check(self, available_bytes: int | None) -> None:
         """Raise MemoryPlanError when the plan does not fit. available_bytes: None where the system does not say."""
         if available_bytes is None or self.total_bytes <= available_bytes:
             return
         raise MemoryPlanError(
-            f"the run needs {format_bytes(self.total_bytes)} of memory "
+            f"{'the run' if self.trains else 'the model'} needs {format_bytes(self.total_bytes)} of memory "
             f"(embedding tables {format_bytes(self.tables_bytes)}, optimizer state "
             f"{format_bytes(self.row_state_bytes)}, MLPs {format_bytes(self.dense_bytes)}, activations and batches "
-            f"{format_bytes(self.activation_bytes + self.batch_bytes)}{self._scratchpad_text()}), but "
-            f"{format_bytes(available_bytes)} are available; make the largest of these smaller: --hash-rows, "
-            f"--dimension, --batch-size, the widths "
-            f"of the MLPs, or --optimizer sgd, which keeps no state"
+            f"{format_bytes(self.activation_bytes + self.batch_bytes)}{self._other_texts()}), but "
+            f"{format_bytes(available_bytes)} are available; {self._advice()}"
         )
 
-    def _scratchpad_text(self) -> str:
+    def _advice(self) -> str:
+        if self.trains:
+            return (
+                "make the largest of these smaller: --hash-rows, --dimension, --batch-size, the widths of the MLPs, or "
+                "--optimizer sgd, which keeps no state"
+            )
+        if self.activation_bytes > self.tables_bytes:
+            return "take a smaller --batch-size"
+        return "use it on a machine with more memory"
+
+    def _other_texts(self) -> str:
         parts = self.scratchpad_bytes + self.staging_bytes
-        return f", scratchpad {format_bytes(parts)}: --scratchpad" if parts else ""
+        scratchpad = f", scratchpad {format_bytes(parts)}: --scratchpad" if parts else ""
+        windows = (
+            f", shuffle windows {format_bytes(self.shuffle_bytes)}: --shuffle-window" if self.shuffle_bytes else ""
+        )
+        return scratchpad + windows
+
+
+def plan_lines(parts: Iterable[tuple[str, int]]) -> list[str]:
+    """Parts of a plan as a person reads them: what holds how many bytes."""
+    return [f"{what:<42} {format_bytes(size):>10}" for what, size in parts]
 
 
 def plan_memory(
@@ -108,11 +130,13 @@ def plan_memory(
     system: SystemConfig | None = None,
     *,
     device_apart: bool = False,
+    shuffled_samples: int = 0,
 ) -> MemoryPlan:
     """What training takes of the host's memory, or, without an optimizer, prediction.
 
     max_samples: the most samples of a batch; system: None for one without a scratchpad; device_apart: whether the
-    device has memory of its own, which is not in this plan but in a DeviceMemoryPlan.
+    device has memory of its own, which is not in this plan but in a DeviceMemoryPlan; shuffled_samples: of a window, 0
+    where nothing is shuffled.
     """
     rows, D = sum(config.table_rows), config.dimension
     state = optimizer.row_state_width(D) if optimizer else 0
@@ -148,10 +172,17 @@ def plan_memory(
         batch_bytes=max_samples * _batch_bytes_per_sample(config) if optimizer else 0,
         scratchpad_bytes=slots * (record_bytes + BOOKKEEPING_BYTES.get(name, 0)) + counts_bytes,
         staging_bytes=staging_bytes,
+        shuffle_bytes=SHUFFLE_WINDOWS * shuffled_samples * (_dense_bytes(config) + ROW_BYTES * config.features),
+        trains=optimizer is not None,
     )
+
+
+def _dense_bytes(config: DlrmConfig) -> int:
+    """Dense features and label of a sample."""
+    return FLOAT_BYTES * (config.dense_features + 1)
 
 
 def _batch_bytes_per_sample(config: DlrmConfig) -> int:
     """Of the batches in flight, dense features, label and a row and an offset a feature; and of one coalescing."""
-    batch = FLOAT_BYTES * (config.dense_features + 1) + 16 * config.features
+    batch = _dense_bytes(config) + 2 * ROW_BYTES * config.features
     return BATCHES_IN_FLIGHT * batch + COALESCING_BYTES_PER_LOOKUP * config.features

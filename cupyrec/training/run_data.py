@@ -15,6 +15,7 @@ from cupyrec.datasets.source import Source
 from cupyrec.errors import ConfigError
 from cupyrec.option_values import option_name
 from cupyrec.run_config import RunConfig
+from cupyrec.training.evaluation import check_labelled
 from cupyrec.training.run_folder import BAD_ROWS_FILE, CONFIG_FILE, METRICS_FILE, RunFolder
 from cupyrec.training.saved_model import DESCRIPTION_FILE
 
@@ -81,9 +82,12 @@ class RunData:
             "shuffle_window": config.shuffle_window,
             "seed": config.seed,
         }
+        self._shuffle_window = config.shuffle_window if config.shuffle else 0
         self._train = open_data(config.paths, **how, **order, bad_rows_path=train_log)
         self._valid = open_data(valid, **how, bad_rows_path=valid_log) if valid else None
+        check_labelled(self._train)
         if self._valid is not None:
+            check_labelled(self._valid)
             _check_apart(self._train, self._valid)
         self.table_rows, self.dense_features = self._train.table_rows, self._train.dense_features
         self.unused = [] if any(raw) else [f"--{option_name(name)}" for name in RAW_OPTIONS if _is_set(config, name)]
@@ -93,6 +97,12 @@ class RunData:
     def files(self) -> tuple[Path, ...]:
         """All that is read: of the training data, then of validation data of their own."""
         return (*self._train.files, *(self._valid.files if self._valid else ()))
+
+    @property
+    def shuffled_samples(self) -> int:
+        """The most samples that are shuffled among each other, 0 where none are."""
+        train = self._train
+        return min(self._shuffle_window, train.samples) if isinstance(train, PreparedData) else 0
 
     def split(self, say: Callable[[str], None]) -> tuple[Source, Source | None]:
         """The training data and the validation data; to cut a share off raw files all their lines are counted.
@@ -113,7 +123,9 @@ class RunData:
     def bad_rows(self) -> dict[Path, int]:
         """How many bad rows were skipped so far, by the file that holds them."""
         counts = [getattr(data, "bad_rows", 0) for data in (self._train, self._valid)]
-        return {path: count for (_, path), count in zip(self._logs, counts, strict=False) if count}
+        found = zip(self._logs, counts, strict=False)
+        # Of a run that was stopped they keep the names that they had meanwhile.
+        return {(written if written.exists() else final): count for (written, final), count in found if count}
 
 
 def _is_set(config: RunConfig, name: str) -> bool:

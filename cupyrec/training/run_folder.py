@@ -27,6 +27,8 @@ BAD_ROWS_FILES = (BAD_ROWS_FILE, "bad_rows_valid.tsv")
 WEIGHTS_FILES = ("model.safetensors", "model.safetensors.index.json", "model-*-of-*.safetensors")
 # Before the names of the files of a run whose model is not saved, where another run's files have those names.
 UNSAVED = "unsaved-"
+# The folder of the model of a run that was stopped or failed before it could take the place of an earlier one.
+UNSAVED_MODEL = f"{UNSAVED}model"
 
 
 def run_files(folder: Path, *, bad_rows: bool = True) -> list[Path]:
@@ -44,9 +46,8 @@ def checkpoints_to_resume(folder: Path) -> Path:
 class RunFolder:
     """Makes sure, before anything is trained, that the folder can be written; and writes nothing until it is told to.
 
-    The files of an earlier run stay whole until the new model is saved. So long the new run's stand beside them with
-    `unsaved-` before their names; and they stay so where it saves none.
-
+    The files of an earlier run stay whole until the new run has come to its end and its model is saved. So long the new
+    run's stand beside them with `unsaved-` before their names; and they stay so where it is stopped or fails.
     A run that is resumed goes on with its own files, whatever they are called.
 
     Use it in a `with` statement: where the block ends before anything was written, a folder made for it is removed.
@@ -118,13 +119,18 @@ class RunFolder:
         """Where the run's checkpoints are now."""
         return CheckpointFolder(self.path / f"{UNSAVED if self._earlier else ''}{CHECKPOINTS_FOLDER}")
 
+    def model_place(self, *, ended: bool) -> Path:
+        """Where the run's model is to be saved. ended: whether the run has come to its end, as it was meant to."""
+        return self.path if ended or not self._earlier else self.path / UNSAVED_MODEL
+
     def begin(self, config_toml: str) -> None:
         """Just before training begins. config_toml: what config.toml is to hold. Raises OutputError."""
         self._config_toml = config_toml
         if self._earlier:
             for name in self._names:
                 self._remove(self.place(name))
-            self._remove_checkpoints(self.checkpoints.path)
+            self.checkpoints.remove_all()
+            self._remove_unsaved_model()
 
     def go_on(self, config_toml: str, step: int, metrics_bytes: int, say: Callable[[str], None]) -> None:
         """In place of `begin`, where training goes on from the checkpoint of a step: what came later is taken back.
@@ -196,6 +202,7 @@ class RunFolder:
         for name in self._names:
             if not self.place(name).exists():
                 self._remove(self.path / name)
+        self._remove_unsaved_model()
         self._rename_own()
         self._earlier = []
 
@@ -208,9 +215,10 @@ class RunFolder:
         self._lock.close()
 
     def _files_there(self) -> list[Path]:
-        """Of an earlier run; its checkpoints last."""
+        """Of an earlier run; its checkpoints last. Files of bad rows alone are not one."""
         checkpoints = self.path / CHECKPOINTS_FOLDER
-        return [*run_files(self.path), *([checkpoints] if CheckpointFolder(checkpoints).steps() else [])]
+        others = [checkpoints] if CheckpointFolder(checkpoints).steps() else []
+        return run_files(self.path) + others if run_files(self.path, bad_rows=False) or others else []
 
     def _find_own_files(self) -> None:
         """Of the run that is resumed. Raises OutputError where there is only a model."""
@@ -240,7 +248,7 @@ class RunFolder:
             except OSError as error:
                 raise OutputError(f"{self.path / name}: cannot be written: {error.strerror}") from None
         unsaved, checkpoints = self.path / f"{UNSAVED}{CHECKPOINTS_FOLDER}", self.path / CHECKPOINTS_FOLDER
-        self._remove_checkpoints(checkpoints)
+        CheckpointFolder(checkpoints).remove_all()
         try:
             if unsaved.exists() and not checkpoints.exists():
                 os.replace(unsaved, checkpoints)
@@ -252,19 +260,18 @@ class RunFolder:
         except OSError as error:
             raise OutputError(f"{checkpoints}: cannot be written: {error.strerror}") from None
 
-    def _remove_checkpoints(self, path: Path) -> None:
-        """Remove whole checkpoints and what is left of others; other files in their folder stay."""
-        folder = CheckpointFolder(path)
-        folder.remove_after(0)
-        folder.clean()
+    def _remove_unsaved_model(self) -> None:
+        """Files of others in its folder stay."""
+        folder = self.path / UNSAVED_MODEL
+        for file in run_files(folder):
+            self._remove(file)
         with contextlib.suppress(OSError):
-            path.rmdir()
+            folder.rmdir()
 
     def _close_metrics(self) -> None:
         if self._metrics is not None:
-            # A line that could not be written was told by `record`; closing would try it again.
             with contextlib.suppress(OSError):
-                self._metrics.close()
+                self._metrics.close()  # would write again what could not be written, which `record` has told
             self._metrics = None
 
     def _remove(self, path: Path) -> None:
@@ -285,7 +292,7 @@ class RunFolder:
             pass
 
     def _remove_made(self) -> None:
-        """Remove the folders that were made here and are still empty."""
+        """Those that are still empty."""
         for folder in reversed(self._made):
             with contextlib.suppress(OSError):
                 if [each.name for each in folder.iterdir()] == [LOCK_FILE]:

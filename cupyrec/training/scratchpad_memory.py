@@ -5,7 +5,7 @@ from __future__ import annotations
 import bisect
 from dataclasses import dataclass
 
-from cupyrec.config import SystemConfig
+from cupyrec.config import DlrmConfig, SystemConfig
 from cupyrec.embedding.radix_sort import SORT_BYTES_PER_ITEM
 from cupyrec.pipeline.exchange import CHOSEN_BY_TRIAL, TRIED_ROWS
 from cupyrec.pipeline.gpu_nodes import GPU_NODE_BYTES, GPU_SLOT_BYTES
@@ -13,9 +13,14 @@ from cupyrec.pipeline.gpu_nodes import GROWTH as PLANNER_GROWTH
 from cupyrec.pipeline.gpu_stage_work import FLUSHED_ROWS
 from cupyrec.pipeline.gpu_victims import SPARE_BITS
 from cupyrec.pipeline.growing_array import GROWTH
-from cupyrec.scratchpad_size import MOST_SLOTS
+from cupyrec.pipeline.lookahead import most_window_bytes, window_bytes_beside
+from cupyrec.scratchpad_size import MOST_SLOTS, scratchpad_slots
 from cupyrec.systems.scratchpipe import ScratchpipeSystem
 from cupyrec.systems.serial import SerialSystem
+
+FLOAT_BYTES = 4
+# Of a lookup's row, and of a bag's offset.
+ROW_BYTES = 8
 
 DEPTH_OF = {each.name: each.depth for each in (SerialSystem, ScratchpipeSystem)}
 
@@ -83,3 +88,25 @@ def scratchpad_memory(system: SystemConfig, rows: int, unique: int, record_bytes
     # The rows that are tried are different ones each way.
     tried_rows = min(TRIED_ROWS, rows) if system.exchange in CHOSEN_BY_TRIAL else 0
     return ScratchpadMemory(unique, record_bytes, DEPTH_OF[system.name].staging_sets, tried_rows)
+
+
+def most_bytes_ahead(
+    system: SystemConfig, config: DlrmConfig, max_samples: int, record_bytes: int, free_bytes: int | None
+) -> int:
+    """What the batches known ahead will take at most, on the host and as much on a GPU, with one lookup a bag; 0 where
+    none are. How many they are and what they take is known with the first batch.
+
+    system: resolved; free_bytes: None where the system does not say.
+    """
+    if system.name not in DEPTH_OF:
+        return 0
+    rows, lookups, least = sum(config.table_rows), max_samples * config.features, DEPTH_OF[system.name].holds.future
+    batch_bytes = FLOAT_BYTES * max_samples * (config.dense_features + 1) + ROW_BYTES * (2 * lookups + 1)
+    return most_window_bytes(
+        system.lookahead if system.replacement == "lookahead" else least,
+        least=least,
+        slots=scratchpad_slots(system.scratchpad, rows, record_bytes),
+        rows=rows,
+        batch_bytes=batch_bytes + window_bytes_beside(lookups, min(lookups, rows)),
+        free_bytes=free_bytes,
+    )

@@ -4,8 +4,8 @@ import dataclasses
 
 import pytest
 
-from cupyrec.cli.advice_report import POLICIES, describe_advice
-from cupyrec.training import advise_policies
+from cupyrec.cli.advice_report import POLICIES, WORTH_DOUBLING, describe_advice
+from cupyrec.training import advise_policies, advise_result
 from cupyrec.training.advise_result import Advice, PolicyCost, SizeAdvice
 
 COMMAND = "cupyrec train day_0 --system scratchpipe --scratchpad 2%"
@@ -72,13 +72,25 @@ def test_an_estimate_is_called_one():
             "2% (52,000 rows, 4.2 MB): the largest tried, and each smaller size moves many more bytes.",
         ),
         (SIZES[:3], 50_000, "2% (52,000 rows, 4.2 MB): it holds all rows that are used, and each smaller size"),
-        ((size_of("52000", 52_000, 1, 0), SIZES[3]), 927_514, "52000 (4.2 MB): it never bubbles, and twice the size"),
+        ((size_of("52000", 52_000, 1, 0), SIZES[3]), 927_514, "52000 (4.2 MB): it never bubbles; doubling saves 0%"),
     ],
 )
 def test_why_a_size_is_recommended(sizes, rows_used, expected):
     lines = list(describe_advice(dataclasses.replace(ADVICE, sizes=sizes, rows_used=rows_used), COMMAND))
     assert lines[-1] == f"  {COMMAND}"
     assert lines[-2].startswith(f"Recommended: --scratchpad {expected}")
+
+
+def test_where_only_the_first_steps_were_read_the_recommended_size_has_a_margin():
+    cut = dataclasses.replace(ADVICE, steps=1, safe_rows=53_000)
+    lines = list(describe_advice(cut, COMMAND))
+    told = "Read no further than 1 step: later ones may use more rows, and nothing below 53,000 rows is recommended."
+    assert told in lines
+    assert lines[-2].startswith("Recommended: --scratchpad 50% ")
+
+
+def test_what_is_worth_doubling_is_what_the_recommendation_goes_by():
+    assert WORTH_DOUBLING == advise_result.WORTH_DOUBLING
 
 
 def test_every_policy_has_its_column():
@@ -103,6 +115,6 @@ static: the rows used most are there from the start and stay; other lookups are 
 * not full when counting began: these data are too few to show what leaves it in the long run.
 All rows that are used fit into 1,300,000: each comes once and stays.
 
-Recommended: --scratchpad 2% (52,000 rows, 4.2 MB): it never bubbles, and twice the size saves little (4% of the bytes).
+Recommended: --scratchpad 2% (52,000 rows, 4.2 MB): it never bubbles; doubling saves 4% of the bytes (25% is worth it).
   cupyrec train day_0 --system scratchpipe --scratchpad 2%
 """.splitlines()

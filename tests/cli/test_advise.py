@@ -130,7 +130,7 @@ def test_bad_rows_stop_it_or_are_skipped(tmp_path, capsys, monkeypatch):
         (["data.tsv", "--batch-size=1e15"], ["batch-size", "at most"]),
         (["data.tsv", "--optimizer=adam"], ["optimizer", "sgd"]),
         (["data.tsv", "--hash-rows=1,2"], ["hash-rows", "26"]),
-        (["data.tsv", "--lookahead=0"], ["lookahead", "at least 1"]),
+        (["data.tsv", "--lookahead=0"], ["lookahead", "at least 2"]),
         (["data.tsv", "--hash-rows=1e15", "--row-counts=c.npy"], ["--row-counts", "--hash-rows", "available"]),
         (["data.tsv", "--row-counts=data.tsv"], ["would overwrite the input file data.tsv", "--row-counts"]),
         (
@@ -138,7 +138,7 @@ def test_bad_rows_stop_it_or_are_skipped(tmp_path, capsys, monkeypatch):
             ["would overwrite the input file data.tsv", "--row-counts"],
         ),
         (["data.tsv", "--plot=p.pdf"], ["p.pdf", "the plot is a PNG"]),
-        (["data.tsv", "--lookahead=1"], ["must be at least 2, but is 1"]),
+        (["data.tsv", "--lookahead=1"], ["lookahead", "at least 2"]),
         (["data.tsv", "--config=none.toml"], ["none.toml: cannot be read"]),
         (["data.tsv", "--plot=none/p.png"], ["no folder none"]),
         (["data.tsv", "--plot=same.png", "--row-counts=same.png"], ["same.png", "named twice"]),

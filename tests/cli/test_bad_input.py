@@ -43,7 +43,8 @@ BAD_FILES = {
     "no hexadecimal": (with_cell(learnable_text(9), 9, 40, "wxyz"), ["line 9, column 40", "'wxyz'"]),
     "a label of 2": (with_cell(learnable_text(9), 2, 1, "2"), ["line 2, column 1", "'2'"]),
     "empty": ("", ["empty"]),
-    "blank lines alone": ("\n\n\n", ["line 1"]),
+    "blank lines alone": ("\n\n\n", ["empty"]),
+    "a blank line": (learnable_text(2) + "\n" + learnable_text(1), ["line 3", "found an empty line"]),
 }
 
 
@@ -163,6 +164,26 @@ def test_an_output_that_cannot_be_written(tmp_path, data, capsys):
     long = tmp_path / ("x" * 300)
     assert "cannot be written" in check_one_error_line(run_here(capsys, "train", data, *SMALL, "--output", long))
     assert files_in(tmp_path) == before
+
+
+@pytest.mark.parametrize("option", ["output", "bad-rows", "row-counts", "trace"])
+def test_an_empty_name_is_no_file_and_no_folder(failing, data, option):
+    assert failing("data.tsv", *SMALL, f"--{option}=").startswith(f"{option} must be a text that is not empty")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--decay-steps=5", "--decay-start-step=1", "--warmup-steps=3"], "the decay would begin at step 1"),
+        (["--system=static", "--row-counts=none.npy"], "none.npy: cannot be read"),
+        (["--system=static", "--row-counts=data.tsv"], "data.tsv: not a file of row counts"),
+        (["--trace=/proc/trace.json"], "/proc/trace.json: the trace cannot be written"),
+        (["--lookahead=1"], "lookahead must be"),
+    ],
+)
+def test_wrong_options_are_told_before_the_lines_are_counted(failing, data, monkeypatch, options, message):
+    monkeypatch.setattr("cupyrec.datasets.criteo.CriteoFiles.count_lines", lambda *_: pytest.fail("counted"))
+    assert failing("data.tsv", *SMALL, "--valid=0.2", *options).startswith(message)
 
 
 @pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root may write to read-only folders")

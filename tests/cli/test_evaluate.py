@@ -56,6 +56,13 @@ def test_the_batch_size_changes_no_more_than_rounding(folder, capsys):
     assert found[0] == pytest.approx(found[1], rel=1e-6)
 
 
+def test_more_threads_than_cores_are_told_beside_the_figures(folder, capsys, monkeypatch):
+    monkeypatch.setattr("cupyrec.training.thread_count.usable_cores", lambda: 1)
+    outcome = run_here(capsys, "evaluate", folder / "run", folder / "data.tsv", "--threads=2", "--json")
+    assert outcome.err.startswith("warning: --threads 2 is more than the 1 usable core, ")
+    assert json.loads(outcome.out)["samples"] > 0
+
+
 def test_figures_that_are_undefined_are_called_so(folder, tmp_path, capsys):
     one_class = tmp_path / "one_class.tsv"
     one_class.write_text("".join(line for line in learnable_text(40).splitlines(keepends=True) if line[0] == "0"))

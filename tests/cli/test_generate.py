@@ -62,14 +62,24 @@ def test_the_ending_of_a_single_file_chooses_its_compression(tmp_path):
     assert (tmp_path / "b.tsv.zst").read_bytes()[:4] == b"\x28\xb5\x2f\xfd"
 
 
-def test_existing_output_is_refused_and_replaced_with_force(tmp_path):
+def test_existing_output_is_refused_and_replaced_when_asked_for(tmp_path):
     assert run("--output", tmp_path / "a.tsv").exit_code == 0
     first = (tmp_path / "a.tsv").read_bytes()
     refused = run("--output", tmp_path / "a.tsv", "--seed", 2)
     assert isinstance(refused.exception, OutputError)
     assert (tmp_path / "a.tsv").read_bytes() == first
-    assert run("--output", tmp_path / "a.tsv", "--seed", 2, "--force").exit_code == 0
-    assert (tmp_path / "a.tsv").read_bytes() != first
+    for seed, option in ((2, "--overwrite"), (3, "--force")):
+        before = (tmp_path / "a.tsv").read_bytes()
+        assert run("--output", tmp_path / "a.tsv", "--seed", seed, option).exit_code == 0
+        assert (tmp_path / "a.tsv").read_bytes() != before
+
+
+@pytest.mark.parametrize("name", ["a.tsv.bz2", "a.xz", "a.tsv.ZIP"])
+def test_a_compression_that_is_not_written_is_refused(tmp_path, name):
+    result = run("--output", tmp_path / name)
+    assert isinstance(result.exception, ConfigError)
+    assert f".{name.rsplit('.')[-1]} is not written; end it with .gz or .zst" in str(result.exception)
+    assert names(tmp_path) == []
 
 
 @pytest.mark.parametrize(
@@ -139,4 +149,4 @@ def test_the_report_lies_beside_the_output(tmp_path, output, report):
 
 @pytest.mark.parametrize("output", [".", "..", "/"])
 def test_an_output_without_a_name_is_refused(output):
-    assert isinstance(run("--output", output, "--force").exception, ConfigError)
+    assert isinstance(run("--output", output, "--overwrite").exception, ConfigError)

@@ -7,6 +7,7 @@ from criteo_lines import files_in, write_learnable
 from models_for_tests import CONFIG, prepare_small, save_small
 from safetensors.numpy import load_file, save_file
 
+from cupyrec import Trainer
 from cupyrec.datasets.prepared.manifest import read_manifest
 from cupyrec.training.saved_model import read_model
 
@@ -61,12 +62,14 @@ def test_what_does_not_fit_is_one_line_and_leaves_nothing(exported, tmp_path, ca
         save_file(tensors | changes, tmp_path / f"{name}.safetensors")
         outcome = run_here(capsys, "import", tmp_path / f"{name}.safetensors", "--output", tmp_path / "back")
         assert part in check_one_error_line(outcome)
+    Trainer(CONFIG, threads=1, batch_size=8).save_checkpoint(tmp_path / "checkpoints" / "step-00000001")
     (tmp_path / "c.safetensors").write_bytes((2**62).to_bytes(8, "little") + b"{}")
     for path, part in (
         ("c.safetensors", "damaged, or not a safetensors file"),
         ("none", "no such file or folder"),
         ("model/model.json", "damaged, or not a safetensors file"),
-        ("model", "'embedding.0.weight' has none of the names"),
+        ("model", "weights of a cupyrec model, under its own names: evaluate, predict and export take its folder"),
+        ("checkpoints/step-00000001", "a checkpoint of cupyrec's: evaluate, predict and export take it as it is"),
         ("exported/model.safetensors", "holds the model that is read"),
     ):
         output = tmp_path / ("exported" if path.startswith("exported") else "back")

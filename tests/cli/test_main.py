@@ -39,7 +39,7 @@ def test_every_command_says_what_it_does_and_documents_each_option(name, capsys)
     assert undocumented == []
     outcome = run_here(capsys, name, "--help")
     assert outcome.code == 0
-    for option in (each for each in command.params if isinstance(each, click.Option)):
+    for option in (each for each in command.params if isinstance(each, click.Option) and not each.hidden):
         for spelling in (*option.opts, *option.secondary_opts):
             assert spelling in outcome.out
 

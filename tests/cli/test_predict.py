@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from commands import check_one_error_line, run_here
-from criteo_lines import files_in, learnable_text, with_cell, write_learnable
+from criteo_lines import TINY_MODEL, files_in, learnable_text, with_cell, write_learnable
 from models_for_tests import CONFIG, prepare_small, save_small
 
 from cupyrec import CriteoFiles, DlrmConfig, Trainer, load_model
@@ -114,6 +114,83 @@ def test_a_model_of_hashes_does_not_take_vocabularies_of_as_many_rows(folder, tm
     save_small(tmp_path / "model", DlrmConfig(rows, dimension=4, bottom=(8, 4), top=(8, 1)))
     outcome = run_here(capsys, "evaluate", tmp_path / "model", folder / "vocabulary" / "prepared")
     assert "give it the raw files" in check_one_error_line(outcome)
+
+
+@pytest.fixture(scope="module")
+def unlabelled(folder):
+    """data.tsv without its labels."""
+    lines = (folder / "data.tsv").read_text().splitlines(keepends=True)
+    path = folder / "unlabelled.tsv"
+    path.write_text("".join(line.partition("\t")[2] for line in lines))
+    return path
+
+
+def test_rows_without_labels_are_predicted_as_those_with(folder, unlabelled, tmp_path, capsys):
+    prepared = tmp_path / "prepared"
+    known = ["--vocabulary", folder / "vocabulary" / "prepared"]
+    assert run_here(capsys, "prepare", unlabelled, "--output", prepared, "--no-labels", *known).code == 0
+    for model, labelled, data, options in (
+        ("model", folder / "data.tsv", unlabelled, ["--no-labels"]),
+        ("of_vocabulary", folder / "vocabulary" / "prepared", prepared, []),
+    ):
+        outcome = predict(capsys, folder / model, data, tmp_path / f"{model}.parquet", *options)
+        assert outcome.code == 0, outcome
+        assert outcome.out.startswith("300 predictions")
+        assert ", no labels, written to" in outcome.out
+        predict(capsys, folder / model, labelled, tmp_path / "labelled.parquet", "--overwrite")
+        found, expected = columns(tmp_path / f"{model}.parquet"), columns(tmp_path / "labelled.parquet")
+        assert list(found) == ["probability", "logit"]
+        for name in found:
+            assert found[name].tobytes() == expected[name].tobytes()
+
+
+def test_without_labels_there_is_nothing_else_to_be_done(folder, unlabelled, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    outcome = run_here(capsys, "prepare", unlabelled, "--output=p", "--no-labels", "--hash-rows=50")
+    assert outcome.out.startswith("p: 300 rows without labels of 1 file\n")
+    assert "  samples       300, without labels\n" in run_here(capsys, "inspect", "p").out
+    hint = "(without labels? prepare and predict take such files with --no-labels)"
+    refused = "p: the samples have no labels, so they can be predicted, but not trained on or evaluated"
+    for arguments, message in (
+        (["evaluate", folder / "model", unlabelled], hint),
+        (["predict", folder / "model", unlabelled, "--output=q"], hint),
+        (["train", unlabelled, *TINY_MODEL], hint),
+        (["evaluate", folder / "model", "p"], refused),
+        (["train", "p", *TINY_MODEL, "--output=run"], refused),
+        (["train", folder / "data.tsv", "--valid=p", *TINY_MODEL, "--output=run"], refused),
+        (["split", "p", "--shares=0.5,0.3,0.2"], "p: the data have no labels, so there is nothing to split"),
+        (["predict", folder / "model", folder / "data.tsv", "--output=q", "--no-labels"], "leave out --no-labels"),
+        (
+            ["predict", folder / "model", folder / "hashed" / "prepared", "--output=q", "--no-labels"],
+            "is for raw files",
+        ),
+    ):
+        outcome = run_here(capsys, *arguments)
+        assert (outcome.code, message in outcome.err.splitlines()[-1]) == (2, True), (arguments, outcome)
+    assert {name.partition("/")[0] for name in files_in(tmp_path)} == {"p"}
+
+
+def test_a_model_that_has_diverged_is_seen_without_labels(folder, unlabelled, tmp_path, capsys):
+    save_small(tmp_path / "model")
+    weights = tmp_path / "model" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-4] + np.float32(np.nan).tobytes())
+    outcome = predict(capsys, tmp_path / "model", unlabelled, tmp_path / "p", "--no-labels")
+    assert "predictions are NaN or infinite" in outcome.err.splitlines()[-1]
+
+
+@pytest.mark.parametrize("name", ["p.csv", "p.TSV", "p.json", "p.parquet.gz"])
+def test_a_name_of_another_format_is_refused(folder, tmp_path, capsys, name):
+    message = check_one_error_line(predict(capsys, folder / "model", folder / "data.tsv", tmp_path / name))
+    assert message.endswith(f"{name}: predictions are Parquet; let the name of --output end in .parquet")
+    assert files_in(tmp_path) == []
+
+
+@pytest.mark.parametrize("command", ["evaluate", "predict"])
+def test_model_and_data_in_each_others_place(folder, tmp_path, capsys, command):
+    options = [f"--output={tmp_path / 'p'}"] if command == "predict" else []
+    for data in (folder / "data.tsv", folder / "hashed" / "prepared"):
+        message = check_one_error_line(run_here(capsys, command, data, folder / "model", *options))
+        assert message == (f"{folder / 'model'}: holds a model; the model is named first, then the data: MODEL PATH...")
 
 
 def test_what_is_missing_or_something_else_is_told_as_that(folder, tmp_path, capsys):

@@ -1,5 +1,6 @@
 """Results as lines for people."""
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -24,7 +25,7 @@ METRICS = MetricsResult(
 ONE_CLASS = MetricsResult(5, 0, 0.0, None, 0.1, 1.0, None, None, 0.0)
 
 
-def lines_of(*, steps=2000, interrupted=False, final=None, best=None, bad_rows=None, saved_in=None):
+def lines_of(*, steps=2000, interrupted=False, final=None, best=None, bad_rows=None, saved_in=None, **others):
     result = TrainingResult(
         steps=steps,
         samples=steps * 100,
@@ -35,7 +36,7 @@ def lines_of(*, steps=2000, interrupted=False, final=None, best=None, bad_rows=N
         best=best,
         interrupted=interrupted,
     )
-    return list(describe_run(RunReport(result, bad_rows or {}, saved_in)))
+    return list(describe_run(RunReport(result, bad_rows or {}, saved_in, **others)))
 
 
 def test_without_validation_data():
@@ -67,6 +68,33 @@ def test_better_figures_on_the_way():
     assert lines[7] == "best (step 500):"
     assert lines[8].split()[:2] == ["AUC", "0.7654"]
     assert len(lines) == 14
+
+
+def test_figures_that_are_not_of_the_model():
+    earlier = Evaluation(1900, METRICS)
+    lines = lines_of(interrupted=True, final=earlier, best=earlier)
+    assert lines[1] == "last evaluation (step 1,900; the model is of step 2,000):"
+    assert lines[7] == "the last figures are the best of the run (by AUC)"
+
+
+def test_figures_that_are_worse_than_those_of_a_constant():
+    worse = Evaluation(2000, dataclasses.replace(METRICS, log_loss=0.5624))
+    lines = lines_of(final=worse, best=worse)
+    assert lines[7].startswith("warning: a constant prediction has a lower log loss; train longer")
+    assert len(lines) == 9
+    assert lines_of(final=worse, best=Evaluation(500, METRICS))[13] == lines[7]
+
+
+def test_the_end_of_a_run_within_its_warm_up():
+    warning = "warning: the run ended within its warm-up (--warmup-steps 100): the learning rate has not reached its"
+    for steps, interrupted, warned in ((99, False, True), (100, False, False), (99, True, False), (0, False, False)):
+        lines = lines_of(steps=steps, interrupted=interrupted, warmup_steps=100)
+        assert any(line.startswith(warning) for line in lines) == warned
+
+
+def test_an_earlier_run_that_stays():
+    lines = lines_of(interrupted=True, saved_in=Path("a/unsaved-model"), stays=Path("a"))
+    assert lines[-1] == "saved in a/unsaved-model; the earlier run in a stays: this one did not come to its end"
 
 
 @pytest.mark.parametrize(

@@ -45,7 +45,7 @@ def test_the_folder_alone_is_enough(run, made, capsys):
     lines = outcome.out.splitlines()
     assert f"going on from {run / 'checkpoints' / 'step-00000007'}" in lines
     assert lines[-2:] == [f"last checkpoint: {run / 'checkpoints' / 'step-00000010'}", f"saved in {run}"]
-    assert "trained 10 steps, 200 samples" in outcome.out
+    assert "in all: 10 steps, 200 samples" in outcome.out
     assert (run / "model.safetensors").read_bytes() == (made / "whole" / "model.safetensors").read_bytes()
     resolved, before = (read_config_file(each / "config.toml") for each in (run, made / "run"))
     assert resolved == before | {"max-steps": 10, "output": str(run)}
@@ -68,10 +68,13 @@ def test_from_an_older_one(run, made, capsys):
 
 def test_the_summary_says_what_was_trained_before(run, capsys):
     outcome = train(capsys, "--resume", "--output", run, "--max-steps=10")
-    assert "3 steps after the 7 of the checkpoint; in all\ntrained 10 steps, 200 samples in " in outcome.out
+    assert "trained 3 steps beyond the 7 of the checkpoint\nin all: 10 steps, 200 samples in " in outcome.out
     outcome = train(capsys, "--resume", "--output", run)
     assert outcome.code == 0
-    assert "nothing was left to train: the checkpoint is of step 10 and --max-steps is 10\n" in outcome.out
+    assert (
+        "nothing was left to train: the checkpoint is of step 10 and --max-steps is 10\nin all: 10 steps, "
+        in outcome.out
+    )
 
 
 def test_an_option_that_leads_elsewhere(run, capsys):

@@ -52,6 +52,12 @@ def test_trains_and_says_what_moved(capsys, data, runs, name):
     )  # fmt: skip
     assert outcome.code == 0, outcome
     assert re.search(rf"^system {name}, device cpu", outcome.out, re.MULTILINE)
+    # What was planned for, before it was known.
+    planned = re.search(r"^ {2}more: batches ahead, chosen later, at most +[\d.]+ [MG]B$", outcome.out, re.MULTILINE)
+    assert (planned is None) == (name not in ("serial", "scratchpipe"))
+    assert re.search(
+        r"^ {2}total .*\n( .*\n)? {2}more: the program and its .*, about +200 MB$", outcome.out, re.MULTILINE
+    )
     moved = re.search(
         r"^rows: (\S+)% of .* were on the device; .* in and .* out a step(.*)$", outcome.out, re.MULTILINE
     )
@@ -124,7 +130,9 @@ def test_what_config_toml_keeps_gives_the_same_run(capsys, data, runs, tmp_path)
     [
         (
             ["--scratchpad", "100"],
-            r"batch 0, counted from 0, looks up \d+ different rows, but the scratchpad has 100 slots; .*--scratchpad",
+            r"batch 0, counted from 0, looks up 1\d\d different rows, the largest batch so far, but the scratchpad has "
+            r"100 slots; .*at least --scratchpad (1[89]|2[01])0, .*; this finds a size for all batches: cupyrec advise "
+            r"\S+/day_0 --hash-rows 30 --batch-size 6 --dimension 4$",
         ),
         (["--scratchpad", "0.01%"], r"a scratchpad of 0.01% holds no row"),
         (["--scratchpad", "lots"], r"scratchpad must be bytes with a unit \(8GB\)"),
@@ -133,7 +141,7 @@ def test_what_config_toml_keeps_gives_the_same_run(capsys, data, runs, tmp_path)
             r"looking 1,000,000,000 batches ahead takes .*; look at most [\d,]+ ahead \(--lookahead\)",
         ),
         (["--trace", "{run}/metrics.jsonl"], r"the trace would overwrite the run's own metrics\.jsonl"),
-        (["--lookahead", "1"], r"the look-ahead \(--lookahead\) must be at least 2, but is 1"),
+        (["--lookahead", "1"], r"lookahead must be a whole number of at least 2, but is '1'"),
         (
             ["--lookahead", "4", "--replacement", "lru"],
             r"the replacement lru does not look ahead; leave --lookahead out",

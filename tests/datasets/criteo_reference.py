@@ -20,9 +20,12 @@ class Expected:
     bad: list[tuple[int, int | None, bytes]] = field(default_factory=list)
 
 
-def read(content: bytes, hash_rows: list[int]) -> Expected:
+def read(content: bytes, hash_rows: list[int], *, whole_file: bool = True) -> Expected:
     lines = content.split(b"\n")
     if lines[-1] == b"":
+        lines.pop()
+    # Blank lines at the very end of a file are none.
+    while whole_file and lines and not lines[-1].strip(b"\r"):
         lines.pop()
     expected = Expected()
     for number, line in enumerate(lines, start=1):

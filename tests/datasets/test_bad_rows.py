@@ -104,3 +104,20 @@ def test_a_log_file_must_have_a_place(tmp_path):
         check_log_file(tmp_path / "none" / "bad.tsv", [], overwrite=True)
     with pytest.raises(ConfigError, match="a folder; name a file"):
         check_log_file(tmp_path, [], overwrite=True)
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs a folder that nobody may write to")
+def test_a_place_that_cannot_be_written_is_told_before_there_is_a_bad_row(tmp_path):
+    with pytest.raises(
+        OutputError, match=r"^/proc/bad\.tsv: the bad rows cannot be written: .*; name another file with"
+    ):
+        check_log_file(Path("/proc/bad.tsv"), [], overwrite=False)
+    with pytest.raises(OutputError, match=r"^/proc/version: the trace cannot be written: .* another file with --trace"):
+        check_log_file(Path("/proc/version"), [], overwrite=True, what="the trace", option="--trace")
+
+
+def test_what_is_there_is_not_changed_by_trying(tmp_path):
+    (tmp_path / "old.tsv").write_text("old")
+    for name in ("old.tsv", "new.tsv"):
+        check_log_file(tmp_path / name, [], overwrite=True)
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("old.tsv", "old")]

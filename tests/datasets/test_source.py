@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from cupyrec.batch import Batch
-from cupyrec.datasets.source import BatchList
-from cupyrec.errors import DataError
+from cupyrec.datasets.source import BatchList, check_source, read_batches
+from cupyrec.errors import ConfigError, DataError
 
 TABLE_ROWS = (4, 6)
 
@@ -55,3 +55,108 @@ def test_a_batch_that_does_not_fit_is_refused_at_once():
     ):
         with pytest.raises(DataError, match=message):
             BatchList([good], table_rows, dense_features)
+
+
+def test_the_batch_that_does_not_fit_is_named():
+    for wrong, message in (
+        ([batch(0), batch(3, 5)], "batch 1, counted from 0: sample 0, feature 0: global row 3 is not in the table"),
+        ([batch(0), None], "batch 1, counted from 0: a batch must be a cupyrec.Batch, but this is a NoneType"),
+        (batch(0), "batches must be a list of batches, but is one"),
+    ):
+        with pytest.raises(DataError, match=message):
+            BatchList(wrong, (3, 7), 2)
+    with pytest.raises(DataError, match="table_rows must be the rows of each table"):
+        BatchList([], 10, 2)
+
+
+class Own:
+    """A source of one's own, whose batches nobody has checked."""
+
+    table_rows, dense_features = TABLE_ROWS, 2
+
+    def __init__(self, *batches):
+        self.given = batches
+
+    def batches(self, batch_size, *, on_progress=None):
+        for each in self.given:
+            if isinstance(each, Exception):
+                raise each
+            yield each
+
+
+OF_LISTS = Batch(dense=[[0, 0]], rows=[0], offsets=[0, 1, 1], labels=[1])
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (None, "batch 2, counted from 0: a batch must be a cupyrec.Batch, but this is a NoneType; see Batch.from_bags"),
+        ((1, 2), "batch 2, counted from 0: a batch must be a cupyrec.Batch, but this is a tuple; see Batch.from_bags"),
+        (OF_LISTS, "batch 2, counted from 0: batch.dense must be a NumPy array of at least one axis, but is list; see"),
+        (DataError("sample 0, feature 1: no"), "batch 2, counted from 0: sample 0, feature 1: no"),
+        (DataError("spoilt", path="day_0", line=3), "day_0, line 3: spoilt"),
+    ],
+)
+def test_what_is_wrong_with_a_batch_of_a_source_names_the_batch(wrong, message):
+    reading = read_batches(Own(batch(0), batch(1), wrong), 8)
+    assert [next(reading).rows.tolist(), next(reading).rows.tolist()] == [[0], [1]]
+    with pytest.raises(DataError) as caught:
+        next(reading)
+    assert str(caught.value).startswith(message)
+
+
+def test_numbers_of_batches_count_those_that_are_left_out():
+    class Seekable(Own):
+        seekable = True
+
+        def batches(self, batch_size, *, on_progress=None, epoch, first_batch):
+            return super().batches(batch_size) if first_batch == 0 else iter([batch(5)] * 2 + [None])
+
+    for source, first in ((Own(batch(0), batch(1), None), 1), (Seekable(), 7)):
+        with pytest.raises(DataError, match=f"batch {2 if first == 1 else 9}, counted from 0: "):
+            list(read_batches(source, 8, first_batch=first))
+    with pytest.raises(ConfigError, match="batch 1, counted from 0, has 2 samples, but there is memory for 1"):
+        list(read_batches(Own(batch(0), two_samples()), 1))
+
+
+def two_samples():
+    return Batch.from_bags(np.zeros((2, 2)), [[[0], [0]], [[1], [1]]], np.zeros(2), TABLE_ROWS)
+
+
+def test_a_source_that_gives_no_batches_at_all():
+    class Silent(Own):
+        def batches(self, batch_size, *, on_progress=None):
+            pass
+
+    with pytest.raises(DataError, match=r"Silent\.batches gave a NoneType, no batches: does it yield\?"):
+        list(read_batches(Silent(), 8))
+
+
+class NoProgress(Own):
+    def batches(self, batch_size):
+        return iter(())
+
+
+class NoEpoch(Own):
+    seekable = True
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("file.tsv", "the data must be a source, such as cupyrec.CriteoFiles.*table_rows, .*batches, but are a str$"),
+        ([batch(0)], "but are a list$"),
+        (0.1, "but are a float$"),
+        (Own, "but are the class Own$"),
+        (NoProgress(), r"NoProgress\.batches must take \(batch_size, on_progress=\.\.\.\); it does not: "),
+        (NoEpoch(), r"NoEpoch\.batches must take .*epoch=\.\.\., first_batch=\.\.\.\), as it says seekable = True; it"),
+    ],
+)
+def test_what_is_no_source(source, message):
+    with pytest.raises(ConfigError, match=message):
+        check_source(source)
+
+
+def test_sources():
+    check_source(BatchList([], TABLE_ROWS, 2))
+    check_source(Own())

@@ -48,7 +48,7 @@ def test_an_error_of_the_file_system_becomes_one_line(tmp_path):
 def test_any_existing_output_is_refused_without_force(tmp_path, existing):
     (tmp_path / existing).write_text("old")
     with (
-        pytest.raises(OutputError, match=f"{existing} exists; give another name, or --force"),
+        pytest.raises(OutputError, match=f"{existing} exists; give another name, or --overwrite"),
         staged_output([tmp_path / "a", tmp_path / "b"], force=False),
     ):
         pass

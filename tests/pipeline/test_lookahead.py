@@ -5,7 +5,7 @@ import pytest
 
 from cupyrec.batch import Batch
 from cupyrec.errors import MemoryPlanError
-from cupyrec.pipeline.lookahead import LEAST_WINDOW_BYTES, choose_lookahead, window_batch_bytes
+from cupyrec.pipeline.lookahead import LEAST_WINDOW_BYTES, choose_lookahead, most_window_bytes, window_batch_bytes
 
 
 def choose(wanted=None, **changed):
@@ -52,3 +52,20 @@ def test_what_a_batch_takes_in_the_window():
     """All its arrays, and 24 + 4 bytes a lookup and 108 + 28 + 8 a unique row beside them."""
     batch = Batch(np.zeros((5, 3), np.float32), np.zeros(20, np.int64), np.zeros(11, np.int64), np.zeros(5, np.float32))
     assert window_batch_bytes(batch, 7) == 60 + 160 + 88 + 20 + 20 * 28 + 7 * 144
+
+
+@pytest.mark.parametrize("wanted", [None, 7])
+@pytest.mark.parametrize("slots", [3, 1000, 10_000])
+@pytest.mark.parametrize("free_bytes", [None, 10**8, 10**12])
+def test_the_window_takes_no_more_than_was_said_before_a_batch_was_read(wanted, slots, free_bytes):
+    largest = 50_000
+    usual = {"least": 2, "slots": slots, "rows": 10_000, "free_bytes": free_bytes}
+    said = most_window_bytes(wanted, batch_bytes=largest, **usual)
+    taken = [
+        choose_lookahead(wanted, unique=unique, batch_bytes=batch_bytes, **usual).window_bytes
+        for unique in (1, 10, 300)
+        for batch_bytes in (100, 4_999, largest)
+    ]
+    assert max(taken) <= said
+    if wanted is not None or slots == 10_000:
+        assert said == max(taken)

@@ -8,6 +8,7 @@ from plan_traces import plans_of, run_planner, traces
 from reference_planner import reference_plans
 
 from cupyrec.errors import ConfigError, ScratchpadError
+from cupyrec.pipeline.known_batches import size_with_margin
 from cupyrec.pipeline.plan import Holds, PlanMemory
 from cupyrec.pipeline.planner import Planner
 from cupyrec.pipeline.replacement import REPLACEMENTS
@@ -110,7 +111,9 @@ def test_what_may_be_looked_at_and_planned():
 def test_a_batch_larger_than_the_scratchpad():
     planner = made_planner(3)
     planner.look(np.arange(3))
-    with pytest.raises(ScratchpadError, match=r"4 different rows.*3 slots; give it at least 4 rows \(--scratchpad 4\)"):
+    with pytest.raises(
+        ScratchpadError, match=r"4 different rows, the largest .* so far,.*3 slots; .*at least --scratchpad 5,"
+    ):
         planner.look(np.arange(4))
     assert planner.looked == 1
 
@@ -181,3 +184,7 @@ def test_larger_traces_equal_the_reference(seed):
     }
     expected = reference_plans(batches, slots, past=3, future=2, **settings)
     assert run_planner(batches, slots, holds=HOLDS, **settings) == expected
+
+
+def test_the_size_for_later_batches_has_a_margin():
+    assert [size_with_margin(unique) for unique in (1, 4, 100, 776, 830)] == [2, 5, 130, 970, 1040]

@@ -1,5 +1,6 @@
 """Advice on the size of the scratchpad, against slow, obvious counting; estimates against the exact figures."""
 
+import dataclasses
 import json
 import tracemalloc
 
@@ -18,6 +19,7 @@ from usage_traces import (
 
 from cupyrec.datasets.source import BatchList
 from cupyrec.errors import ConfigError, DataError
+from cupyrec.pipeline.known_batches import size_with_margin
 from cupyrec.pipeline.plan import PlanMemory
 from cupyrec.pipeline.planner import Planner
 from cupyrec.pipeline.replacement import REPLACEMENTS
@@ -157,9 +159,18 @@ def test_stops_after_so_many_steps(batches):
     source = source_of(batches, ROWS)
     shares = []
     advice = advise(source, asked(max_steps=10), on_progress=shares.append)
-    assert advice == advise(source_of(batches[:10], ROWS), asked())
+    assert dataclasses.replace(advice, safe_rows=0) == advise(source_of(batches[:10], ROWS), asked())
     assert shares == sorted(shares)
     assert shares[-1] == 1.0
+
+
+def test_where_steps_are_left_out_the_size_recommended_has_room_for_larger_ones(batches):
+    for sizes in ([], ["1"]):
+        advice = advise(source_of(batches, ROWS), asked(max_steps=1, sizes=sizes))
+        least = size_with_margin(len(unique(batches)[0]))
+        assert advice.safe_rows == least > advice.never_bubbles_rows
+        assert advice.recommendation.advice.slots >= least
+        assert least in [size.slots for size in advice.sizes]
 
 
 @pytest.mark.parametrize("calls", [0, 5, STEPS + 3, 6 * STEPS])

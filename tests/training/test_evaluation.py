@@ -98,3 +98,15 @@ def test_a_loaded_model_refuses_what_does_not_fit(tmp_path):
         model.predict(bad)
     with pytest.raises(ConfigError, match="made for"):
         model.evaluate(BatchList([], (7, 40), 3))
+
+
+def test_a_loaded_model_says_what_it_takes(tmp_path):
+    Trainer(CONFIG, batch_size=BATCH_SIZE, threads=1).save(tmp_path)
+    with pytest.raises(ConfigError, match=r"batch_size must be a whole number of at least 1, but is 2\.5"):
+        load_model(tmp_path, batch_size=2.5)
+    model = load_model(tmp_path, batch_size=4, threads=1)
+    for wrong, kind in ((made_source(1), "BatchList"), ([1, 2], "list"), (None, "NoneType")):
+        with pytest.raises(DataError, match=rf"a batch must be a cupyrec\.Batch, but this is a {kind}"):
+            model.predict(wrong)
+    with pytest.raises(ConfigError, match="the data must be a source, .* but are a str"):
+        model.evaluate("file.tsv")

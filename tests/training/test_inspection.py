@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from criteo_lines import write_learnable
 from made_batches import BATCH_SIZE, CONFIG, made_source
+from safetensors.numpy import save_file
 
 from cupyrec import Adagrad, Trainer
 from cupyrec.datasets.prepared import manifest
@@ -303,7 +304,10 @@ def test_what_is_none_of_these_says_what_was_looked_for(tmp_path):
 
 def test_tensors_of_another_model(tmp_path, run):
     (run / "model.safetensors").rename(tmp_path / "other.safetensors")
-    with pytest.raises(ModelError, match=r"not those of a DLRM: 'embedding\.0\.weight'"):
+    with pytest.raises(ModelError, match=r"weights of a cupyrec model; name the folder that has its model\.json"):
+        inspect_path(tmp_path / "other.safetensors")
+    save_file({"conv.weight": np.zeros(7, np.float32)}, tmp_path / "other.safetensors")
+    with pytest.raises(ModelError, match=r"not those of a DLRM: 'conv\.weight'"):
         inspect_path(tmp_path / "other.safetensors")
 
 

@@ -121,6 +121,23 @@ def test_what_fits_passes_and_what_does_not_is_told_with_sizes():
         huge.check(8 * 10**9)
 
 
+def test_advice_for_prediction_names_what_can_be_chosen_there():
+    plan = plan_memory(CONFIG, None, 8)
+    with pytest.raises(MemoryPlanError, match=r"^the model needs .* available; use it on a machine with more memory$"):
+        plan_memory(dataclasses.replace(CONFIG, table_rows=(10**12,)), None, 8).check(8 * 10**9)
+    with pytest.raises(MemoryPlanError, match=r"^the model needs .* available; take a smaller --batch-size$"):
+        plan_memory(CONFIG, None, 10**8).check(plan.total_bytes)
+
+
+def test_shuffle_windows_are_in_the_plan():
+    plan, shuffled = plan_memory(CONFIG, Sgd(), 8), plan_memory(CONFIG, Sgd(), 8, shuffled_samples=1000)
+    # Three windows of three dense features, a label and three rows.
+    assert shuffled.total_bytes - plan.total_bytes == 3 * 1000 * (4 * (3 + 1) + 8 * 3)
+    assert any(line.startswith("shuffle windows ") for line in shuffled.lines())
+    with pytest.raises(MemoryPlanError, match=r"shuffle windows 120 kB: --shuffle-window\), but"):
+        shuffled.check(plan.total_bytes)
+
+
 @pytest.mark.parametrize("name", ["hybrid", "static", "serial", "scratchpipe"])
 def test_the_plan_holds_what_a_system_allocates_beside_the_tables(allocated, name, monkeypatch):
     on_host, page_locked = [], CpuDevice.page_locked

@@ -5,6 +5,7 @@ import shutil
 import signal
 
 import pytest
+from criteo_lines import files_in
 from emulated_cuda import EmulatedCuda
 from resumable_runs import DATA, SYSTEMS, Stopper, steps_kept, stop_and_go_on, train, what_counts
 
@@ -223,10 +224,17 @@ def test_the_trace_is_written_again(tmp_path):
 def test_an_overwriting_run_that_was_stopped_is_gone_on_with(tmp_path):
     options = DATA["prepared"](tmp_path) | HOW | {"output": tmp_path / "run"}
     train(**options, seed=2)
-    train(Stopper(5), **options, overwrite=True)
+    before, checkpoints = what_counts(tmp_path / "run"), steps_kept(tmp_path / "run")
+    for step, change in ((5, {"overwrite": True}), (9, {"resume": True})):
+        report = train(Stopper(step), **options, **change)
+        assert report.saved_in == tmp_path / "run" / "unsaved-model"
+        assert report.checkpoint == tmp_path / "run" / "unsaved-checkpoints" / f"step-{step:08}"
+        # The earlier one is there until the end.
+        assert (what_counts(tmp_path / "run"), steps_kept(tmp_path / "run")) == (before, checkpoints)
     train(**options, resume=True)
     train(**options | {"output": tmp_path / "whole"})
     assert what_counts(tmp_path / "run") == what_counts(tmp_path / "whole")
+    assert files_in(tmp_path / "run") == files_in(tmp_path / "whole")
 
 
 def test_divergence_leaves_the_checkpoint_before(tmp_path):

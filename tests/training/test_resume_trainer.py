@@ -167,7 +167,7 @@ def test_what_does_not_fit_is_refused(tmp_path):
     checkpoints = other.checkpoints(tmp_path, every=1)
     with pytest.raises(OutputError, match="holds a checkpoint of step 10, but training is at step 0"):
         other.fit(made_source(), checkpoints=checkpoints)
-    with pytest.raises(ConfigError, match="keep must be at least 1"):
+    with pytest.raises(ConfigError, match="keep must be a whole number of at least 1"):
         trainer.checkpoints(tmp_path, every=1, keep=0)
 
 

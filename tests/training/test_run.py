@@ -358,3 +358,50 @@ def test_a_model_larger_than_the_disk_is_refused_before_training(tmp_path, data,
     with pytest.raises(OutputError, match=r"the model takes 32\.8 kB, but 32\.8 kB are free"):
         train(paths=data, output=tmp_path / "other")
     assert not (tmp_path / "other").exists()
+
+
+def under(folder, before):
+    """Of the files under a folder, those that are there beside `before`; all of these are as they were."""
+    now = contents_under(folder)
+    assert {name: now[name] for name in before} == before
+    return sorted(now.keys() - before.keys())
+
+
+def contents_under(folder):
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+LEFT_BESIDE = [f"unsaved-{name}" for name in ("config.toml", "metrics.jsonl")]
+LEFT_BESIDE += [f"unsaved-model/{name}" for name in ("model.json", "model.safetensors")]
+
+
+def test_an_error_leaves_the_earlier_run_whole_and_what_was_trained_beside_it(tmp_path, data):
+    output = tmp_path / "run"
+    train(paths=data, output=output, checkpoint_every=2)
+    before = contents_under(output)
+    kept = rf"^oh \(the 2 steps trained before are saved in {output}/unsaved-model; the earlier run in {output} stays"
+    with pytest.raises(ConfigError, match=kept):
+        train(Watcher(fail_at(2, ConfigError("oh"))), paths=data, output=output, overwrite=True, seed=2)
+    assert under(output, before) == LEFT_BESIDE
+    assert load_model(output).description["steps"] == 5
+    assert load_model(output / "unsaved-model").description["training"]["stopped_by"] == "oh"
+    # The next run takes the place of both.
+    train(paths=data, output=output, overwrite=True, seed=2)
+    assert files_in(output) == ["config.toml", "metrics.jsonl", "model.json", "model.safetensors"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_leaves_the_earlier_run_whole_and_what_was_trained_beside_it(tmp_path, data, number):
+    output = tmp_path / "run"
+    train(paths=data, output=output, checkpoint_every=2)
+    before = contents_under(output)
+    stop = Watcher(lambda now: signal.raise_signal(number) if now == 3 else None)
+    report = train(stop, paths=data, output=output, overwrite=True, seed=2)
+    assert (report.saved_in, report.stays) == (output / "unsaved-model", output)
+    assert under(output, before) == LEFT_BESIDE
+    assert load_model(report.saved_in).description["steps"] == 3
+    # Another that diverges at once leaves nothing of it beside the earlier run, which it would not belong to.
+    with pytest.raises(DivergenceError):
+        train(paths=data, output=output, overwrite=True, optimizer="sgd", learning_rate=1e30)
+    assert not (output / "unsaved-model").exists()
+    under(output, before)

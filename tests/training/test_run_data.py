@@ -78,25 +78,30 @@ def test_validation_data_are_not_training_data(data, tmp_path):
 def test_no_input_is_replaced_with_the_earlier_run(data, tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "bad_rows.tsv").write_text(learnable_text(5))
+    (tmp_path / "run" / "metrics.jsonl").write_text("old")
     with RunFolder(tmp_path / "run", overwrite=True) as folder:
         with pytest.raises(ConfigError, match=r"bad_rows\.tsv would be replaced by this run"):
             make(folder, paths="run/bad_rows.tsv", on_bad_row="error")
         make(folder, on_bad_row="error")
 
 
-def test_bad_rows_are_found_under_the_name_that_they_have_in_the_end(data, tmp_path):
+def test_bad_rows_are_found_under_the_name_that_they_have_when_the_run_has_ended(data, tmp_path):
     (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "metrics.jsonl").write_text("old")
     data.write_text(with_cell(learnable_text(20), 3, 1, "9"))
     for options in ({}, {"bad_rows": "run/mine.tsv"}):
+        (tmp_path / "run" / "metrics.jsonl").write_text("old")
         with RunFolder(tmp_path / "run", overwrite=True) as folder:
             found = make(folder, overwrite=True, **options)
             train, _ = found.split(lambda line: None)
             assert sum(batch.samples for batch in train.batches(5)) == 19
             final = tmp_path / options.get("bad_rows", "run/bad_rows.tsv")
-            assert [path.resolve() for path in found.bad_rows()] == [final]
-            assert (tmp_path / "run" / f"unsaved-{final.name}").exists()
+            # Where it was stopped, and where it came to its end.
+            unsaved = tmp_path / "run" / f"unsaved-{final.name}"
+            assert [path.resolve() for path in found.bad_rows()] == [unsaved]
             assert not final.exists()
+            folder.replace_earlier()
+            assert [path.resolve() for path in found.bad_rows()] == [final]
+            assert not unsaved.exists()
 
 
 @pytest.fixture

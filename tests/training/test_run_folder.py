@@ -48,8 +48,6 @@ RUN_FILES = [
     "model.safetensors",
     "model.safetensors.index.json",
     "model-00001-of-00002.safetensors",
-    "bad_rows.tsv",
-    "bad_rows_valid.tsv",
 ]
 
 
@@ -68,12 +66,14 @@ def test_a_folder_that_holds_a_run_is_kept_unless_it_may_be_overwritten(tmp_path
     assert (tmp_path / "metrics.jsonl").read_text() == '{"kind": "end"}\n'
 
 
-def test_other_files_in_the_folder_do_not_matter(tmp_path):
-    (tmp_path / "notes.txt").write_text("mine")
+@pytest.mark.parametrize("name", ["notes.txt", "bad_rows.tsv", "bad_rows_valid.tsv"])
+def test_other_files_in_the_folder_do_not_matter(tmp_path, name):
+    (tmp_path / name).write_text("mine")
     with RunFolder(tmp_path) as folder:
         folder.begin("")
         folder.record({})
-    assert (tmp_path / "notes.txt").read_text() == "mine"
+    assert (tmp_path / name).read_text() == "mine"
+    assert (tmp_path / "metrics.jsonl").exists()
 
 
 def test_a_place_that_cannot_be_written_is_an_error_before_anything_is_made(tmp_path):

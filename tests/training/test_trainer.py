@@ -11,6 +11,7 @@ from cupyrec import Batch, BatchList, DlrmConfig, Sgd, Trainer, WarmupPolynomial
 from cupyrec.config import SystemConfig
 from cupyrec.devices.cpu import CpuDevice
 from cupyrec.errors import ConfigError, DataError, DivergenceError, MemoryPlanError
+from cupyrec.functions import embedding_bag_backward
 
 # Of 58 rows: enough for a batch, not for the batches in flight.
 SYSTEMS = {
@@ -131,14 +132,29 @@ def test_a_short_last_batch_and_batches_without_samples():
     assert result.final.metrics.samples == BATCH_SIZE + 3
 
 
-def test_a_source_without_samples_trains_nothing():
+def test_an_epoch_without_samples_is_an_error():
     trainer = make_trainer()
     before = weights(trainer)
     for batches in ([], [no_samples()]):
         source = BatchList(batches, TABLE_ROWS, CONFIG.dense_features)
-        result = trainer.fit(source, valid=source, epochs=3)
-        assert (result.steps, result.samples, result.final, result.best) == (0, 0, None, None)
+        with pytest.raises(DataError, match=r"epoch 1 of 3 has no samples: the batches of BatchList have none"):
+            trainer.fit(source, valid=source, epochs=3)
     assert weights(trainer) == before
+
+
+def test_a_source_that_does_not_begin_anew_is_an_error_after_the_steps_that_it_gave():
+    class OnceOnly(WatchedSource):
+        def batches(self, batch_size, *, on_progress=None):
+            return self._generators[0] if self._generators else super().batches(batch_size, on_progress=on_progress)
+
+    trainer, plain = make_trainer(), make_trainer()
+    with pytest.raises(DataError, match=r"epoch 2 of 3 has no samples: .* OnceOnly .* an iterator that is used up\?$"):
+        trainer.fit(OnceOnly([made_batch(seed) for seed in range(4)]), epochs=3)
+    plain.fit(made_source(4))
+    assert weights(trainer) == weights(plain)
+    # Where max_steps ends with the first epoch nobody asks for the second.
+    once_only = OnceOnly([made_batch(seed) for seed in range(4)])
+    assert make_trainer().fit(once_only, epochs=3, max_steps=4).steps == 4
 
 
 def test_the_work_done_is_told_after_each_step():
@@ -292,19 +308,23 @@ def test_a_batch_larger_than_the_memory_is_refused():
             call()
 
 
-@pytest.mark.parametrize("settings", [{"epochs": 0}, {"max_steps": 0}, {"max_steps": -1}, {"eval_every": -1}], ids=str)
+@pytest.mark.parametrize("settings", [{"epochs": 0}, {"max_steps": 0}, {"max_steps": 1.5}, {"eval_every": -1}], ids=str)
 def test_numbers_that_make_no_sense_are_refused(settings):
     trainer = make_trainer()
-    with pytest.raises(ConfigError, match=f"{next(iter(settings))} must be at least"):
+    with pytest.raises(ConfigError, match=f"{next(iter(settings))} must be a whole number of at least"):
         trainer.fit(made_source(1), **settings)
     assert trainer.system.steps_done == 0
 
 
 def test_settings_of_the_trainer_that_make_no_sense_are_refused():
-    with pytest.raises(ConfigError, match="batch_size must be at least 1"):
-        make_trainer(batch_size=0)
-    with pytest.raises(ConfigError, match="threads"):
-        make_trainer(threads=0)
+    for name, values in {"batch_size": (0, 2.5, "16"), "threads": (0, 1.5), "seed": (-1, "x")}.items():
+        for value in values:
+            with pytest.raises(ConfigError, match=rf"{name} must be a whole number of at least \d, but is {value!r}"):
+                make_trainer(**{name: value})
+    with pytest.raises(ConfigError, match=r"the learning rate must be a number, but is '0\.1'"):
+        make_trainer(schedule="0.1")
+    with pytest.raises(ConfigError, match=r"not the class Sgd: Sgd\(\)"):
+        make_trainer(optimizer=Sgd)
 
 
 def test_a_model_that_does_not_fit_is_refused_before_anything_is_allocated(monkeypatch):
@@ -341,9 +361,9 @@ def small_trainer(**options):
 def test_a_row_outside_its_table_from_a_foreign_source_is_refused():
     trainer = small_trainer()
     assert trainer.fit(Foreign(4), valid=Foreign(0)).steps == 1
-    with pytest.raises(DataError, match="rows from 0 to 5"):
+    with pytest.raises(DataError, match="batch 0, counted from 0: sample 1, feature 0: global row 5 is not"):
         trainer.fit(Foreign(5))
-    with pytest.raises(DataError, match="rows from -1 to 0"):
+    with pytest.raises(DataError, match="batch 0, counted from 0: sample 1, feature 0: global row -1 is not"):
         trainer.evaluate(Foreign(-1))
 
 
@@ -352,6 +372,48 @@ def test_an_optimizer_by_name():
     assert trainer.memory_plan.row_state_bytes == 5 * 2 * 4
     with pytest.raises(ConfigError, match="unknown optimizer 'adam'"):
         small_trainer(optimizer="adam")
+
+
+@dataclasses.dataclass(frozen=True)
+class PlainSgd:
+    """An optimizer of one's own, for the CPU, which does what Sgd does."""
+
+    name = "plain-sgd"
+
+    def row_state_width(self, dimension):
+        return 0
+
+    def dense_state_size(self, parameters):
+        return 0
+
+    def update_rows(self, device, update, *, learning_rate):
+        places, D = update.places[: update.plan.unique], update.dY.shape[2]
+        dW = np.zeros((update.plan.unique, D), np.float32)
+        embedding_bag_backward(device, update.dY, update.offsets, update.plan, dW, mean=update.mean)
+        update.records[places, :D] -= np.float32(learning_rate) * dW
+
+    def update_dense(self, device, w, g, state, *, learning_rate):
+        w -= np.float32(learning_rate) * g
+
+
+def test_an_optimizer_of_ones_own(tmp_path):
+    trainers = {each.name: make_trainer(optimizer=each) for each in (PlainSgd(), Sgd())}
+    for trainer in trainers.values():
+        trainer.fit(made_source(5))
+    mine, plain = trainers.values()
+    np.testing.assert_allclose(mine.system.table.records, plain.system.table.records, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(mine.system.model.parameters, plain.system.model.parameters, rtol=1e-5, atol=1e-6)
+    mine.save_checkpoint(tmp_path / "step")
+    assert make_trainer(optimizer=PlainSgd()).load_checkpoint(tmp_path / "step").steps == 5
+
+
+def test_what_is_no_data_is_refused():
+    trainer = small_trainer()
+    for data in ("file.tsv", [made_batch(0)], 0.1):
+        for call in (lambda data=data: trainer.fit(data), lambda data=data: trainer.fit(Foreign(1), valid=data)):
+            with pytest.raises(ConfigError, match=f"the data must be a source, .* but are a {type(data).__name__}"):
+                call()
+    assert trainer.system.steps_done == 0
 
 
 @pytest.mark.parametrize("spoil", [lambda system: system.table.records, lambda system: system.model.parameters])

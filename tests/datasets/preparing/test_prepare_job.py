@@ -301,7 +301,7 @@ def test_a_bad_row_is_an_error_with_its_place_and_the_job_can_go_on(tmp_path):
 
 def test_only_bad_rows_are_an_error(tmp_path):
     path = write(tmp_path / "a.tsv", b"x\ny\n")
-    with pytest.raises(DataError, match=r"a\.tsv: none of the lines is a good row"):
+    with pytest.raises(DataError, match=r"a\.tsv, line 1: none of the lines is a good row; of this one: expected 40"):
         prepare_small(path, tmp_path / "out", on_bad_row="skip")
 
 

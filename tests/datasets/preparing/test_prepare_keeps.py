@@ -190,3 +190,52 @@ def test_a_name_that_is_no_utf8_is_one_line(tmp_path):
     write(Path(name), criteo_text(3))
     with pytest.raises(DataError, match="its name is not valid UTF-8; rename it"):
         next(iter(CriteoFiles(name).batches(2)))
+
+
+def spoilt_at_the_start(tmp_path):
+    return write(tmp_path / "wrong.tsv", b"no\n" + criteo_text(170))
+
+
+@pytest.mark.parametrize("output_name", ["out", "new/out"])
+def test_a_failure_before_the_first_shard_leaves_nothing_in_the_way(tmp_path, path, output_name):
+    output = tmp_path / output_name
+    with pytest.raises(DataError, match=r"wrong\.tsv, line 1: "):
+        prepare_small(spoilt_at_the_start(tmp_path), output)
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["a.tsv", "wrong.tsv"]
+    with pytest.raises(
+        DataError, match=r"nothing\.tsv, line 1: none of the lines is a good row; of this one: expected"
+    ):
+        prepare_small(write(tmp_path / "nothing.tsv", b"no\n" * 9), output, bad_rows=tmp_path / "bad.tsv", **SKIP)
+    prepare_small(path, output, bad_rows=tmp_path / "bad.tsv", **SKIP)
+    assert read_manifest(output).inputs[0].bad_rows == 2
+
+
+def test_a_folder_that_was_there_stays(tmp_path, output):
+    output.mkdir()
+    with pytest.raises(DataError):
+        prepare_small(spoilt_at_the_start(tmp_path), output)
+    assert files_of(output) == [".lock"]
+
+
+def test_a_preparation_that_was_killed_before_its_first_shard_is_given_up_when_it_fails(tmp_path, path, output):
+    wrong = spoilt_at_the_start(tmp_path)
+    with pytest.raises(Stopped):
+        prepare_small(path, output, hooks={"stop": lambda: True}, **SKIP)
+    # Its own: another is refused while it may go on.
+    assert "preparation.json" in files_of(output)
+    with pytest.raises(ConfigError, match="an unfinished preparation of other files"):
+        prepare_small(wrong, output)
+    with pytest.raises(DataError):
+        prepare_small(path, output)
+    assert files_of(output) == [".lock"]
+    prepare_small(path, output, **SKIP)
+
+
+def test_what_is_done_stays_when_a_later_row_is_bad(path, output):
+    lines = path.read_bytes().splitlines(keepends=True)
+    lines[3] = lines[4]
+    write(path, b"".join(lines))
+    with pytest.raises(DataError, match="line 161"):
+        prepare_small(path, output, threads=1)
+    assert any(name.startswith(".preparing/first-") for name in files_of(output))
+    assert 0 < prepare_small(path, output, **SKIP).rows_read < 160

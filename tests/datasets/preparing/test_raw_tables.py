@@ -348,6 +348,14 @@ def test_usual_names_are_known_in_any_order(label, dense, categories):
     "columns", [["label", "I1"], ["click", "I1", "C1"], [], ["label", "I1", "C1", "int_0", "cat_0"], ["label", "C1"]]
 )
 def test_other_names_must_be_given(columns):
-    with pytest.raises(ConfigError, match="--label, --dense-columns and --category-columns") as caught:
+    with pytest.raises(ConfigError, match=r"--label .* and --dense-columns .* and --category-columns") as caught:
         guess_columns(names(*columns))
     assert all(name in str(caught.value) for name in columns)
+    with pytest.raises(ConfigError, match=r"meant: give --dense-columns \(at least one\), out of"):
+        guess_columns(names(*columns), ["dense_columns"])
+
+
+def test_without_a_label_columns_are_known_by_the_other_names():
+    schema = names("label", "I1", "C1", "C2")
+    assert guess_columns(schema, labels=False) == TableColumns(None, ("I1",), ("C1", "C2"))
+    assert guess_columns(names("int_0", "cat_0"), labels=False) == TableColumns(None, ("int_0",), ("cat_0",))
