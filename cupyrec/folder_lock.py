@@ -14,13 +14,14 @@ try:
 except ImportError:  # not a POSIX system: there is no such lock, and nobody is kept out
     fcntl = None
 
-# In the folder, empty, and left there: to remove it would let two processes lock two files of this name.
+# In the folder, empty, and left there.
 LOCK_FILE = ".lock"
 
 
 class FolderLock:
     """While it is entered, another FolderLock on the folder, of this process or another, cannot be entered.
 
+    Its file stays behind: were it removed, one process could lock it and another a new one of the same name.
     The system releases the lock when the process ends, however it ends.
     """
 

@@ -41,6 +41,7 @@ class CriteoFiles:
     files:          the files to read, in order.
     table_rows:     (26,) rows of each table.
     dense_features: 13.
+    labelled:       whether the rows have labels; where not, those of the batches are all 0 and mean nothing.
     """
 
     dense_features: int = DENSE_FEATURES
@@ -53,6 +54,7 @@ class CriteoFiles:
         hash_rows: int | Sequence[int] = 100_000,
         on_bad_row: Literal["error", "skip"] = "error",
         bad_rows_path: str | Path | None = None,
+        labels: bool = True,
         _chunk_bytes: int = CHUNK_BYTES,
     ):
         """Find the files; none is read yet.
@@ -62,12 +64,14 @@ class CriteoFiles:
         on_bad_row:    `error` raises at the first row that cannot be parsed, before the batch that would hold
                        it; `skip` leaves such rows out and counts them.
         bad_rows_path: where `skip` writes the rows left out; see bad_rows.BadRowLog. None: nowhere.
+        labels:        whether rows begin with a label; those without can be predicted, and no more.
 
         Raises ConfigError for the settings, DataError for the files.
         """
         if on_bad_row not in ("error", "skip"):
             raise ConfigError(f"on_bad_row must be 'error' or 'skip', but is {on_bad_row!r}")
         self.table_rows: tuple[int, ...] = _table_rows(hash_rows)
+        self.labelled = labels
         self.files: tuple[Path, ...] = find_input_files(paths)
         if bad_rows_path is not None and Path(bad_rows_path).resolve() in [f.resolve() for f in self.files]:
             raise ConfigError(f"the bad rows would overwrite the input file {bad_rows_path}; name another file")
@@ -154,7 +158,7 @@ class CriteoFiles:
 
     def _parse(self, file: Path, chunk: LineChunk) -> tuple[ParsedRows, DataError | None]:
         """The good rows of a chunk up to the first line that must not be skipped, and the error for it."""
-        rows, bad_lines = parse_rows(chunk.data, self.table_rows)
+        rows, bad_lines = parse_rows(chunk.data, self.table_rows, labelled=self.labelled)
         if not bad_lines:
             return rows, None
         fatal, lines = None, chunk.lines

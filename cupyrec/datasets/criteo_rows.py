@@ -1,6 +1,7 @@
 """Parse lines of Criteo data: through pyarrow's CSV reader into columns of cells, then cell by cell.
 
-A row has 40 tab-separated columns: the label, 13 integers and 26 hexadecimal categories.
+A row has 40 tab-separated columns: the label, 13 integers and 26 hexadecimal categories. Rows of files without labels
+have the other 39, and get the label 0.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from cupyrec.datasets import parse_cells
 LABEL_COLUMNS, DENSE_FEATURES, SPARSE_FEATURES = 1, 13, 26
 COLUMNS = LABEL_COLUMNS + DENSE_FEATURES + SPARSE_FEATURES
 
+# What a line without a label begins with when it is parsed.
+NO_LABEL = b"0\t"
 LONGEST_QUOTE = 40
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 # An Arrow column of blanks may have no data buffer; a kernel wants one all the same.
@@ -81,12 +84,15 @@ def expected_cell(column: int, cell: bytes) -> str:
     return "at most 16 hexadecimal digits, or a blank,"
 
 
-def parse_rows(text: bytes, table_rows: Sequence[int]) -> tuple[ParsedRows, list[BadLine]]:
+def parse_rows(text: bytes, table_rows: Sequence[int], *, labelled: bool = True) -> tuple[ParsedRows, list[BadLine]]:
     """Parse whole lines, each ending in LF or CRLF: the good rows and the bad lines, both in order of lines.
 
     text:       without NUL bytes.
     table_rows: (26,) rows of each table; a category becomes table offset + value mod rows.
+    labelled:   whether lines begin with a label; those without get 0.
     """
+    if not labelled:
+        return parse_unlabelled(text, lambda text: parse_rows(text, table_rows))
 
     def parse_columns(columns: Iterable[Cells], bad_columns: np.ndarray) -> ParsedRows:
         return _parse_columns(columns, bad_columns, table_rows)
@@ -133,6 +139,22 @@ def parse_lines(
             for line in np.flatnonzero(bad_columns)
         ],
     )
+
+
+def parse_unlabelled(text: bytes, parse: Callable[[bytes], tuple[Rows, list[BadLine]]]) -> tuple[Rows, list[BadLine]]:
+    """Parse whole lines of 39 columns, without a label; see parse_rows.
+
+    parse: what parses lines with labels.
+    """
+    rows, bad_lines = parse(NO_LABEL + text[:-1].replace(b"\n", b"\n" + NO_LABEL) + text[-1:])
+    return rows, [_without_label(bad) for bad in bad_lines]
+
+
+def _without_label(bad: BadLine) -> BadLine:
+    text = bad.text[len(NO_LABEL) :]
+    if bad.column is None:
+        return BadLine(bad.line, None, _wrong_width(text, COLUMNS - LABEL_COLUMNS), text)
+    return BadLine(bad.line, bad.column - LABEL_COLUMNS, bad.reason, text)
 
 
 def _without_carriage_returns(text: bytes) -> bytes:
@@ -200,12 +222,19 @@ def _describe(line: int, column: int, text: bytes, expected: Callable[[int, byte
     """Say what is wrong with a line: its number of columns, or else the cell in `column`."""
     cells = text.split(b"\t")
     if len(cells) != COLUMNS:
-        found = f"found {len(cells)}" if text else "found an empty line"
-        if len(cells) == COLUMNS - LABEL_COLUMNS:
-            found += " (is this a test file without labels?)"
-        return BadLine(line, None, f"expected {COLUMNS} columns separated by tabs and {found}", text)
+        return BadLine(line, None, _wrong_width(text, COLUMNS), text)
     cell = cells[column - 1]
     return BadLine(line, column, f"expected {expected(column, cell)} and found {_quote(cell)}", text)
+
+
+def _wrong_width(text: bytes, expected: int) -> str:
+    found = text.count(b"\t") + 1
+    hint = ""
+    if (expected, found) == (COLUMNS, COLUMNS - LABEL_COLUMNS):
+        hint = " (without labels? prepare and predict take such files with --no-labels)"
+    elif (expected, found) == (COLUMNS - LABEL_COLUMNS, COLUMNS):
+        hint = " (with labels? then leave out --no-labels)"
+    return f"expected {expected} columns separated by tabs and found {found if text else 'an empty line'}{hint}"
 
 
 def _quote(cell: bytes) -> str:

@@ -53,13 +53,18 @@ def write_durably(path: Path, content: bytes | memoryview | pa.Buffer) -> None:
         file.write(content)
 
 
-def make_folders(path: Path) -> None:
-    """Make a folder and those above it where they are missing, and bring their names to the disk. Raises OSError."""
+def make_folders(path: Path) -> list[Path]:
+    """Make a folder and those above it where they are missing, and bring their names to the disk; return those made,
+    the uppermost first. Raises OSError.
+    """
+    made = []
     for folder in reversed([path, *path.parents]):
         if not folder.exists():
             folder.mkdir()
+            made.append(folder)
             with contextlib.suppress(PermissionError):
                 sync_folder(folder.parent)
+    return made
 
 
 def partial_path(path: Path) -> Path:

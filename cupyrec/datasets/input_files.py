@@ -64,7 +64,9 @@ def _expand(named: str | Path, tables: bool) -> list[Path]:
                 found = [file for file in path.iterdir() if TABLE_PATTERN.fullmatch(file.name)]
                 wanted += ", nor Parquet or Arrow files"
         elif path.exists():
-            raise DataError("not a regular file; input is read more than once", path=path)
+            raise DataError(
+                "not a regular file, and input is opened more than once: save it to a file first", path=path
+            )
         elif glob.has_magic(str(path)):
             found = [Path(file) for file in glob.glob(str(path), recursive=True)]
             wanted = "files that match this pattern"

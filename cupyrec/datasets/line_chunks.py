@@ -1,4 +1,7 @@
-"""Stream a plain or compressed text file as chunks of whole lines, in bounded memory, with line numbers."""
+"""Stream a plain or compressed text file as chunks of whole lines, in bounded memory, with line numbers.
+
+Blank lines at the very end of a file, which editors and tools leave there, are no lines; anywhere else they are.
+"""
 
 from __future__ import annotations
 
@@ -22,6 +25,7 @@ MARK_BYTES = 1 << 26
 CODECS = {".gz": "gzip", ".zst": "zstd"}
 MAGIC_NUMBERS = {".gz": b"\x1f\x8b", ".zst": b"\x28\xb5\x2f\xfd"}
 NEWLINE = ord("\n")
+LINE_ENDS = b"\r\n"
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +124,9 @@ def _between(chunk: LineChunk, start_line: int, stop_line: int) -> LineChunk:
 
 
 def _all_lines(path: Path, mark: tuple[int, int], chunk_bytes: int) -> Iterator[LineChunk]:
-    """Yield all lines from a mark on. What follows the last newline of a block waits for the next block."""
+    """Yield all lines from a mark on. What follows the last newline of a block waits for the next block, and so do
+    blank lines before it: the file may end with them.
+    """
     line, offset = mark
     rest = b""
     with contextlib.closing(_blocks(path, offset, chunk_bytes)) as blocks:
@@ -128,7 +134,7 @@ def _all_lines(path: Path, mark: tuple[int, int], chunk_bytes: int) -> Iterator[
             text = rest + block
             # Beyond a NUL nothing is looked at: the lines before its line are the last to be had.
             nul = text.find(b"\0")
-            end = text.rfind(b"\n", 0, len(text) if nul < 0 else nul) + 1
+            end = _end_before_blank_lines(text) if nul < 0 else text.rfind(b"\n", 0, nul) + 1
             if end:
                 data = text[:end]
                 lines = data.count(b"\n")
@@ -139,8 +145,18 @@ def _all_lines(path: Path, mark: tuple[int, int], chunk_bytes: int) -> Iterator[
                 raise _not_text("it has NUL bytes", path, line)
             if len(rest) > MAX_LINE_BYTES:
                 raise too_long(path, line)
-        if rest:
+        if rest.strip(LINE_ENDS):
             yield LineChunk(rest + b"\n", line, 1, offset, bytes_read)
+
+
+def _end_before_blank_lines(text: bytes) -> int:
+    """Where the whole lines of a text end, but for blank lines that nothing follows, unless these are very many."""
+    end, filled = text.rfind(b"\n") + 1, len(text.rstrip(LINE_ENDS))
+    # The last line that is not blank has no end yet.
+    if filled >= end:
+        return end
+    last = text.find(b"\n", filled) + 1 if filled else 0
+    return last if len(text) - last <= MAX_LINE_BYTES else end
 
 
 def too_long(path: Path, line: int) -> DataError:
@@ -177,7 +193,20 @@ def _blocks(path: Path, offset: int, block_bytes: int) -> Generator[tuple[bytes,
         cause = str(error).splitlines()[0]
         if codec is None or isinstance(error, (FileNotFoundError, PermissionError)):
             raise DataError(f"cannot be read: {cause}", path=path) from None
+        if not _starts_with(path, MAGIC_NUMBERS[path.suffix]):
+            raise DataError(
+                f"its name ends in {path.suffix}, but it does not begin as {codec} files do: rename it if it is not "
+                "compressed, or else fetch it again",
+                path=path,
+            ) from None
         raise DataError(f"the {codec} file is truncated or damaged ({cause}); fetch it again", path=path) from None
+
+
+def _starts_with(path: Path, magic: bytes) -> bool:
+    """Whether a file begins so, as far as it goes."""
+    with contextlib.suppress(OSError), path.open("rb") as file:
+        return magic.startswith(file.read(len(magic)))
+    return True  # what cannot be read is not judged
 
 
 def _refuse_hidden_compression(block: bytes, path: Path) -> None:

@@ -38,14 +38,17 @@ def open_data(
     hash_rows: int | Sequence[int] = 100_000,
     on_bad_row: Literal["error", "skip"] = "error",
     bad_rows_path: str | Path | None = None,
+    labels: bool = True,
     shuffle: bool = False,
     shuffle_window: int = 2**18,
     seed: int = 1,
 ) -> CriteoFiles | PreparedData:
-    """Open data for training or prediction; both kinds have table_rows, dense_features, files, encoding and batches.
+    """Open data for training or prediction; both kinds have table_rows, dense_features, files, encoding, labelled and
+    batches.
 
-    hash_rows, on_bad_row, bad_rows_path: for raw files, see CriteoFiles; prepared data have tables of their own and no
-    bad rows. shuffle, shuffle_window, seed: for prepared data, see PreparedData; raw files have but one order.
+    hash_rows, on_bad_row, bad_rows_path, labels: for raw files, see CriteoFiles; prepared data have tables of their
+    own, no bad rows, and know whether they have labels. shuffle, shuffle_window, seed: for prepared data, see
+    PreparedData; raw files have but one order.
     Raises ConfigError, DataError.
     """
     if is_prepared(paths):
@@ -53,7 +56,7 @@ def open_data(
         return PreparedData(path, shuffle=shuffle, shuffle_window=shuffle_window, seed=seed)
     if shuffle:
         raise ConfigError("raw files cannot be shuffled; make prepared data of them with `cupyrec prepare`")
-    return CriteoFiles(paths, hash_rows=hash_rows, on_bad_row=on_bad_row, bad_rows_path=bad_rows_path)
+    return CriteoFiles(paths, hash_rows=hash_rows, on_bad_row=on_bad_row, bad_rows_path=bad_rows_path, labels=labels)
 
 
 def data_files(paths: str | Path | Sequence[str | Path]) -> tuple[Path, ...]:

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cupyrec.datasets.durable_files import output_errors, partial_path, sync_file, sync_folder
-from cupyrec.errors import OutputError
+from cupyrec.errors import ConfigError, OutputError
 
 fcntl: ModuleType | None
 try:
@@ -23,12 +23,18 @@ except ImportError:  # not a POSIX system: nobody is kept out
 
 COLUMNS = ("probability", "logit", "label")
 SCHEMA = pa.schema([pa.field(name, pa.float32(), nullable=False) for name in COLUMNS])
+# Names that end so are those of other formats.
+OTHER_SUFFIXES = {
+    *(".csv", ".tsv", ".txt", ".json", ".jsonl", ".arrow", ".feather", ".ipc", ".orc", ".avro", ".xlsx"),
+    *(".npy", ".npz", ".h5", ".hdf5", ".pkl", ".db", ".sqlite", ".gz", ".zst", ".bz2", ".xz", ".zip"),
+}
 # What is held in memory before it is written: 12 bytes a sample.
 ROW_GROUP_SAMPLES = 2**20
 
 
 class PredictionsFile:
-    """One row a sample, in the order of the data: probability, logit and label, all float32 without nulls.
+    """One row a sample, in the order of the data: probability, logit and, of data that have one, label, all float32
+    without nulls.
 
     For a `with` statement: the file stands under another name until `finish`, and is removed where that is not called.
     Another process cannot write the same one meanwhile.
@@ -36,8 +42,11 @@ class PredictionsFile:
     samples, probability_sum: of what was added so far.
     """
 
-    def __init__(self, path: str | Path, metadata: Mapping[str, str] | None = None) -> None:
-        """path: replaced when it exists; metadata: texts kept in the file. Raises OutputError."""
+    def __init__(self, path: str | Path, metadata: Mapping[str, str] | None = None, *, labels: bool = True) -> None:
+        """path: replaced when it exists; metadata: texts kept in the file. Raises OutputError, and ConfigError for a
+        name that promises another format than Parquet.
+        """
+        check_name(Path(path))
         self.path = Path(path)
         self.samples, self.probability_sum = 0, 0.0
         self._partial = partial_path(self.path)
@@ -49,20 +58,24 @@ class PredictionsFile:
         try:
             with output_errors(self.path):
                 # Labels are two values, which a dictionary packs into a bit each; the others hardly repeat.
-                self._writer = pq.ParquetWriter(self._partial, SCHEMA.with_metadata(metadata), use_dictionary=["label"])
+                schema = SCHEMA if labels else SCHEMA.remove(SCHEMA.get_field_index("label"))
+                self._writer = pq.ParquetWriter(self._partial, schema.with_metadata(metadata), use_dictionary=["label"])
         except BaseException:
             self._remove()
             raise
 
-    def add(self, logits: np.ndarray, labels: np.ndarray) -> None:
-        """Add B samples. logits, labels: (B,) float32, copied. Raises OutputError."""
+    def add(self, logits: np.ndarray, labels: np.ndarray | None) -> None:
+        """Add B samples. logits, labels: (B,) float32, copied; labels are None where there are none. Raises
+        OutputError.
+        """
         x = logits.astype(np.float64)
         # With exp(-|x|) nothing overflows.
         e = np.exp(-np.abs(x))
         probabilities = np.where(x >= 0.0, 1.0, e) / (1.0 + e)
         self.samples += logits.shape[0]
         self.probability_sum += float(probabilities.sum())
-        self._waiting.append(np.stack([probabilities.astype(np.float32), logits, labels]))
+        columns = [probabilities.astype(np.float32), logits]
+        self._waiting.append(np.stack(columns if labels is None else [*columns, labels]))
         self._waiting_samples += logits.shape[0]
         if self._waiting_samples >= ROW_GROUP_SAMPLES:
             self._write()
@@ -110,6 +123,12 @@ class PredictionsFile:
             self._writer.write_table(
                 pa.Table.from_arrays([pa.array(column) for column in columns], schema=self._writer.schema)
             )
+
+
+def check_name(path: Path) -> None:
+    """Raise ConfigError for a name that promises another format than Parquet."""
+    if path.suffix.lower() in OTHER_SUFFIXES:
+        raise ConfigError(f"{path}: predictions are Parquet; let the name of --output end in .parquet")
 
 
 def _locked(partial: Path, path: Path) -> int | None:

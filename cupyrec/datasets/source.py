@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Generator, Iterator, Sequence
-from itertools import islice
+from itertools import count, islice
 from typing import Any, Protocol
 
-from cupyrec.batch import Batch
-from cupyrec.errors import ConfigError
+from cupyrec.batch import Batch, check_table_rows
+from cupyrec.errors import ConfigError, DataError
 
 
 class Source(Protocol):
@@ -28,12 +29,37 @@ class Source(Protocol):
     def batches(
         self, batch_size: int, *, on_progress: Callable[[float], None] | None = None
     ) -> Generator[Batch, None, None]:
-        """Yield every sample once, in order, in batches of at most batch_size samples; may be closed early.
+        """Yield every sample once, in order, in batches of at most batch_size samples; may be closed early. Each call
+        begins anew.
 
-        The trainer does not look into the batches: one whose rows lie outside the tables spoils memory. A source of
-        one's own makes them by Batch.from_bags, or calls Batch.validate.
+        Batch.from_bags makes a batch of lists. The trainer checks each one, as Batch.validate does, but those of a
+        source that says `validated = True`: there a row outside the tables would spoil memory.
         on_progress is told the share, 0 to 1, of the data handed out so far.
         """
+
+
+# What `batches` of a seekable source is told as well.
+SEEKING = {"epoch": 0, "first_batch": 0}
+MEMBERS = ("table_rows", "dense_features", "batches")
+
+
+def check_source(source: object) -> None:
+    """Raise ConfigError where an object is no source, or its `batches` cannot be called as the trainer will."""
+    if isinstance(source, type) or not all(hasattr(source, name) for name in MEMBERS):
+        what = f"the class {source.__name__}" if isinstance(source, type) else f"a {type(source).__name__}"
+        raise ConfigError(
+            "the data must be a source, such as cupyrec.CriteoFiles(path), PreparedData(folder), BatchList(...) or an "
+            f"object with {', '.join(MEMBERS)}, but are {what}"
+        )
+    options = SEEKING if getattr(source, "seekable", False) else {}
+    try:
+        inspect.signature(source.batches).bind(1, on_progress=None, **options)  # type: ignore[attr-defined]
+    except TypeError as error:
+        keywords = ", ".join(f"{name}=..." for name in ("on_progress", *options))
+        why = ", as it says seekable = True" if options else ""
+        raise ConfigError(
+            f"{type(source).__name__}.batches must take (batch_size, {keywords}){why}; it does not: {error}"
+        ) from None
 
 
 def read_batches(
@@ -50,34 +76,60 @@ def read_batches(
     left out; a source that is not seekable reads them all the same.
     A row that is in no table would be read and written outside of them: only a source that has the attribute
     `validated = True` is believed. Raises ConfigError on a batch of more than batch_size samples, DataError as
-    Batch.validate does, and what the source raises.
+    Batch.validate does, and what the source raises; a DataError that names no file then names the batch.
     """
     options: dict[str, Any] = {}
+    begin = 0
     if getattr(source, "seekable", False):
         options = {"epoch": epoch, "first_batch": first_batch}
-        first_batch = 0
+        begin, first_batch = first_batch, 0
     batches = source.batches(batch_size, on_progress=on_progress, **options)
     try:
-        yield from islice(_checked(batches, source, batch_size), first_batch, None)
+        yield from islice(_checked(batches, source, batch_size, begin), first_batch, None)
     finally:
         close = getattr(batches, "close", None)
         if close is not None:
             close()
 
 
-def _checked(batches: Iterator[Batch], source: Source, batch_size: int) -> Iterator[Batch]:
-    for batch in batches:
-        check_batch_size(batch, batch_size)
+def _checked(batches: Iterator[Batch], source: Source, batch_size: int, begin: int) -> Iterator[Batch]:
+    """begin: the number of the first."""
+    if not hasattr(batches, "__iter__"):
+        raise DataError(f"{type(source).__name__}.batches gave a {type(batches).__name__}, no batches: does it yield?")
+    iterator, is_believed = iter(batches), getattr(source, "validated", False)
+    for number in count(begin):
+        try:
+            batch = next(iterator)
+            if not is_believed:
+                check_batch(batch, source.table_rows, source.dense_features)
+        except StopIteration:
+            return
+        except DataError as error:
+            if error.path is not None:
+                raise
+            raise _of_batch(number, error) from error
+        check_batch_size(batch, batch_size, number)
         if batch.samples:
-            if not getattr(source, "validated", False):
-                batch.validate(source.table_rows, source.dense_features)
             yield batch
 
 
-def check_batch_size(batch: Batch, batch_size: int) -> None:
-    """Raise ConfigError when a batch has more samples than there is memory for."""
+def check_batch(batch: object, table_rows: Sequence[int], dense_features: int) -> Batch:
+    """A batch itself, checked. Raises DataError."""
+    if not isinstance(batch, Batch):
+        raise DataError(f"a batch must be a cupyrec.Batch, but this is a {type(batch).__name__}; see Batch.from_bags")
+    return batch.validate(table_rows, dense_features)
+
+
+def _of_batch(number: int, error: DataError) -> DataError:
+    """The error, saying which batch is meant."""
+    return DataError(f"batch {number}, counted from 0: {error.reason}", line=error.line, column=error.column)
+
+
+def check_batch_size(batch: Batch, batch_size: int, number: int | None = None) -> None:
+    """Raise ConfigError when a batch has more samples than there is memory for. number: which it is, from 0."""
     if batch.samples > batch_size:
-        raise ConfigError(f"a batch has {batch.samples} samples, but there is memory for {batch_size} (batch_size)")
+        name = "a batch" if number is None else f"batch {number}, counted from 0,"
+        raise ConfigError(f"{name} has {batch.samples} samples, but there is memory for {batch_size} (batch_size)")
 
 
 class BatchList:
@@ -86,9 +138,17 @@ class BatchList:
     validated = True
 
     def __init__(self, batches: Sequence[Batch], table_rows: Sequence[int], dense_features: int) -> None:
-        """Raises DataError when a batch does not fit the tables; see Batch.validate."""
+        """Raises DataError that names the batch when one does not fit the tables; see Batch.validate."""
+        check_table_rows(table_rows)
         self.table_rows, self.dense_features = tuple(table_rows), dense_features
-        self._batches = [batch.validate(self.table_rows, dense_features) for batch in batches]
+        if isinstance(batches, Batch):
+            raise DataError("batches must be a list of batches, but is one; put it into a list")
+        self._batches = []
+        for number, batch in enumerate(batches):
+            try:
+                self._batches.append(check_batch(batch, self.table_rows, dense_features))
+            except DataError as error:
+                raise _of_batch(number, error) from None
 
     def batches(
         self, batch_size: int, *, on_progress: Callable[[float], None] | None = None

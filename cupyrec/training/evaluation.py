@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from cupyrec.config import DlrmConfig
-from cupyrec.datasets.source import Source, read_batches
+from cupyrec.datasets.source import Source, check_source, read_batches
 from cupyrec.errors import ConfigError
 from cupyrec.systems.step import System
 from cupyrec.training.metrics import BinaryMetrics, MetricsResult
@@ -35,8 +35,9 @@ def evaluate(
     """Predict all samples of a source and measure; None when it was asked to stop before the end.
 
     Memory does not grow with the number of samples; see BinaryMetrics. Raises DivergenceError on a NaN logit,
-    ConfigError on a batch of more samples than batch_size, and what the source raises.
+    ConfigError on a source without labels and on a batch of more samples than batch_size, and what the source raises.
     """
+    check_labelled(source)
     with (
         BinaryMetrics() as metrics,
         closing(read_batches(source, batch_size, on_progress=on_progress)) as batches,
@@ -54,6 +55,15 @@ def overflow_is_seen_later() -> AbstractContextManager[Any]:
     return np.errstate(over="ignore", invalid="ignore")
 
 
+def check_labelled(source: Source) -> None:
+    """Raise ConfigError when a source says, by an attribute `labelled`, that its samples have no labels."""
+    if not getattr(source, "labelled", True):
+        where = getattr(source, "path", "the data")
+        raise ConfigError(
+            f"{where}: the samples have no labels, so they can be predicted, but not trained on or evaluated"
+        )
+
+
 OTHER_VOCABULARIES = (
     "; data for a model that was trained on prepared data are made with `cupyrec prepare PATH... --vocabulary FOLDER`, "
     "FOLDER being the prepared data of the training"
@@ -61,7 +71,8 @@ OTHER_VOCABULARIES = (
 
 
 def check_source_fits(source: Source, config: DlrmConfig) -> None:
-    """Raise ConfigError when a source was made for other tables or dense features than a model."""
+    """Raise ConfigError when a source is none, or was made for other tables or dense features than a model."""
+    check_source(source)
     wanted, found = (config.features, config.dense_features), (len(source.table_rows), source.dense_features)
     if found != wanted:
         raise ConfigError(

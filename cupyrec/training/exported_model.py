@@ -13,6 +13,7 @@ from cupyrec.byte_sizes import format_bytes
 from cupyrec.config import DlrmConfig
 from cupyrec.errors import ConfigError, ModelError, OutputError
 from cupyrec.folder_lock import FolderLock
+from cupyrec.training.checkpoint import CHECKPOINT_FILE
 from cupyrec.training.open_model import open_model, tensor_shapes
 from cupyrec.training.reference_names import infer_config, reference_name
 from cupyrec.training.safetensors_io import (
@@ -77,6 +78,8 @@ def import_model(
     """
     if not Path(path).exists():
         raise ModelError(f"{path}: no such file or folder")
+    if (Path(path) / CHECKPOINT_FILE).exists():
+        raise ModelError(f"{path}: a checkpoint of cupyrec's: evaluate, predict and export take it as it is")
     tensors, metadata = open_tensors(Path(path)), read_metadata(Path(path))
     known = metadata.get("pooling")
     if pooling is not None and known is not None and pooling != known:

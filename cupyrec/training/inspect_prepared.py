@@ -33,6 +33,7 @@ def prepared_facts(folder: Path, verify: bool, watch: Callable[[float], None]) -
     size_bytes = sum(shard.size_bytes for shard in content.shards)
     return {
         "samples": content.samples,
+        "labels": content.labels,
         "inputs": [asdict(file) for file in content.inputs],
         "ids": content.ids,
         "dense": list(content.dense),

@@ -19,7 +19,7 @@ from cupyrec.training.inspect_checkpoints import checkpoint_facts, checkpoints_f
 from cupyrec.training.inspect_prepared import prepared_facts, split_facts
 from cupyrec.training.inspect_run import run_facts
 from cupyrec.training.open_model import OpenedModel, open_model
-from cupyrec.training.reference_names import are_reference_names, infer_config
+from cupyrec.training.reference_names import are_own_names, are_reference_names, infer_config
 from cupyrec.training.run_folder import CONFIG_FILE, METRICS_FILE, UNSAVED
 from cupyrec.training.safetensors_io import (
     INDEX_NAME,
@@ -108,6 +108,10 @@ def _description_facts(opened: OpenedModel, place: Path) -> dict[str, Any]:
 
 def _exported_facts(place: Path, verify: bool, watch: Watch) -> dict[str, Any]:
     tensors, metadata = open_tensors(place), read_metadata(place)
+    if are_own_names(tensors) and not are_reference_names(tensors):
+        raise ModelError(
+            f"{place}: the weights of a cupyrec model; name the folder that has its {DESCRIPTION_FILE} as well"
+        )
     if not are_reference_names(tensors):
         raise ModelError(
             f"{place}: holds tensors, but not those of a DLRM: {next(iter(tensors), 'none')!r} is no name that "

@@ -24,6 +24,7 @@ from cupyrec.functions.dot_interaction import interaction_width
 LAYER_STEP = 2
 _MLPS = {"bottom": "bot_l", "top": "top_l"}
 # No leading zeros, so that two names cannot mean one tensor.
+_OWN_NAME = re.compile(r"(?:embedding\.\d+\.weight|(?:bottom|top)\.\d+\.(?:weight|bias))", re.ASCII)
 _NAME = re.compile(r"(?:(emb_l)\.(0|[1-9]\d{0,5})\.weight|(bot_l|top_l)\.(0|[1-9]\d{0,5})\.(weight|bias))", re.ASCII)
 
 
@@ -38,6 +39,11 @@ def reference_name(name: str) -> str:
 def are_reference_names(names: Iterable[str]) -> bool:
     """Whether at least one of them is a name of the reference."""
     return any(_NAME.fullmatch(name) for name in names)
+
+
+def are_own_names(names: Iterable[str]) -> bool:
+    """Whether at least one of them is a name of a saved model of cupyrec's."""
+    return any(_OWN_NAME.fullmatch(name) for name in names)
 
 
 def infer_config(tensors: Mapping[str, Any], pooling: str, *, where: object) -> DlrmConfig:
@@ -83,6 +89,11 @@ class _Weights:
             raise ModelError(f"{self._where}: {error}") from None
 
     def _check_names(self) -> None:
+        if are_own_names(self._tensors) and not are_reference_names(self._tensors):
+            raise ModelError(
+                f"{self._where}: these are the weights of a cupyrec model, under its own names: evaluate, predict and "
+                "export take its folder as it is; `cupyrec export` gives them the names of the reference"
+            )
         for name, tensor in self._tensors.items():
             if not _NAME.fullmatch(name):
                 self._refuse(name, "has none of the names emb_l.T.weight, bot_l.K.weight/bias and top_l.K.weight/bias")

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from cupyrec.batch import Batch
-from cupyrec.config import DlrmConfig
-from cupyrec.datasets.source import Source, check_batch_size, read_batches
+from cupyrec.config import DlrmConfig, check_at_least
+from cupyrec.datasets.source import Source, check_batch, check_batch_size, read_batches
 from cupyrec.devices.cpu import CpuDevice
 from cupyrec.devices.host_memory import available_bytes
 from cupyrec.embedding.host_table import HostTable
@@ -50,8 +50,11 @@ class TrainedModel:
         self._system, self._device = system, device
 
     def predict(self, batch: Batch) -> np.ndarray:
-        """Logits (B,) float32; the probability of a click is 1 / (1 + exp(-logit)). Raises ConfigError, DataError."""
-        batch.validate(self.config.table_rows, self.config.dense_features)
+        """Logits (B,) float32; the probability of a click is 1 / (1 + exp(-logit)). Raises ConfigError, DataError.
+
+        For the batches of a source see predict_all.
+        """
+        check_batch(batch, self.config.table_rows, self.config.dense_features)
         check_batch_size(batch, self.batch_size)
         with self._device.running():
             return np.array(self._system.predict(batch), dtype=np.float32)
@@ -102,6 +105,7 @@ def load_model(folder: str | Path, *, batch_size: int = 2048, threads: int | Non
     """
     opened = open_model(folder)
     config = opened.config
+    check_at_least(1, batch_size=batch_size)
     plan_memory(config, None, batch_size).check(available_bytes())
     device = CpuDevice(threads)
     model = Dlrm(device, config, max_samples=batch_size)

@@ -4,21 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from cupyrec.config import DlrmConfig, SystemConfig
+from cupyrec.config import DlrmConfig, SystemConfig, check_at_least
 from cupyrec.datasets.source import Source
 from cupyrec.devices.device import Device
 from cupyrec.devices.gpu import GpuDevice
 from cupyrec.devices.host_memory import available_bytes
 from cupyrec.devices.make_device import make_device
 from cupyrec.embedding.host_table import HostTable
-from cupyrec.errors import ConfigError, DeviceMemoryError, StageError
+from cupyrec.errors import DeviceMemoryError, StageError
 from cupyrec.models.dlrm import Dlrm
-from cupyrec.optim.registry import Optimizer, make_optimizer
+from cupyrec.optim.registry import Optimizer, check_optimizer, make_optimizer
 from cupyrec.optim.schedule import WarmupPolynomialDecay
 from cupyrec.pipeline.stage_clock import StageClock, TraceSink
 from cupyrec.run_config import RunConfig
@@ -30,10 +31,11 @@ from cupyrec.training.checkpoint_folder import CheckpointFolder
 from cupyrec.training.checkpoint_writer import write_checkpoint
 from cupyrec.training.checkpoints import Checkpoints, checkpoint_content
 from cupyrec.training.device_memory_plan import DeviceMemoryPlan, plan_device_memory
-from cupyrec.training.evaluation import Evaluation, check_source_fits, evaluate
+from cupyrec.training.evaluation import Evaluation, check_labelled, check_source_fits, evaluate
 from cupyrec.training.memory_plan import plan_memory
 from cupyrec.training.metrics import MetricsResult
 from cupyrec.training.model_state import ModelState
+from cupyrec.training.save_to_folder import save_to_folder
 from cupyrec.training.saved_model import save_model
 from cupyrec.training.step_reports import OnStep, diverged
 from cupyrec.training.training_batches import TrainingBatches
@@ -62,16 +64,19 @@ class Trainer:
     ) -> None:
         """Check that the model fits in memory, then allocate and initialise it.
 
-        optimizer: or its name; schedule: or a constant learning rate; both those of `cupyrec train` when not given.
+        optimizer: or its name, or one of one's own, see check_optimizer; schedule: or a constant learning rate; both
+        those of `cupyrec train` when not given.
         batch_size: the most samples of a batch. threads: of the CPU, where the device is given by name. seed: of all
         initial weights. system: where embeddings live and are trained, or its name. device: what computes, or its name:
         auto, cpu or gpu. trace: is told what each stage does when, see pipeline.trace_file.TraceFile.
         Raises ConfigError, DeviceError, and MemoryPlanError before allocating.
         """
-        _check_at_least(1, batch_size=batch_size)
+        check_at_least(1, batch_size=batch_size, threads=1 if threads is None else threads)
+        check_at_least(0, seed=seed)
         self.config, self.batch_size = config, batch_size
         if optimizer is None or isinstance(optimizer, str):
             optimizer = make_optimizer(optimizer or RunConfig.optimizer, eps=RunConfig.eps)
+        check_optimizer(optimizer)
         if schedule is None:
             schedule = WarmupPolynomialDecay(RunConfig.learning_rate, RunConfig.warmup_steps)
         elif not isinstance(schedule, WarmupPolynomialDecay):
@@ -131,16 +136,17 @@ class Trainer:
         epochs and max_steps count from the beginning of the run. checkpoints: made by `checkpoints`; written on the
         way, at the end and when stopped. A run that goes on from one has the bits of one that was never stopped.
 
-        Raises ConfigError on numbers that make no sense and when the source does not fit the model, DivergenceError
-        when the loss is not finite (the weights are of no use then), what the system raises (ScratchpadError,
-        MemoryPlanError, StageError), OutputError of a checkpoint, and what the source raises; the weights are then
-        those after the last whole step.
+        Raises ConfigError on numbers that make no sense and when the source does not fit the model, DataError on an
+        epoch without samples, DivergenceError when the loss is not finite (the weights are of no use then), what the
+        system raises (ScratchpadError, MemoryPlanError, StageError), OutputError of a checkpoint, and what the source
+        raises; the weights are then those after the last whole step.
         """
-        _check_at_least(1, epochs=epochs, max_steps=1 if max_steps is None else max_steps)
-        _check_at_least(0, eval_every=eval_every)
+        check_at_least(1, epochs=epochs, max_steps=1 if max_steps is None else max_steps)
+        check_at_least(0, eval_every=eval_every)
         for part in (source, valid):
             if part is not None:
                 check_source_fits(part, self.config)
+                check_labelled(part)
         self._encoding = getattr(source, "encoding", None)
         self.state = state = TrainingState() if start is None else start
         self._checkpoints = checkpoints
@@ -187,8 +193,18 @@ class Trainer:
         assert metrics is not None  # nothing asked it to stop
         return metrics
 
-    def save(self, folder: str | Path, description: dict[str, Any] | None = None) -> None:
+    def save(self, folder: str | Path, description: dict[str, Any] | None = None, *, overwrite: bool = False) -> None:
         """Write the weights and what they mean; see save_model.
+
+        overwrite: replace a model, or all that a run left, in the folder; else they are an OutputError.
+        Raises what write_model does.
+        """
+        own = None if self._checkpoints is None else self._checkpoints.folder.path
+        write = partial(self.write_model, description=description)
+        save_to_folder(folder, write, overwrite=overwrite, own_checkpoints=own)
+
+    def write_model(self, folder: Path, description: dict[str, Any] | None = None) -> None:
+        """As save, to a folder that is known to hold nothing of another run; or that RunFolder looks after.
 
         Raises DivergenceError, and writes nothing, when a weight is not finite: a loss is taken before its step, so
         the last step's weights have shown none yet. DeviceError where the weights cannot be had from a GPU.
@@ -218,7 +234,7 @@ class Trainer:
         describe: JSON-safe facts to be kept with each, asked between two steps; at_once_bytes: see Checkpoints.
         Raises ConfigError.
         """
-        _check_at_least(1, every=every, keep=keep)
+        check_at_least(1, every=every, keep=keep)
         return Checkpoints(
             CheckpointFolder(folder),
             self._model_state,
@@ -279,9 +295,3 @@ class Trainer:
         blocks = (records[row : row + CHECKED_ROWS] for row in range(0, records.shape[0], CHECKED_ROWS))
         parameters = self.device.download(self.system.model.parameters)
         return bool(np.isfinite(parameters).all()) and all(np.isfinite(block).all() for block in blocks)
-
-
-def _check_at_least(least: int, **numbers: int) -> None:
-    for name, number in numbers.items():
-        if number < least:
-            raise ConfigError(f"{name} must be at least {least}, but is {number}")

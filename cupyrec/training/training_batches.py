@@ -10,6 +10,7 @@ from contextlib import closing
 
 from cupyrec.batch import Batch
 from cupyrec.datasets.source import Source, read_batches
+from cupyrec.errors import DataError
 from cupyrec.training.training_state import BEGINNING, Position
 
 
@@ -42,7 +43,10 @@ class TrainingBatches:
         self._ahead: deque[tuple[float, Position]] = deque()
 
     def batches(self) -> Generator[Batch, None, None]:
-        """Yield at most max_steps batches, those done before included, epoch after epoch."""
+        """Yield at most max_steps batches, those done before included, epoch after epoch.
+
+        Raises DataError where an epoch has no samples.
+        """
         left = math.inf if self._max_steps is None else self._max_steps - self._steps_done
         start = self.position
         for epoch in range(start.epoch, self._epochs):
@@ -54,8 +58,10 @@ class TrainingBatches:
             checked = read_batches(
                 self._source, self._batch_size, on_progress=self._note(epoch), epoch=epoch, first_batch=first
             )
+            is_empty = first == 0
             with closing(checked) as batches:
                 for number, batch in enumerate(batches, start=first):
+                    is_empty = False
                     if self._stop_requested():
                         return
                     if number < done:
@@ -67,6 +73,11 @@ class TrainingBatches:
                     left -= 1
                     if left <= 0:
                         return
+            if is_empty:
+                raise DataError(
+                    f"epoch {epoch + 1} of {self._epochs} has no samples: the batches of {type(self._source).__name__} "
+                    "have none; does its method batches begin anew at each call, or give an iterator that is used up?"
+                )
 
     def once_through(self) -> Generator[Batch, None, None]:
         """What an epoch trains on, or, where max_steps ends before it, that; for who must know the data beforehand."""

@@ -9,6 +9,9 @@ columns of a shard, in this order:
     C1, ...    one column for each category: its ids within the table, in the narrowest of uint8, uint16 and uint32 that
                holds those of this shard; list<...> of them where the category is multi-hot
 
+Data without labels have `"labels": false` in the manifest, and everywhere the label 0, which means nothing. Their
+version is another, so that no earlier cupyrec takes these for labels; it alone is asked.
+
 No column has nulls, no buffer is compressed. `checksum` is a CRC-32 of all else that the manifest says; who changes it
 by hand leaves the checksum out.
 """
@@ -32,7 +35,7 @@ MANIFEST_FILE = "prepared.json"
 # What was asked for; there from the beginning of a preparation on.
 PREPARATION_FILE = "preparation.json"
 UNFINISHED = "is being prepared, or its preparation was stopped: the same `cupyrec prepare` goes on with it"
-FORMAT, FORMAT_VERSION = "cupyrec-prepared", 1
+FORMAT, FORMAT_VERSION, UNLABELLED_VERSION = "cupyrec-prepared", 1, 2
 BLOCK_SAMPLES = 2**14
 SHARD_SAMPLES = 2**20
 LABEL_COLUMN, DENSE_COLUMN = "label", "dense"
@@ -80,6 +83,7 @@ class Manifest:
     dense:           names of the dense features; dense_transform: by name, see preparing.dense_transforms.
     ids:             hash, first or frequency.
     encoding:        see encoding_id: data and models with the same one understand each other.
+    labels:          whether the samples have labels.
     """
 
     dense: tuple[str, ...]
@@ -89,6 +93,7 @@ class Manifest:
     encoding: str
     inputs: tuple[InputFile, ...]
     shards: tuple[Shard, ...]
+    labels: bool = True
 
     @property
     def samples(self) -> int:
@@ -150,7 +155,10 @@ def _numbers(column: pa.Array) -> Iterable[Any]:
 
 def manifest_json(manifest: Manifest) -> str:
     """The text of prepared.json."""
-    content = {"format": FORMAT, "version": FORMAT_VERSION, **asdict(manifest)}
+    version = FORMAT_VERSION if manifest.labels else UNLABELLED_VERSION
+    content = {"format": FORMAT, "version": version, **asdict(manifest)}
+    if manifest.labels:
+        del content["labels"]
     content["checksum"] = content_checksum(content)
     shards = content.pop("shards")
     # A line for each shard: of a large data set it is megabytes, and still to be read by people.
@@ -179,9 +187,10 @@ def read_manifest(folder: Path) -> Manifest:
         raise DataError(f"damaged: {error}", path=path) from None
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise DataError("not the manifest of prepared data", path=path)
-    if content.get("version") != FORMAT_VERSION:
+    if content.get("version") not in (FORMAT_VERSION, UNLABELLED_VERSION):
         raise DataError(
-            f"format version {content.get('version')}, but this cupyrec reads {FORMAT_VERSION}; prepare the data again",
+            f"format version {content.get('version')}, but this cupyrec reads {UNLABELLED_VERSION} at most; prepare "
+            "the data again",
             path=path,
         )
     try:
@@ -208,6 +217,7 @@ def read_manifest(folder: Path) -> Manifest:
                 )
                 for s in content["shards"]
             ),
+            labels=content["version"] == FORMAT_VERSION,
         )
         _check_whole(manifest)
     except KeyError as error:

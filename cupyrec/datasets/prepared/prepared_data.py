@@ -33,6 +33,7 @@ class PreparedData:
     dense_features: columns of the dense input.
     samples:        of this part.
     encoding:       see manifest.encoding_id.
+    labelled:       whether the samples have labels; where not, those of the batches are all 0 and mean nothing.
     path:           as it was named.
     folder:         of the manifest.
     ranges:         ((first sample, the one after the last), ...) of the folder, ascending and apart.
@@ -64,6 +65,7 @@ class PreparedData:
         self.table_rows: tuple[int, ...] = self.manifest.table_rows
         self.dense_features: int = len(self.manifest.dense)
         self.encoding: str = self.manifest.encoding
+        self.labelled: bool = self.manifest.labels
         own = [self.folder / manifest.MANIFEST_FILE]
         if is_folder or path == own[0]:
             ranges: tuple[tuple[int, int], ...] = ((0, self.manifest.samples),)

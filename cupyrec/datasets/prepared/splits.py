@@ -103,8 +103,11 @@ def write_splits(
 ) -> dict[Path, Split]:
     """Write NAME.json for each part into the folder. What is there already stays when it is the same.
 
-    Raises OutputError when another split is there and overwrite is false, and when a file cannot be written.
+    Raises ConfigError for data without labels, of which no part can be trained on; OutputError when another split is
+    there and overwrite is false, and when a file cannot be written.
     """
+    if not content.labels:
+        raise ConfigError(f"{folder}: the data have no labels, so there is nothing to split: predict takes them whole")
     splits = {
         folder / f"{name}{SPLIT_SUFFIX}": Split(how, content.encoding, content.samples, (part,))
         for name, part in parts.items()

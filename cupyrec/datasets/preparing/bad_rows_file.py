@@ -58,6 +58,12 @@ class BadRowsFile:
             self.size_bytes = self.path.stat().st_size
         self._unsynced = True
 
+    def discard(self) -> None:
+        """Remove what was reported: a preparation that begins again will report it again. Raises OutputError."""
+        if self.size_bytes and not self._is_device:
+            with output_errors(self.path):
+                self.path.unlink(missing_ok=True)
+
     def sync(self) -> None:
         """Return when all that was reported is on the disk. Raises OutputError."""
         if self._unsynced and not self._is_device:

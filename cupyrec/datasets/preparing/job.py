@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -33,8 +34,8 @@ from cupyrec.datasets.preparing.raw_input import TextInput
 from cupyrec.datasets.preparing.read_phase import ReadPhase
 from cupyrec.datasets.preparing.rebuild import rebuild_vocabularies
 from cupyrec.datasets.preparing.rewrite import rewrite_shards
-from cupyrec.errors import DataError, OutputError
-from cupyrec.folder_lock import FolderLock
+from cupyrec.errors import CupyrecError, DataError, OutputError
+from cupyrec.folder_lock import LOCK_FILE, FolderLock
 
 __all__ = ["Prepared", "Stopped", "prepare"]
 
@@ -74,7 +75,7 @@ def prepare(
 
     The result is the same, bit for bit, whatever the number of threads, the memory and how often the job was stopped
     or killed. Raises Stopped when stop says so; ConfigError, DataError, OutputError and MemoryPlanError. After any of
-    these the same call goes on, unless it says otherwise.
+    these the same call goes on, unless it says otherwise; an error before the first shard leaves nothing behind.
     """
     return _Job(Plan(options), on_progress, on_rebuild, stop).run()
 
@@ -95,16 +96,33 @@ class _Job:
         with output_errors(folder.path):
             if folder.path.exists() and not folder.path.is_dir():
                 raise OutputError(f"{folder.path}: is not a folder; choose another --output")
-            make_folders(folder.path)
+            made = make_folders(folder.path)
         with FolderLock(folder.path):
-            self._bad_rows = self._plan.bad_rows_file(folder.bad_rows, begun=folder.begun)
-            journal = folder.begin(self._plan.asked, overwrite=self._plan.options.overwrite)
-            if journal is None:
-                # Looks at the shards too: data that are not whole are not finished.
-                finished = PreparedData(folder.path).manifest
-                self._check_vocabularies(finished.categories)
-                return self._prepared(finished, worked=False, rows_read=0)
+            try:
+                return self._run()
+            except CupyrecError:
+                _remove_unused(made)
+                raise
+
+    def _run(self) -> Prepared:
+        """In the folder, locked."""
+        folder = self._folder
+        self._bad_rows = self._plan.bad_rows_file(folder.bad_rows, begun=folder.begun)
+        journal = folder.begin(self._plan.asked, overwrite=self._plan.options.overwrite)
+        if journal is None:
+            # Looks at the shards too: data that are not whole are not finished.
+            finished = PreparedData(folder.path).manifest
+            self._check_vocabularies(finished.categories)
+            return self._prepared(finished, worked=False, rows_read=0)
+        try:
             return self._go_on(journal)
+        except CupyrecError:
+            # With nothing to go on with, the folder need not keep to these very files.
+            if all("bad_rows" in entry for entry in journal.entries):
+                with contextlib.suppress(OutputError):
+                    self._bad_rows.discard()
+                    folder.discard()
+            raise
 
     def _go_on(self, journal: Journal) -> Prepared:
         """Whatever of the phases is not done yet."""
@@ -218,6 +236,7 @@ class _Job:
             encoding=encoding_id(plan.transform, [category.rows for category in categories], marks),
             inputs=tuple(InputFile(**file) for file in journal.entry("read")["read"]),
             shards=tuple(shards),
+            labels=not plan.options.no_labels,
         )
 
     def _categories(self, journal: Journal) -> tuple[tuple[Category, ...], Sequence[str | None]]:
@@ -263,3 +282,12 @@ class _Job:
                 f"{self._folder.path}: the data take at least {format_bytes(least)} more, but {format_bytes(free)} are "
                 "free on this disk; make room, or choose another --output"
             )
+
+
+def _remove_unused(made: Sequence[Path]) -> None:
+    """Remove folders that were made, the uppermost first in the list, and hold nothing but the lock."""
+    with contextlib.suppress(OSError):
+        for folder in reversed(made):
+            if [file.name for file in folder.iterdir()] == [LOCK_FILE]:
+                (folder / LOCK_FILE).unlink()
+            folder.rmdir()

@@ -109,6 +109,17 @@ class OutputFolder:
                 return None
         return Journal.resume(self.work / JOURNAL_FILE)
 
+    def discard(self) -> None:
+        """Remove a preparation that has nothing in its journal to go on with. Raises OutputError."""
+        with output_errors(self.path):
+            # preparation.json goes before the journal: what is left of either is free for another preparation.
+            for file in self.path.iterdir():
+                if self._is_own_file(file.name):
+                    file.unlink()
+            self.bad_rows.unlink(missing_ok=True)
+            self._preparation.unlink(missing_ok=True)
+            shutil.rmtree(self.work)
+
     def finish(self, manifest_text: str) -> None:
         """Write the manifest, with which the data are finished, and remove what was needed on the way."""
         write_durably(self.manifest, manifest_text.encode())
@@ -146,8 +157,9 @@ class OutputFolder:
             raise damaged(self._preparation, "it is damaged")
         what = "prepared data" if self.finished else "an unfinished preparation"
         hint = "choose another --output, or replace it with --overwrite"
-        for key, value in asked["options"].items():
-            old = before.get("options", {}).get(key)
+        old_options = before.get("options", {})
+        for key in (*asked["options"], *(key for key in old_options if key not in asked["options"])):
+            old, value = old_options.get(key), asked["options"].get(key)
             if old != value:
                 raise ConfigError(
                     f"{self.path}: holds {what} with {key.replace('_', ' ')} {_shown(old)}, not {_shown(value)}; {hint}"

@@ -50,7 +50,11 @@ class Plan:
         if self.known is not None and any(is_table(file) for file in files):
             known = self.known.columns
             columns = {name: known[name] if value is None else value for name, value in columns.items()}
-        self.raw: RawInput = open_input(files, columns, self.transform, chunk_bytes=options._sizes.chunk_bytes)
+            if options.no_labels:
+                columns["label"] = None
+        self.raw: RawInput = open_input(
+            files, columns, self.transform, labels=not options.no_labels, chunk_bytes=options._sizes.chunk_bytes
+        )
         if self.known is not None:
             self.known.check_columns(self.raw)
         self._check_columns()
@@ -155,6 +159,8 @@ class Plan:
             "vocabulary": None if self.known is None else self.known.manifest.encoding,
             "dense_transform": self.transform,
             **columns,
+            # Only where it is so: a preparation of an earlier cupyrec does not say it.
+            **({"labels": "none"} if options.no_labels else {}),
             "block_samples": options._sizes.block_samples,
             "shard_samples": options._sizes.shard_samples,
         }

@@ -29,6 +29,7 @@ class PrepareOptions:
     vocabulary:       a folder of prepared data whose ids and dense transform are used.
     dense_transform:  its name, see dense_transforms.
     label, dense_columns, category_columns: names of columns of tables.
+    no_labels:        the input has none, or they are not to be used: the data are good for predictions alone.
     on_bad_row:       `error` or `skip`; bad_rows: where skipped rows are written, None: into the folder.
     memory_bytes:     None: a quarter of what is available. threads: None: one for each core.
     overwrite:        replace what the folder holds of another preparation.
@@ -45,6 +46,7 @@ class PrepareOptions:
     label: str | None = None
     dense_columns: Sequence[str] | None = None
     category_columns: Sequence[str] | None = None
+    no_labels: bool = False
     on_bad_row: Literal["error", "skip"] = "error"
     bad_rows: str | Path | None = None
     memory_bytes: int | None = None
@@ -68,6 +70,8 @@ class PrepareOptions:
                 "modulo",
                 "dense_transform",
             )
+        if self.no_labels:
+            self._refuse("no_labels", "no column is read as the label", "label")
         if self.hash_rows is not None and self.ids not in (None, "hash"):
             raise ConfigError(f"--hash-rows makes ids by hashing, not by --ids {self.ids}; leave one of them out")
         if self.ids == "hash" and self.hash_rows is None:

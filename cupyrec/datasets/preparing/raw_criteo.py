@@ -15,6 +15,7 @@ from cupyrec.datasets.criteo_rows import (
     Cells,
     expected_cell,
     parse_lines,
+    parse_unlabelled,
 )
 from cupyrec.datasets.preparing.dense_transforms import domain, transform_column
 from cupyrec.datasets.preparing.plain_lines import parse_plain_lines
@@ -25,15 +26,17 @@ CATEGORY_NAMES = tuple(f"C{number}" for number in range(1, SPARSE_FEATURES + 1))
 CATEGORY_KINDS = (ColumnKind("hex"),) * SPARSE_FEATURES
 
 
-def parse_raw_rows(text: bytes, transform: str) -> tuple[RawRows, list[BadLine]]:
+def parse_raw_rows(text: bytes, transform: str, *, labelled: bool = True) -> tuple[RawRows, list[BadLine]]:
     """Parse whole lines, each ending in LF or CRLF: the good rows and the bad lines, both in order of lines.
 
     text:      without NUL bytes.
     transform: a name of TRANSFORMS; an integer that it has no result for makes a line bad.
+    labelled:  whether lines begin with a label; those without get 0.
 
     The key of a category is its value; a blank has the key 0, as has the value 0.
     """
-
+    if not labelled:
+        return parse_unlabelled(text, lambda text: parse_raw_rows(text, transform))
     rows = _parse_plain(text, transform)
     if rows is not None:
         return rows, []

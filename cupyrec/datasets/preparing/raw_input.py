@@ -80,8 +80,12 @@ def is_table(file: Path) -> bool:
     return file.suffix.lower() in TABLE_SUFFIXES
 
 
-def open_input(files: tuple[Path, ...], columns: dict[str, Any], transform: str, *, chunk_bytes: int) -> RawInput:
+def open_input(
+    files: tuple[Path, ...], columns: dict[str, Any], transform: str, *, labels: bool, chunk_bytes: int
+) -> RawInput:
     """columns: `label`, `dense_columns` and `category_columns`, None where they are to be found by their usual names.
+
+    labels: whether there are any; rows without get the label 0.
 
     Raises ConfigError for files of both kinds and for columns that are not there, DataError for files.
     """
@@ -90,13 +94,13 @@ def open_input(files: tuple[Path, ...], columns: dict[str, Any], transform: str,
         text = next(file for file in files if file not in tables)
         raise ConfigError(f"{tables[0]} is a table and {text} is text; prepare them one by one")
     if tables:
-        return TableInput(files, columns, transform)
+        return TableInput(files, columns, transform, labels)
     for name, value in columns.items():
         if value is not None:
             raise ConfigError(
                 f"--{name.replace('_', '-')} is for tables, {', '.join(TABLE_SUFFIXES)}; text has the columns of Criteo"
             )
-    return TextInput(files, transform, chunk_bytes)
+    return TextInput(files, transform, labels, chunk_bytes)
 
 
 class TextInput:
@@ -105,11 +109,11 @@ class TextInput:
     dense, categories, kinds = DENSE_NAMES, CATEGORY_NAMES, CATEGORY_KINDS
     parts_ahead = 0
 
-    def __init__(self, files: tuple[Path, ...], transform: str, chunk_bytes: int) -> None:
+    def __init__(self, files: tuple[Path, ...], transform: str, labels: bool, chunk_bytes: int) -> None:
         self.files = files
         # The text, and at most as many bytes of keys and dense features.
         self.part_bytes = 2 * chunk_bytes
-        self._transform, self._chunk_bytes = transform, chunk_bytes
+        self._transform, self._labelled, self._chunk_bytes = transform, labels, chunk_bytes
         self._sizes = [_stored_bytes(file) for file in files]
         self.size_bytes = sum(self._sizes)
 
@@ -134,18 +138,18 @@ class TextInput:
                         chunk.lines,
                         self.part_bytes,
                         before + chunk.bytes_read,
-                        partial(parse_raw_rows, chunk.data, self._transform),
+                        partial(parse_raw_rows, chunk.data, self._transform, labelled=self._labelled),
                     )
 
 
 class TableInput:
     """Parquet and Arrow files, all with the same columns."""
 
-    def __init__(self, files: tuple[Path, ...], columns: dict[str, Any], transform: str) -> None:
+    def __init__(self, files: tuple[Path, ...], columns: dict[str, Any], transform: str, labels: bool) -> None:
         self.files = files
         self._transform = transform
         self._tables = [open_table(file) for file in files]
-        self._columns = _table_columns(self._tables[0], columns)
+        self._columns = _table_columns(self._tables[0], columns, labels)
         self.label, self.dense, self.categories = self._columns.label, self._columns.dense, self._columns.categories
         self.kinds = tuple(column_kinds(self._tables[0], self.categories))
         for table in self._tables[1:]:
@@ -198,11 +202,12 @@ def _parsed(rows: RawRows) -> tuple[RawRows, Sequence[BadLine]]:
     return rows, ()
 
 
-def _table_columns(table: RawTable, columns: dict[str, Any]) -> TableColumns:
-    """The named columns, and for those that are not named the usual ones."""
+def _table_columns(table: RawTable, columns: dict[str, Any], labels: bool) -> TableColumns:
+    """The named columns, and for those that are not named the usual ones. Raises ConfigError."""
     label, dense, categories = (columns[name] for name in ("label", "dense_columns", "category_columns"))
-    if label is None or dense is None or categories is None:
-        usual = guess_columns(table.schema)
+    missing = [name for name, value in columns.items() if value is None and (labels or name != "label")]
+    if missing:
+        usual = guess_columns(table.schema, missing, labels=labels)
         label = usual.label if label is None else label
         dense = usual.dense if dense is None else dense
         categories = usual.categories if categories is None else categories

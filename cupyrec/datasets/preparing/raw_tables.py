@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,12 +33,19 @@ _SCHEMES = (
     ("_c0", r"_c([1-9]|1[0-3])", r"_c(1[4-9]|2\d|3\d)"),  # Spark, in NVIDIA's DLRM example
 )
 
+# What names columns that have none of these.
+_OPTIONS = {
+    "label": "--label (or --no-labels, where there are none)",
+    "dense_columns": "--dense-columns (at least one)",
+    "category_columns": "--category-columns (at least one)",
+}
+
 
 @dataclass(frozen=True)
 class TableColumns:
-    """Names of the columns: the label, the dense features and the categories."""
+    """Names of the columns: the label, None where there is none, the dense features and the categories."""
 
-    label: str
+    label: str | None
     dense: tuple[str, ...]
     categories: tuple[str, ...]
 
@@ -74,7 +81,7 @@ class RawTable:
         self,
         first_row: int = 0,
         *,
-        label: str,
+        label: str | None,
         dense: Sequence[str],
         categories: Sequence[str],
         transform: str,
@@ -96,8 +103,7 @@ class RawTable:
 
     def check_columns(self, columns: TableColumns) -> None:
         """Raise DataError for a column that is not there once, or has a type that is not understood."""
-        label = self.type_of(columns.label)
-        if not table_columns.is_label_type(label):
+        if columns.label is not None and not table_columns.is_label_type(label := self.type_of(columns.label)):
             raise self.type_error(columns.label, label, "a label must be an integer, a float or a bool")
         for name in columns.dense:
             if not table_columns.is_dense_type(self.type_of(name)):
@@ -150,7 +156,8 @@ class RawTable:
         self, first_row: int, columns: TableColumns, block_rows: int, block_bytes: int
     ) -> Generator[pa.RecordBatch, None, None]:
         """The rows from first_row on, in pieces of any size that have at least the columns asked for."""
-        names = list(dict.fromkeys([columns.label, *columns.dense, *columns.categories]))
+        label = [] if columns.label is None else [columns.label]
+        names = list(dict.fromkeys([*label, *columns.dense, *columns.categories]))
         skip = first_row
         with _read_errors(self.path), contextlib.ExitStack() as stack:
             if self._is_parquet:
@@ -202,9 +209,11 @@ class RawTable:
     def _rows(self, batch: pa.RecordBatch, first_row: int, columns: TableColumns, transform: str) -> RawRows:
         """All rows of a batch. first_row: of the batch, in the file."""
         dense = np.empty((batch.num_rows, len(columns.dense)), dtype=np.float32)
-        name = columns.label
+        labels = np.zeros(batch.num_rows, dtype=np.float32)
+        name = columns.label or ""
         try:
-            labels = table_columns.labels(batch.column(name))
+            if columns.label is not None:
+                labels = table_columns.labels(batch.column(name))
             for index, name in enumerate(columns.dense):
                 table_columns.write_dense(batch.column(name), transform, dense[:, index])
         except table_columns.BadValueError as error:
@@ -217,22 +226,25 @@ def open_table(path: Path) -> RawTable:
     return RawTable(path)
 
 
-def guess_columns(schema: pa.Schema) -> TableColumns:
+def guess_columns(schema: pa.Schema, missing: Iterable[str] = _OPTIONS, *, labels: bool = True) -> TableColumns:
     """The columns by their usual names, in the order of their numbers.
 
     These are label, I1 .. and C1 ..; label, int_0 .. and cat_0 ..; _c0 (the label), _c1 .. _c13 and _c14 .. _c39.
-    Raises ConfigError where there are none, or those of several schemes.
+    missing: which of `label`, `dense_columns` and `category_columns` have not been named; labels: whether there is a
+    label. Raises ConfigError, which names the options for these, where there are none, or those of several schemes.
     """
     found = []
     for label, dense, categories in _SCHEMES:
-        columns = TableColumns(label, _numbered(schema.names, dense), _numbered(schema.names, categories))
-        if label in schema.names and columns.dense and columns.categories:
+        columns = TableColumns(
+            label if labels else None, _numbered(schema.names, dense), _numbered(schema.names, categories)
+        )
+        if (not labels or label in schema.names) and columns.dense and columns.categories:
             found.append(columns)
     if len(found) == 1:
         return found[0]
     raise ConfigError(
-        f"cannot tell which columns are meant; name them with --label, --dense-columns and --category-columns "
-        f"out of {_listed(schema.names)}"
+        f"cannot tell which columns are meant: give {' and '.join(_OPTIONS[name] for name in missing)}, out of "
+        f"{_listed(schema.names)}"
     )
 
 

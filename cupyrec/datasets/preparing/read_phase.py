@@ -86,6 +86,7 @@ class ReadPhase:
         self._shards = len(done)
         self._start, self._skip = Position(), 0
         self._tally = Tally([[0, 0] for _ in raw.files])
+        self._first_bad: DataError | None = None
         if done:
             self._start, self._skip = Position(**done[-1]["at"]), done[-1]["skip"]
             self._tally = Tally(**done[-1]["tally"])
@@ -128,7 +129,7 @@ class ReadPhase:
             for buffer in (self._buffer, self._written_buffer):
                 buffer.clear()
         if not self._shards:
-            raise DataError("none of the lines is a good row; is this the right file?", path=self._raw.files[0])
+            raise self._first_bad or DataError("there are no rows; is this the right file?", path=self._raw.files[0])
         inputs = [
             asdict(InputFile(str(file), samples, bad))
             for file, (samples, bad) in zip(self._raw.files, self._tally.inputs, strict=True)
@@ -199,6 +200,9 @@ class ReadPhase:
             if not self._bad_rows.skips:
                 hint = "correct it, or leave bad rows out with --on-bad-row skip"
                 raise DataError(f"{bad.reason}; {hint}", path=file, line=line + 1, column=bad.column)
+            if self._first_bad is None:
+                reason = f"none of the lines is a good row; of this one: {bad.reason}"
+                self._first_bad = DataError(reason, path=file, line=line + 1, column=bad.column)
         self._bad_rows.report(file, part.start.row, part.lines, bad_lines)
 
     def _encode(self) -> None:
