@@ -16,12 +16,14 @@ _MODULE_OF = {
     "BatchList": "cupyrec.datasets.source",
     "CriteoFiles": "cupyrec.datasets.criteo",
     "CupyrecError": "cupyrec.errors",
+    "DataError": "cupyrec.errors",
     "DlrmConfig": "cupyrec.config",
     "PrepareOptions": "cupyrec.datasets.preparing.prepare_options",
     "PreparedData": "cupyrec.datasets.prepared.prepared_data",
     "RowwiseAdagrad": "cupyrec.optim.rowwise_adagrad",
     "RunConfig": "cupyrec.run_config",
     "Sgd": "cupyrec.optim.sgd",
+    "Source": "cupyrec.datasets.source",
     "SystemConfig": "cupyrec.config",
     "TraceFile": "cupyrec.pipeline.trace_file",
     "Trainer": "cupyrec.training.trainer",
@@ -30,10 +32,15 @@ _MODULE_OF = {
     "prepare": "cupyrec.datasets.preparing.job",
 }
 
-__all__ = ["__version__", *sorted(_MODULE_OF)]
+# For models of one's own, and to catch an error of one kind.
+_MODULES = ("errors", "functions", "optim")
+
+__all__ = ["__version__", *sorted((*_MODULE_OF, *_MODULES))]
 
 
 def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return importlib.import_module(f"cupyrec.{name}")
     if name not in _MODULE_OF:
         raise AttributeError(f"module 'cupyrec' has no attribute {name!r}")
     return getattr(importlib.import_module(_MODULE_OF[name]), name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -52,6 +53,14 @@ class Batch:
         table_rows: (F,) rows of each table. O(N + B). Returns the batch itself. Raises DataError that says expected
         and actual.
         """
+        for name in ("dense", "rows", "offsets", "labels"):
+            given = getattr(self, name)
+            if not isinstance(given, np.ndarray) or given.ndim == 0:
+                kind = f"() {given.dtype}" if isinstance(given, np.ndarray) else type(given).__name__
+                raise DataError(
+                    f"batch.{name} must be a NumPy array of at least one axis, but is {kind}; see Batch.from_bags"
+                )
+        check_table_rows(table_rows)
         B, F = self.samples, len(table_rows)
         if F * B > MOST_BAGS:
             raise DataError(
@@ -81,40 +90,94 @@ class Batch:
             )
         starts = table_offsets(table_rows)
         for feature in range(F):
-            lookups = self.rows[self.offsets[feature * B] : self.offsets[(feature + 1) * B]]
+            begin, end = self.offsets[feature * B], self.offsets[(feature + 1) * B]
+            lookups = self.rows[begin:end]
             first, last = starts[feature], starts[feature + 1]
             if lookups.size and (lookups.min() < first or lookups.max() >= last):
+                lookup = begin + np.flatnonzero((lookups < first) | (lookups >= last))[0]
+                sample = np.searchsorted(self.offsets, lookup, side="right") - 1 - feature * B
                 raise DataError(
-                    f"feature {feature} has rows from {lookups.min()} to {lookups.max()}, "
-                    f"but its table holds the global rows {first} to {last - 1}"
+                    f"sample {sample}, feature {feature}: global row {self.rows[lookup]} is not in the table, which "
+                    f"holds the global rows {first} to {last - 1}"
                 )
         return self
 
     @classmethod
     def from_bags(
         cls,
-        dense: np.ndarray,
+        dense: Any,
         bags: Sequence[Sequence[Sequence[int]]],
-        labels: np.ndarray,
+        labels: Any,
         table_rows: Sequence[int],
     ) -> Batch:
         """Make a validated batch from ids within each table.
 
-        dense: (B, dense features); bags: F lists of B lists of ids; labels: (B,); table_rows: (F,).
-        Convenient, not fast: readers build their arrays directly. Raises DataError.
+        dense: (B, dense features) numbers; bags: F lists of B lists of ids, whole numbers from 0; labels: (B,) numbers;
+        table_rows: (F,).
+        Convenient, not fast: readers build their arrays directly. Raises DataError that names sample and feature.
         """
-        starts, bags_of = table_offsets(table_rows), [len(feature) for feature in bags]
+        check_table_rows(table_rows)
+        dense, labels = _floats("dense", dense, "(B, dense features)", 2), _floats("labels", labels, "(B,)", 1)
+        try:
+            bags_of = [len(feature) for feature in bags]
+        except TypeError:
+            raise DataError("bags must be a list for each feature, of a list of ids for each sample") from None
         if bags_of != [len(labels)] * len(table_rows):
             raise DataError(f"bags must be {len(table_rows)} lists of {len(labels)}, but are lists of {bags_of}")
-        lengths = [len(bag) for feature in bags for bag in feature]
-        ids = [start + int(i) for start, feature in zip(starts[:-1], bags, strict=True) for bag in feature for i in bag]
+        lengths, rows, start = [], [], 0
+        for number, (feature, table) in enumerate(zip(bags, table_rows, strict=True)):
+            for sample, bag in enumerate(feature):
+                ids = _ids(bag, int(table), f"sample {sample}, feature {number}")
+                lengths.append(len(ids))
+                rows += [start + each for each in ids]
+            start += int(table)
         batch = cls(
-            dense=np.ascontiguousarray(dense, dtype=np.float32),
-            rows=np.array(ids, dtype=np.int64),
+            dense=dense,
+            rows=np.array(rows, dtype=np.int64),
             offsets=np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]).astype(np.int64),
-            labels=np.ascontiguousarray(labels, dtype=np.float32),
+            labels=labels,
         )
-        return batch.validate(table_rows, batch.dense.shape[1])
+        return batch.validate(table_rows, dense.shape[1])
+
+
+def check_table_rows(table_rows: Any) -> None:
+    """Raise DataError where they are not a sequence of whole numbers."""
+    try:
+        for rows in table_rows:
+            operator.index(rows)
+    except TypeError:
+        raise DataError(
+            f"table_rows must be the rows of each table, such as (1000, 50), but is {table_rows!r}"
+        ) from None
+
+
+def _floats(name: str, values: Any, shape: str, dimensions: int) -> np.ndarray:
+    """An argument of from_bags as a C-contiguous array of float32. Raises DataError."""
+    try:
+        array = np.asarray(values)
+    except ValueError:
+        raise DataError(f"{name} must be numbers {shape}, but its rows differ in length") from None
+    if array.dtype.kind not in "biuf" or array.ndim != dimensions:
+        raise DataError(f"{name} must be numbers {shape}, but is {array.shape} {array.dtype}")
+    with np.errstate(over="ignore"):  # what is then infinite is told
+        return np.ascontiguousarray(array, dtype=np.float32)
+
+
+def _ids(bag: Any, rows: int, where: str) -> list[int]:
+    """The ids of a bag of a table of so many rows. Raises DataError."""
+    try:
+        given = list(bag)
+    except TypeError:
+        raise DataError(f"{where}: a bag must be a list of ids, but is {bag!r}") from None
+    ids: list[int] = []
+    for each in given:
+        try:
+            ids.append(operator.index(each))
+        except TypeError:
+            raise DataError(f"{where}: an id must be a whole number, but is {each!r}") from None
+        if not 0 <= ids[-1] < rows:
+            raise DataError(f"{where}: id {ids[-1]} is not in the table, which has {rows} rows, from 0 to {rows - 1}")
+    return ids
 
 
 @dataclass(frozen=True, eq=False)

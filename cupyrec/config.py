@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numbers
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,7 +40,7 @@ class DlrmConfig:
 
     def __post_init__(self) -> None:
         for name in ("table_rows", "bottom", "top"):
-            object.__setattr__(self, name, _whole_numbers(name, tuple(getattr(self, name))))
+            object.__setattr__(self, name, _whole_numbers(name, _each(name, getattr(self, name))))
         for name in ("dimension", "dense_features"):
             object.__setattr__(self, name, _whole_numbers(name, (getattr(self, name),))[0])
         if self.bottom[-1] != self.dimension:
@@ -61,6 +62,8 @@ SYSTEMS = ("auto", "resident", "hybrid", "static", "serial", "scratchpipe")
 # As in cupyrec.pipeline.replacement, said again here so that the options need not load Numba.
 REPLACEMENTS = ("lookahead", "lru", "lfu", "random")
 DEFAULT_SCRATCHPAD = "10%"
+# Batches ahead that scratchpipe's stages must know.
+LEAST_LOOKAHEAD = 2
 EXCHANGES = ("auto", "staged", "direct", "direct-in", "direct-out", "mixed")
 HOST_MEMORIES = ("ordinary", "created")
 DEVICES = ("auto", "cpu", "gpu")
@@ -75,7 +78,7 @@ class SystemConfig:
     name:        auto, resident, hybrid, static, serial or scratchpipe.
     scratchpad:  device memory for rows: bytes with a unit (8GB), a number of rows (50000, as a number too), or a share
                  of all rows (10%). For static, serial and scratchpipe.
-    lookahead:   K, batches that serial and scratchpipe know ahead; None: chosen from the data and the scratchpad.
+    lookahead:   K, batches that serial and scratchpipe know ahead, 2 or more; None: chosen from data and scratchpad.
     replacement: which row leaves: lookahead, or lru, lfu, random for comparison.
     row_counts:  file of how often each row is used; None: static counts for itself, the others while training.
     exchange:    how serial and scratchpipe move rows between host and GPU: staged (the host gathers, copies cross the
@@ -108,19 +111,45 @@ class SystemConfig:
         object.__setattr__(self, "scratchpad", str(size))
         check_scratchpad_size(self.scratchpad)
         if self.lookahead is not None:
-            object.__setattr__(self, "lookahead", _whole_numbers("lookahead", (self.lookahead,))[0])
+            check_at_least(LEAST_LOOKAHEAD, lookahead=self.lookahead)
+            object.__setattr__(self, "lookahead", int(self.lookahead))
             if self.replacement != "lookahead":
                 raise ConfigError(f"the replacement {self.replacement} does not look ahead; leave --lookahead out")
 
 
+def check_at_least(least: int, **values: Any) -> None:
+    """Raise ConfigError where a value is not a whole number of at least so much; the message has its name."""
+    for name, value in values.items():
+        if not _is_whole(value) or value < least:
+            raise ConfigError(f"{name} must be a whole number of at least {least}, but is {value!r}")
+
+
+def check_share(share: Any, what: str) -> None:
+    """Raise ConfigError unless it is a number between 0 and 1, both excluded. what: it is a share of."""
+    is_number = isinstance(share, numbers.Real)
+    if not is_number or not 0 < share < 1:
+        raise ConfigError(f"the share of {what} to split off must be a number between 0 and 1, but is {share!r}")
+
+
+def _each(name: str, values: Any) -> tuple[Any, ...]:
+    """Several values as a tuple. Raises ConfigError; a text has letters, which nobody means."""
+    if isinstance(values, str) or not isinstance(values, Iterable):
+        raise ConfigError(f"{name} must be a list of whole numbers, such as (64, 16), but is {values!r}")
+    return tuple(values)
+
+
 def _whole_numbers(name: str, values: tuple[Any, ...]) -> tuple[int, ...]:
     """The values as ints, NumPy's too. Raises ConfigError; a float or bool is a slip, even where its value is whole."""
-    whole = [isinstance(value, numbers.Integral) and not isinstance(value, bool) for value in values]
+    whole = [_is_whole(value) for value in values]
     if not values or not all(whole) or min(values) < 1:
         # A text in its quotes, so that "8" is told from 8.
         shown = _text(tuple(str(value) if fits else repr(value) for value, fits in zip(values, whole, strict=True)))
         raise ConfigError(f"{name} must be whole numbers of at least 1, but is {shown}")
     return tuple(int(value) for value in values)
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, numbers.Integral) and not isinstance(value, bool)
 
 
 def _text(widths: tuple[object, ...]) -> str:

@@ -76,20 +76,33 @@ def test_random_batches_of_the_tests_are_valid():
         ({"offsets": np.array([0, 3, 1, 3, 4])}, "batch.offsets must ascend from 0 to the number of lookups, 4"),
         (
             {"rows": np.array([1, 0, 3, 7])},
-            "feature 0 has rows from 0 to 3, but its table holds the global rows 0 to 2",
+            "sample 1, feature 0: global row 3 is not in the table, which holds the global rows 0 to 2",
         ),
         (
             {"rows": np.array([1, -1, 2, 7])},
-            "feature 0 has rows from -1 to 2, but its table holds the global rows 0 to 2",
+            "sample 1, feature 0: global row -1 is not in the table, which holds the global rows 0 to 2",
         ),
         (
             {"rows": np.array([1, 0, 2, 2])},
-            "feature 1 has rows from 2 to 2, but its table holds the global rows 3 to 7",
+            "sample 1, feature 1: global row 2 is not in the table, which holds the global rows 3 to 7",
         ),
         (
             {"rows": np.array([1, 0, 2, 8])},
-            "feature 1 has rows from 8 to 8, but its table holds the global rows 3 to 7",
+            "sample 1, feature 1: global row 8 is not in the table, which holds the global rows 3 to 7",
         ),
+        (
+            {"dense": [[0.0], [0.0]]},
+            "batch.dense must be a NumPy array of at least one axis, but is list; see Batch.from_bags",
+        ),
+        (
+            {"labels": [0, 1]},
+            "batch.labels must be a NumPy array of at least one axis, but is list; see Batch.from_bags",
+        ),
+        (
+            {"labels": np.array(1.0)},
+            "batch.labels must be a NumPy array of at least one axis, but is () float64; see Batch.from_bags",
+        ),
+        ({"rows": None}, "batch.rows must be a NumPy array of at least one axis, but is NoneType; see Batch.from_bags"),
         ({"labels": np.array([0, 2], np.float32)}, "batch.labels must be 0 or 1, but that of sample 1 is 2.0"),
         ({"labels": np.array([-1, 1], np.float32)}, "batch.labels must be 0 or 1, but that of sample 0 is -1.0"),
         ({"labels": np.array([1, 0.5], np.float32)}, "batch.labels must be 0 or 1, but that of sample 1 is 0.5"),
@@ -125,10 +138,47 @@ def test_more_bags_than_a_plan_can_hold_are_refused():
         batch.validate((5,) * 7, 1)
 
 
-@pytest.mark.parametrize("row", [-1, 3])
-def test_from_bags_refuses_ids_outside_the_table(row):
-    with pytest.raises(DataError, match=f"feature 0 has rows from {row} to {row}, but its table holds"):
-        Batch.from_bags(np.zeros((1, 1)), [[[row]], [[0]]], np.zeros(1), TABLE_ROWS)
+DENSE, BAGS, LABELS = np.zeros((2, 1)), [[[1], [0, 2]], [[], [4]]], [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"bags": [[[1], [0, 2]], [[], [5]]]}, "sample 1, feature 1: id 5 is not in the table, which has 5 rows"),
+        ({"bags": [[[-1], [0]], [[], [4]]]}, "sample 0, feature 0: id -1 is not in the table, which has 3 rows"),
+        ({"bags": [[[1], [2**63]], [[], [4]]]}, f"sample 1, feature 0: id {2**63} is not in the table"),
+        ({"bags": [[[1], [0, 1.7]], [[], [4]]]}, "sample 1, feature 0: an id must be a whole number, but is 1.7"),
+        ({"bags": [[[1], ["1"]], [[], [4]]]}, "sample 1, feature 0: an id must be a whole number, but is '1'"),
+        ({"bags": [[[1], [0]], [[], [None]]]}, "sample 1, feature 1: an id must be a whole number, but is None"),
+        ({"bags": [[[1], [0]], [[np.nan], []]]}, "sample 0, feature 1: an id must be a whole number, but is nan"),
+        ({"bags": [[[1], [0]], [3, 4]]}, "sample 0, feature 1: a bag must be a list of ids, but is 3"),
+        ({"bags": [1, 2]}, "bags must be a list for each feature, of a list of ids for each sample"),
+        ({"bags": None}, "bags must be a list for each feature, of a list of ids for each sample"),
+        ({"dense": np.zeros(2)}, "dense must be numbers (B, dense features), but is (2,) float64"),
+        ({"dense": [["0"], ["1"]]}, "dense must be numbers (B, dense features), but is (2, 1) <U1"),
+        ({"dense": [[0], [0, 1]]}, "dense must be numbers (B, dense features), but its rows differ in length"),
+        ({"dense": [[None], [0]]}, "dense must be numbers (B, dense features), but is (2, 1) object"),
+        ({"dense": [[1e300], [0]]}, "batch.dense must be finite, but column 0 of sample 0 is inf"),
+        ({"dense": np.zeros((3, 1))}, "batch.dense must be (2, 1) float32, but is (3, 1) float32"),
+        ({"labels": 1}, "labels must be numbers (B,), but is () int64"),
+        ({"labels": ["0", "1"]}, "labels must be numbers (B,), but is (2,) <U1"),
+        ({"table_rows": 10}, "table_rows must be the rows of each table, such as (1000, 50), but is 10"),
+        ({"table_rows": (3, 5.5)}, "table_rows must be the rows of each table, such as (1000, 50), but is (3, 5.5)"),
+    ],
+)
+def test_from_bags_says_what_is_wrong_and_where(changed, message):
+    arguments = {"dense": DENSE, "bags": BAGS, "labels": LABELS, "table_rows": TABLE_ROWS} | changed
+    with pytest.raises(DataError) as caught:
+        Batch.from_bags(**arguments)
+    assert str(caught.value).startswith(message)
+
+
+def test_from_bags_takes_lists_and_arrays_of_any_whole_and_real_numbers(batch):
+    bags = [[np.array([1], np.uint8), np.array([0, 2], np.int32)], [np.zeros(0), (4,)]]
+    same = Batch.from_bags([[0], [0]], bags, [False, True], np.array(TABLE_ROWS, np.int32))
+    for name in ("dense", "rows", "offsets", "labels"):
+        assert getattr(same, name).dtype == getattr(batch, name).dtype
+        assert getattr(same, name).tolist() == getattr(batch, name).tolist()
 
 
 def test_from_bags_refuses_another_number_of_bags():

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import tarfile
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -134,7 +135,7 @@ def clone(tmp_path):
 
 def quickstart(clone: Path, pip: str) -> tuple[subprocess.CompletedProcess[str], list[str]]:
     """The quickstart where `pip` decides on the package "$last"; and what was asked for, in order."""
-    asked = 'for last; do :; done; if [ "$last" = --help ]; then exit; fi; echo "$last" >> asked'
+    asked = 'for last; do :; done; echo "$last" >> asked'
     program(clone / ".venv/bin", "python", f"{asked}\n{pip}")
     ended = bash("bash scripts/quickstart.sh", clone)
     return ended, (clone / "asked").read_text(encoding="utf-8").splitlines()
@@ -187,6 +188,28 @@ def test_an_environment_of_another_folder_is_made_anew_and_nothing_is_installed_
     assert ".venv" in asked
     assert ".[cuda12]" in asked
     assert "elsewhere" not in asked
+
+
+def test_an_editable_install_is_a_folder_on_the_path_so_that_no_folder_beside_it_shadows_the_package(tmp_path):
+    """Imported from the folder that holds a checkout called cupyrec; built from a copy, without a network."""
+    pytest.importorskip("setuptools")
+    holds = tmp_path / "holds"
+    source, installed = holds / "cupyrec", tmp_path / "installed"
+    shutil.copytree(ROOT / "cupyrec", source / "cupyrec", ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "setup.cfg", "README.md"):
+        shutil.copy(ROOT / name, source)
+    build = "import sys, setuptools.build_meta as backend; backend.build_editable(sys.argv[1])"
+    subprocess.run(
+        [sys.executable, "-c", build, str(tmp_path)], cwd=source, capture_output=True, check=True, timeout=60
+    )
+    (wheel,) = tmp_path.glob("cupyrec-*.whl")
+    with zipfile.ZipFile(wheel) as packed:
+        packed.extractall(installed)
+    # -E, -S: without the installation that these tests run in.
+    ask = "import site, sys; site.addsitedir(sys.argv[1]); import cupyrec; print(cupyrec.__file__)"
+    asked = [sys.executable, "-ES", "-c", ask, str(installed)]
+    ended = subprocess.run(asked, cwd=holds, capture_output=True, encoding="utf-8", check=False, timeout=60)
+    assert (ended.returncode, ended.stdout.strip()) == (0, str(source / "cupyrec/__init__.py")), ended.stderr
 
 
 def test_a_source_archive_holds_all_that_the_tests_need_and_nobodys_data(tmp_path):

@@ -58,23 +58,46 @@ def test_all_public_names_are_there():
         "BatchList",
         "CriteoFiles",
         "CupyrecError",
+        "DataError",
         "DlrmConfig",
         "PrepareOptions",
         "PreparedData",
         "RowwiseAdagrad",
         "RunConfig",
         "Sgd",
+        "Source",
         "SystemConfig",
         "TraceFile",
         "Trainer",
         "WarmupPolynomialDecay",
         "__version__",
+        "errors",
+        "functions",
         "load_model",
+        "optim",
         "prepare",
     }
     assert dir(cupyrec) == sorted(cupyrec.__all__)
     for name in cupyrec.__all__:
         assert getattr(cupyrec, name).__doc__
+
+
+def test_modules_are_attributes_without_an_import_of_their_own():
+    code = "import cupyrec; assert cupyrec.{0}.__name__ == 'cupyrec.{0}'; assert cupyrec.{1}"
+    for module, name in {
+        "errors": "errors.ConfigError",
+        "functions": "functions.embedding_bag_forward",
+        "optim": "optim.RowUpdate",
+    }.items():
+        loaded_after(code.format(module, name))
+
+
+def test_names_of_functions_are_functions():
+    """Two of them have the name of their module as well."""
+    for package in (cupyrec.functions, cupyrec.optim):
+        for name in package.__all__:
+            assert callable(getattr(package, name)), name
+            assert getattr(package, name).__doc__
 
 
 def test_other_names_are_not():

@@ -5,6 +5,7 @@ import io
 import json
 import re
 import shlex
+import shutil
 import subprocess
 import tarfile
 from pathlib import Path
@@ -67,8 +68,10 @@ def commands_of_the_guide() -> list[list[str]]:
 
 
 def test_the_guide_leads_from_the_download_to_an_auc(tmp_path, monkeypatch, capsys):
-    """Each command as it stands, on made-up rows in an archive such as that of the Kaggle set."""
+    """Each command as it stands, on made-up rows in an archive such as that of the Kaggle set; and what they leave."""
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "data").mkdir()
+    shutil.copy(ROOT / "data/sample.toml", tmp_path / "data")
     activate, unpack, *commands = commands_of_the_guide()
     assert activate[0] == "."
     assert unpack[:2] == ["tar", "xzf"]
@@ -80,18 +83,32 @@ def test_the_guide_leads_from_the_download_to_an_auc(tmp_path, monkeypatch, caps
             file.size = len(content)
             archive.addfile(file, io.BytesIO(content))
     subprocess.run(unpack, check=True)
-    said = {}
+    said: dict[str, list[str]] = {}
     for program, *words in commands:
         assert program == "cupyrec"
         with pytest.raises(SystemExit) as ended:
             main(words)
-        said[words[0]] = capsys.readouterr().out
+        said.setdefault(words[0], []).append(capsys.readouterr().out)
         assert not ended.value.code, words
     assert said.keys() == {"prepare", "split", "inspect", "train", "evaluate", "predict", "export"}
-    assert "going on from" in said["train"]
-    assert re.search(r"^  AUC +0\.\d{4} ", said["evaluate"], re.MULTILINE)
-    for file in ("predictions.parquet", "exported/model.safetensors"):
+    _, resumed, extract = said["train"]
+    assert "going on from" in resumed
+    assert "warning" not in extract
+    assert all(re.search(r"^  AUC +0\.\d{4} ", each, re.MULTILINE) for each in (extract, *said["evaluate"]))
+    for file in ("runs/predictions.parquet", "runs/exported/model.safetensors"):
         assert (tmp_path / file).stat().st_size
+    assert {path.name for path in tmp_path.iterdir()} == {unpack[2], "data", "runs"}
+
+
+@pytest.mark.parametrize("path", ["README.md", "data/README.md"])
+def test_all_that_is_written_lies_where_git_ignores_it(path):
+    text = (ROOT / path).read_text(encoding="utf-8").replace("\\\n", " ")
+    commands = " ".join(re.findall(r"^    (?:cupyrec|tar) .*$|`cupyrec [^`]*`", text, re.MULTILINE))
+    written = re.findall(r"(?:--(?:output|trace|plot|row-counts|bad-rows)|-C) +([\w./]+)", commands)
+    assert len(written) > 3
+    assert {name.partition("/")[0] for name in written} <= {"data", "runs", "DIR"}
+    if (ROOT / ".gitignore").exists():  # not in a source archive
+        assert {"/data/*", "/runs/"} <= set((ROOT / ".gitignore").read_text(encoding="utf-8").splitlines())
 
 
 def test_every_option_named_in_the_readme_exists():

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from cupyrec.batch import Batch
+from cupyrec.config import check_share
 from cupyrec.datasets.assemble_batches import assemble_batches
 from cupyrec.datasets.bad_rows import BadRowLog
 from cupyrec.datasets.criteo_rows import DENSE_FEATURES, SPARSE_FEATURES, BadLine, ParsedRows, parse_rows
@@ -106,8 +107,7 @@ class CriteoFiles:
         Raises ConfigError when share is not between 0 and 1 or a part would be empty, DataError as
         count_lines does.
         """
-        if not 0 < share < 1:
-            raise ConfigError(f"the share of lines to split off must lie between 0 and 1, but is {share}")
+        check_share(share, "lines")
         lines = self.count_lines()
         tail_lines = round(lines * share)
         if not 0 < tail_lines < lines:

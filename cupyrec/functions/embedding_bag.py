@@ -24,7 +24,9 @@ MOST_SEGMENT_BLOCKS = 4096
 
 Plan = TypeVar("Plan", CoalescePlan, GpuCoalescePlan)
 
-KINDS_OF_PLACES = {np.dtype(np.int64): "rows", np.dtype(np.int32): "slots"}
+INT64 = np.dtype(np.int64)
+KINDS_OF_PLACES = {INT64: "rows", np.dtype(np.int32): "slots"}
+FLOATS = frozenset((np.dtype(np.float32), np.dtype(np.float64)))
 
 
 def embedding_bag_forward(device: Device, records: Any, places: Any, offsets: Any, Y: Any, *, mean: bool) -> None:
@@ -36,9 +38,13 @@ def embedding_bag_forward(device: Device, records: Any, places: Any, offsets: An
     offsets: (F*B + 1,) int64, device: the batch's bags.
     Y: (B, F, D) of the same dtype as records, device; overwritten.
 
-    All are C-contiguous. Raises ValueError, and TypeError on dtypes.
+    All are C-contiguous; on a GPU floats are float32. Raises ValueError, and TypeError on dtypes. What stands in places
+    and offsets is not looked at: one outside of records spoils memory, or ends the process. Batch.validate checks them.
     """
+    check_bags(Y, offsets, "Y")
     B, F, D = Y.shape
+    if records.ndim != 2 or records.shape[1] < D or places.ndim != 1:
+        raise ValueError(f"records must be (places, {D} or more), places (N,), but are {records.shape}, {places.shape}")
     if isinstance(device, GpuStream):
         pooled = kernel("embedding_bag", f"embedding_bag_of_{kind_of(places)}", **constants_of(D, mean))
         counts = np.int32(B), np.int32(F)
@@ -46,7 +52,8 @@ def embedding_bag_forward(device: Device, records: Any, places: Any, offsets: An
             pooled, B * F * lanes_of(D), records, np.int32(records.shape[1]), places, offsets, Y, *counts
         )
         return
-    check_vectors(records=records, Y=Y)
+    kind_of(places)
+    check_vectors(offsets, records=records, Y=Y)
     # Parts are samples, as in all that follows: what a thread pools, it also uses.
     device.launch(_forward_kernel(D, records.dtype.itemsize, mean), B, records, places, offsets, Y)
 
@@ -65,18 +72,23 @@ def embedding_bag_backward(
     its bag where mean.
 
     dY: (B, F, D), device; offsets: (F*B + 1,) int64, device; dW: (U, D) of the same dtype as dY, device, or more rows,
-    which stay as they are; overwritten. partial_sums: as in sum_segments, for a GPU alone. All are C-contiguous. Raises
-    ValueError, TypeError.
+    which stay as they are; overwritten. plan: of the same batch, which is not looked at. partial_sums: as in
+    sum_segments, for a GPU alone. All are C-contiguous; on a GPU floats are float32. Raises ValueError, TypeError.
     The optimizers do this and their step in one pass; here for models that need the gradient itself.
     """
+    check_bags(dY, offsets, "dY")
+    if dW.ndim != 2 or dW.shape[1] != dY.shape[2]:
+        raise ValueError(f"dW must be (U, {dY.shape[2]}), but is {dW.shape}")
     if isinstance(device, GpuStream):
         names = ("gradient_of_short", "gradient_of_chunks", "gradient_of_long")
         constants = constants_of(dY.shape[2], mean)
         sum_segments(device, "embedding_bag", names, constants, dY, offsets, plan, partial_sums, dW)
         return
-    check_vectors(dY=dY, dW=dW)
+    check_vectors(offsets, dY=dY, dW=dW)
     sums = _backward_kernel(dY.shape[2], dY.dtype.itemsize, mean)
     cpu_plan = plan_of(plan, CoalescePlan)
+    if dW.shape[0] < cpu_plan.unique:
+        raise ValueError(f"dW must have {cpu_plan.unique} rows, those of the plan, but is {dW.shape}")
     bounds = balanced_bounds(device, cpu_plan)
     segments = cpu_plan.segment_offsets, cpu_plan.segment_bags
     device.launch(sums, cpu_plan.unique, dY, offsets, *segments, dW, bounds=bounds)
@@ -132,6 +144,13 @@ def constants_of(dimension: int, mean: bool) -> dict[str, int]:
     return {"DIMENSION": dimension, "MEAN": int(mean), "LONG_SEGMENT": LONG_SEGMENT}
 
 
+def check_bags(vectors: Any, offsets: Any, name: str) -> None:
+    """Raise ValueError unless vectors are (B, F, D) and there is an offset for each. name: of the vectors."""
+    shape = vectors.shape
+    if len(shape) != 3 or offsets.shape != (shape[0] * shape[1] + 1,):
+        raise ValueError(f"{name} must be (B, F, D), offsets (F*B + 1,), but are {shape}, {offsets.shape}")
+
+
 def kind_of(places: Any) -> str:
     """What places are called in the names of kernels: rows are int64, slots int32. Raises TypeError."""
     # Not by name, which NumPy makes anew each time.
@@ -148,14 +167,19 @@ def plan_of(plan: Any, kind: type[Plan]) -> Plan:
     return plan
 
 
-def check_vectors(**arrays: np.ndarray) -> None:
-    """Raise unless these host arrays are what kernels take vectors of: C-contiguous, and of one dtype."""
+def check_vectors(offsets: np.ndarray, **arrays: np.ndarray) -> None:
+    """Raise unless these host arrays are what kernels take vectors of: C-contiguous, and of one dtype; a GPU's dtypes
+    are checked where its kernels are launched. offsets: of the bags.
+    """
     for name, array in arrays.items():
         if not array.flags.c_contiguous:
             raise ValueError(f"{name} must be C-contiguous, but is {array.shape} with strides {array.strides}")
-    if len({array.dtype for array in arrays.values()}) > 1:
-        dtypes = ", ".join(f"{name} {array.dtype}" for name, array in arrays.items())
-        raise TypeError(f"one dtype is needed, but there are {dtypes}")
+    dtypes = {array.dtype for array in arrays.values()}
+    if len(dtypes) > 1 or dtypes - FLOATS:
+        named = ", ".join(f"{name} {array.dtype}" for name, array in arrays.items())
+        raise TypeError(f"one dtype is needed, float32 or float64, but there are {named}")
+    if offsets.dtype != INT64:
+        raise TypeError(f"offsets must be int64, but are {offsets.dtype}")
 
 
 def _blocks(items: int, items_a_block: int) -> int:

@@ -52,7 +52,7 @@ class Adagrad:
 
         A record is w (D), then h (D). update.records is modified, at the plan's rows alone.
         """
-        launch_row_update(device, self.name, _row_kernel, update, learning_rate, self.eps)
+        launch_row_update(device, self, _row_kernel, update, learning_rate, self.eps)
 
     def update_dense(self, device: Device, w: Any, g: Any, state: Any, *, learning_rate: float) -> None:
         """The same for dense parameters. w, g, state: (P,), device; state is h. w and state are modified."""
@@ -62,7 +62,8 @@ class Adagrad:
 def update_dense_adagrad(device: Device, w: Any, g: Any, h: Any, learning_rate: float, eps: float) -> None:
     """h += g**2;  w -= learning_rate * g / (sqrt(h) + eps).
 
-    w, g, h: (P,) of one floating dtype, device; on a GPU float32. w and h are modified. Raises ValueError on shapes.
+    w, g, h: (P,) of one floating dtype, device; on a GPU float32. w and h are modified. Raises ValueError on shapes,
+    TypeError on dtypes.
     """
     if not w.shape == g.shape == h.shape:
         raise ValueError(f"w, g and h must have one shape, but are {w.shape}, {g.shape} and {h.shape}")
@@ -71,6 +72,8 @@ def update_dense_adagrad(device: Device, w: Any, g: Any, h: Any, learning_rate: 
         numbers = np.int64(w.size), np.float32(learning_rate), np.float32(eps)
         device.launch_over(step, -(-w.size // 4), w, g, h, *numbers)
         return
+    if not w.dtype == g.dtype == h.dtype:
+        raise TypeError(f"w, g and h must be of one dtype, but are {w.dtype}, {g.dtype} and {h.dtype}")
     device.launch(_dense, w.shape[0], w, g, h, learning_rate, eps)
 
 

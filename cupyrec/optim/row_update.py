@@ -4,14 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from cupyrec.batch import CoalescePlan, GpuCoalescePlan
 from cupyrec.devices.device import Device
 from cupyrec.devices.gpu import GpuStream
-from cupyrec.functions.embedding_bag import balanced_bounds, check_vectors, constants_of, kind_of, plan_of, sum_segments
+from cupyrec.functions.embedding_bag import (
+    balanced_bounds,
+    check_bags,
+    check_vectors,
+    constants_of,
+    kind_of,
+    plan_of,
+    sum_segments,
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,25 +52,51 @@ class RowUpdate:
         return self.plan.unique_rows if self.slots is None else self.slots
 
 
+class RowOptimizer(Protocol):
+    """What is asked here of an optimizer."""
+
+    @property
+    def name(self) -> str: ...
+
+    def row_state_width(self, dimension: int) -> int: ...
+
+
 def launch_row_update(
-    device: Device, name: str, kernel_for: Callable[[int, int, bool], Any], update: RowUpdate, *settings: float
+    device: Device,
+    optimizer: RowOptimizer,
+    kernel_for: Callable[[int, int, bool], Any],
+    update: RowUpdate,
+    *settings: float,
 ) -> None:
     """Run an optimizer's step on the unique rows; each row is read and written once.
 
-    name: the optimizer's. kernel_for: makes its kernel for the CPU from D, the bytes of an element, and mean.
+    optimizer: whose step it is. kernel_for: makes its kernel for the CPU from D, the bytes of an element, and mean.
     settings: the kernel's last arguments: the learning rate, and eps where the optimizer has one.
     Raises TypeError where records and gradient differ in dtype, or the plan is not one for the device; ValueError where
-    an array is not C-contiguous.
+    an array has another shape, or is not C-contiguous. What stands in a plan and in slots is not looked at: a row or
+    slot outside of records spoils memory, or ends the process.
     """
-    records, dY, plan = update.records, update.dY, update.plan
+    records, dY, plan, slots = update.records, update.dY, update.plan, update.slots
+    check_bags(dY, update.offsets, "dY")
+    D = dY.shape[2]
+    if records.ndim != 2 or records.shape[1] < D + optimizer.row_state_width(D):
+        raise ValueError(
+            f"records must hold {D} weights and {optimizer.row_state_width(D)} of {optimizer.name}'s state in a row, "
+            f"but are {records.shape}"
+        )
     if records.dtype != dY.dtype:
         raise TypeError(f"records are {records.dtype}, but their gradient is {dY.dtype}")
     if isinstance(device, GpuStream):
-        _update_on_gpu(device, name, update, *settings)
+        _update_on_gpu(device, optimizer.name, update, *settings)
         return
-    check_vectors(records=records, dY=dY)
+    check_vectors(update.offsets, records=records, dY=dY)
     cpu_plan = plan_of(plan, CoalescePlan)
-    kernel = kernel_for(dY.shape[2], dY.dtype.itemsize, update.mean)
+    if slots is not None and (slots.ndim != 1 or slots.shape[0] < cpu_plan.unique or slots.dtype != np.int32):
+        raise ValueError(
+            f"slots must be ({cpu_plan.unique} or more,) int32, one for each row of the plan, but are {slots.shape} "
+            f"{slots.dtype}"
+        )
+    kernel = kernel_for(D, dY.dtype.itemsize, update.mean)
     device.launch(
         kernel,
         cpu_plan.unique,

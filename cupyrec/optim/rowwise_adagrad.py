@@ -53,7 +53,7 @@ class RowwiseAdagrad:
 
         A record is w (D), then h (1). update.records is modified, at the plan's rows alone.
         """
-        launch_row_update(device, self.name, _row_kernel, update, learning_rate, self.eps)
+        launch_row_update(device, self, _row_kernel, update, learning_rate, self.eps)
 
     def update_dense(self, device: Device, w: Any, g: Any, state: Any, *, learning_rate: float) -> None:
         """Plain Adagrad. w, g, state: (P,), device; state is h. w and state are modified."""

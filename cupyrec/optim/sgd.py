@@ -39,16 +39,18 @@ class Sgd:
 
         update.records is modified, at the plan's rows alone.
         """
-        launch_row_update(device, self.name, _row_kernel, update, learning_rate)
+        launch_row_update(device, self, _row_kernel, update, learning_rate)
 
     def update_dense(self, device: Device, w: Any, g: Any, state: Any, *, learning_rate: float) -> None:
-        """w -= learning_rate * g. w, g: (P,), device; state: (0,). w is modified. Raises ValueError on shapes."""
+        """w -= learning_rate * g. w, g: (P,), device; state: (0,). w is modified. Raises ValueError, TypeError."""
         if w.shape != g.shape:
             raise ValueError(f"w and g must have one shape, but are {w.shape} and {g.shape}")
         if isinstance(device, GpuStream):
             step = kernel("dense_update", "dense_sgd")
             device.launch_over(step, -(-w.size // 4), w, g, np.int64(w.size), np.float32(learning_rate))
             return
+        if w.dtype != g.dtype:
+            raise TypeError(f"w and g must be of one dtype, but are {w.dtype} and {g.dtype}")
         device.launch(_dense, w.shape[0], w, g, learning_rate)
 
 

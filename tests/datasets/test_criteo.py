@@ -285,8 +285,8 @@ def test_a_batch_size_below_1_is_refused_at_once(tmp_path, batch_size):
         source.batches(batch_size)
 
 
-@pytest.mark.parametrize("share", [0, 1, -0.5, 2, float("nan")])
+@pytest.mark.parametrize("share", [0, 1, -0.5, 2, float("nan"), "0.1"])
 def test_a_share_outside_0_and_1_is_refused(tmp_path, share):
     source = CriteoFiles(write(tmp_path / "day_0", make_lines(0, 3)))
-    with pytest.raises(ConfigError, match="must lie between 0 and 1"):
+    with pytest.raises(ConfigError, match="must be a number between 0 and 1"):
         source.split_tail(share)

@@ -58,9 +58,20 @@ def test_strided_logits():
     assert loss_and_gradient(both[:, 0], labels)[0] == loss_and_gradient(both[:, 0].copy(), labels)[0]
 
 
+@pytest.mark.parametrize("spoilt", range(4))
+def test_dtypes_must_be_floats_and_the_sum_float64(spoilt):
+    arrays = [np.zeros(3), np.zeros(3, np.float32), np.zeros(3), np.zeros(1)]
+    bce_with_logits(CpuDevice(1), *arrays)
+    arrays[spoilt] = arrays[spoilt].astype(np.float32 if spoilt == 3 else np.int64)
+    with pytest.raises(TypeError, match=r"must be float32 or float64, loss_sum float64, but they are "):
+        bce_with_logits(CpuDevice(1), *arrays)
+
+
 def test_shapes_must_agree():
     three, two = np.zeros(3), np.zeros(2)
     with pytest.raises(ValueError, match=r"one shape: \(3,\), \(2,\), \(3,\)"):
         bce_with_logits(CpuDevice(1), three, two, three.copy(), np.zeros(1))
     with pytest.raises(ValueError, match=r"one shape: \(3,\), \(3,\), \(2,\)"):
         bce_with_logits(CpuDevice(1), three, three, two, np.zeros(1))
+    with pytest.raises(ValueError, match=r"one shape: \(3, 1\)"):
+        bce_with_logits(CpuDevice(1), three[:, None], three[:, None], three[:, None], np.zeros(1))

@@ -169,3 +169,54 @@ def test_parts_cover_every_unique_row_once_and_weigh_hot_rows(threads):
         assert bounds[1] == 1 or bounds[1] == 0
         costs = plan.segment_offsets[bounds]
         assert np.sort(np.diff(costs))[-1] == 420
+
+
+FORWARD = {"records": (38, 6), "places": (12,), "offsets": (13,), "Y": (4, 3, 5)}
+BACKWARD = {"dY": (4, 3, 5), "offsets": (13,), "dW": (12, 5)}
+
+
+@pytest.mark.parametrize(
+    ("changed", "error", "message"),
+    [
+        ({"offsets": np.zeros(13, np.int32)}, TypeError, "offsets must be int64, but are int32"),
+        (
+            {"offsets": np.zeros(5, np.int64)},
+            ValueError,
+            r"Y must be \(B, F, D\), offsets \(F\*B \+ 1,\), but are .*\(5,\)",
+        ),
+        ({"Y": np.zeros((4, 3), np.float32)}, ValueError, r"Y must be \(B, F, D\)"),
+        ({"Y": np.zeros((4, 3, 7), np.float32)}, ValueError, r"records must be \(places, 7 or more\)"),
+        ({"Y": np.zeros((4, 3, 5))}, TypeError, "one dtype is needed.* records float32, Y float64"),
+        ({"records": np.zeros(38, np.float32)}, ValueError, "records must be"),
+        ({"records": np.zeros((38, 6))}, TypeError, "one dtype is needed.* records float64, Y float32"),
+        ({"records": np.zeros((38, 6), np.int64), "Y": np.zeros((4, 3, 5), np.int64)}, TypeError, "float32 or float64"),
+        ({"places": np.zeros((12, 1), np.int64)}, ValueError, r"places \(N,\), but are \(38, 6\), \(12, 1\)"),
+        ({"places": np.zeros(12)}, TypeError, r"places must be int64 \(rows\) or int32 \(slots\), but are float64"),
+    ],
+)
+def test_forward_refuses_other_shapes_and_dtypes(changed, error, message):
+    good = {name: np.zeros(shape, np.int64 if len(shape) == 1 else np.float32) for name, shape in FORWARD.items()}
+    embedding_bag_forward(CpuDevice(1), **good, mean=False)
+    with pytest.raises(error, match=message):
+        embedding_bag_forward(CpuDevice(1), **(good | changed), mean=False)
+
+
+@pytest.mark.parametrize(
+    ("changed", "error", "message"),
+    [
+        ({"offsets": np.zeros(13, np.int32)}, TypeError, "offsets must be int64, but are int32"),
+        ({"offsets": np.zeros(12, np.int64)}, ValueError, r"dY must be \(B, F, D\), offsets"),
+        ({"dW": np.zeros((12, 4), np.float32)}, ValueError, r"dW must be \(U, 5\), but is \(12, 4\)"),
+        ({"dW": np.zeros((11, 5), np.float32)}, ValueError, "dW must have 12 rows, those of the plan, but is"),
+        ({"dW": np.zeros((12, 5))}, TypeError, "one dtype is needed.* dY float32, dW float64"),
+    ],
+)
+def test_backward_refuses_other_shapes_and_dtypes(changed, error, message):
+    bags = [[[sample + 4 * feature] for sample in range(4)] for feature in range(3)]
+    plan = Coalescer(CpuDevice(1), (12, 12, 12)).plan(
+        Batch.from_bags(np.zeros((4, 1)), bags, np.zeros(4), (12, 12, 12))
+    )
+    good = {name: np.zeros(shape, np.int64 if len(shape) == 1 else np.float32) for name, shape in BACKWARD.items()}
+    embedding_bag_backward(CpuDevice(1), **good, plan=plan, mean=False)
+    with pytest.raises(error, match=message):
+        embedding_bag_backward(CpuDevice(1), **(good | changed), plan=plan, mean=False)

@@ -41,3 +41,11 @@ def test_three_steps(name, dtype, tolerance):
     assert alone[0][5] == w_start[5], "a parameter without gradient stays"
     for threads in (2, 3, 7, 100):
         np.testing.assert_array_equal(after_steps(name, w_start, gradients, threads=threads), alone)
+
+
+@pytest.mark.parametrize("name", ["sgd", "adagrad", "rowwise-adagrad"])
+def test_one_dtype_is_needed(name):
+    optimizer, w = make_optimizer(name, eps=EPS), np.zeros(3, np.float32)
+    state = np.zeros(optimizer.dense_state_size(3), np.float32)
+    with pytest.raises(TypeError, match=r"must be of one dtype, but are float32(,| and) float64"):
+        optimizer.update_dense(CpuDevice(1), w, np.zeros(3), state, learning_rate=0.1)

@@ -1,5 +1,7 @@
 """Coalesced row updates of all three optimizers: values, untouched rows, hot rows, threads."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import reference
@@ -158,3 +160,31 @@ def test_records_and_gradient_must_have_one_dtype(name):
     records, dY = np.zeros((1, 36), dtype=np.float32), np.zeros((1, 1, 17))
     with pytest.raises(TypeError, match="records are float32, but their gradient is float64"):
         update_rows(make_optimizer(name, eps=EPS), records, dY, batch, [1], mean=False)
+
+
+@pytest.mark.parametrize(
+    ("changed", "error", "message"),
+    [
+        ({"records": np.zeros((5, 4), np.float32)}, ValueError, "hold 4 weights and 4 of adagrad's state .*are .5, 4."),
+        ({"records": np.zeros(40, np.float32)}, ValueError, r"hold 4 weights .* but are \(40,\)"),
+        ({"dY": np.zeros((2, 4), np.float32)}, ValueError, r"dY must be \(B, F, D\)"),
+        ({"offsets": np.zeros(5, np.int64)}, ValueError, r"offsets \(F\*B \+ 1,\), but are \(2, 1, 4\), \(5,\)"),
+        ({"offsets": np.zeros(3, np.int32)}, TypeError, "offsets must be int64, but are int32"),
+        ({"slots": np.zeros(1, np.int32)}, ValueError, r"slots must be \(2 or more,\) int32, .* \(1,\) int32"),
+        ({"slots": np.zeros(2, np.int64)}, ValueError, r"slots must be \(2 or more,\) int32, .* \(2,\) int64"),
+    ],
+)
+def test_other_shapes_and_dtypes_are_refused(changed, error, message):
+    batch, device = Batch.from_bags(np.zeros((2, 1)), [[[0], [3]]], np.zeros(2), [5]), CpuDevice(1)
+    update = RowUpdate(
+        records=np.zeros((5, 8), np.float32),
+        dY=np.zeros((2, 1, 4), np.float32),
+        offsets=batch.offsets,
+        plan=Coalescer(device, [5]).plan(batch),
+        mean=False,
+        slots=np.array([0, 3], np.int32),
+    )
+    optimizer = make_optimizer("adagrad", eps=EPS)
+    optimizer.update_rows(device, update, learning_rate=0.1)
+    with pytest.raises(error, match=message):
+        optimizer.update_rows(device, dataclasses.replace(update, **changed), learning_rate=0.1)

@@ -66,6 +66,9 @@ def test_rises_holds_falls_and_stays_between(warmup, hold, decay, end, power):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
+        ({"rate": "0.1"}, "the learning rate must be a number, but is '0.1'"),
+        ({"rate": True}, "the learning rate must be a number, but is True"),
+        ({"rate": 1.0, "warmup_steps": None}, "warmup_steps of the schedule must be a number, but is None"),
         ({"rate": 0.0}, "the learning rate must be above 0, but is 0.0"),
         ({"rate": -1.0}, "the learning rate must be above 0, but is -1.0"),
         ({"rate": math.nan}, "the learning rate must be above 0, but is nan"),

@@ -108,5 +108,5 @@ def test_a_loaded_model_says_what_it_takes(tmp_path):
     for wrong, kind in ((made_source(1), "BatchList"), ([1, 2], "list"), (None, "NoneType")):
         with pytest.raises(DataError, match=rf"a batch must be a cupyrec\.Batch, but this is a {kind}"):
             model.predict(wrong)
-    with pytest.raises(ConfigError, match="the data must be a source, .* but are a str"):
+    with pytest.raises(ConfigError, match=r"the data must be a source, .* but are a str"):
         model.evaluate("file.tsv")

@@ -162,7 +162,7 @@ def test_a_stop_and_the_most_steps_leave_whole_steps_all_told(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("error", [DataError("spoilt"), ZeroDivisionError()], ids=["ours", "another"])
+@pytest.mark.parametrize("error", [DataError("spoilt", path="day_0"), ZeroDivisionError()], ids=["ours", "another"])
 def test_what_a_source_raises_comes_after_the_steps_before_are_told(name, error):
     trainer, told = make_trainer(name, device=emulated_device("lazy")), []
     source = WatchedSource([made_batch(seed) for seed in range(9)], fails_after=4, error=error)

@@ -60,7 +60,7 @@ def test_of_a_run_that_is_replaced_nothing_is_left(trained, tmp_path):
 
 
 def test_checkpoints_of_another_run_keep_a_model_out(trained, tmp_path):
-    make_trainer().save_checkpoint(tmp_path / "checkpoints" / "step-00000000")
+    make_trainer().save_checkpoint(tmp_path / "checkpoints" / "step-00000009")
     with pytest.raises(OutputError, match=r"holds an earlier model or run \(checkpoints\)"):
         trained.save(tmp_path)
     trained.save(tmp_path, overwrite=True)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
 
 from cupyrec.batch import MOST_BAGS, Batch, table_offsets
+from cupyrec.config import check_share
 from cupyrec.datasets.prepared import manifest
 from cupyrec.datasets.prepared.block_reader import BlockReader, CheckedBlocks
 from cupyrec.datasets.prepared.make_batches import make_batches
@@ -84,8 +85,7 @@ class PreparedData:
         share: between 0 and 1, rounded to whole samples. Both are shuffled as this one is, each on its own.
         Raises ConfigError when share is not between 0 and 1 or a part would be empty.
         """
-        if not 0 < share < 1:
-            raise ConfigError(f"the share of samples to split off must lie between 0 and 1, but is {share}")
+        check_share(share, "samples")
         cut = self.samples - round(self.samples * share)
         if not 0 < cut < self.samples:
             raise ConfigError(

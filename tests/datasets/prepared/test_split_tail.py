@@ -97,7 +97,7 @@ def test_what_was_checked_is_not_checked_again_in_its_parts(folder, monkeypatch)
         assert sum(batch.samples for batch in part.batches(BLOCK)) == SAMPLES // 2
 
 
-@pytest.mark.parametrize("share", [0, 1, -0.1, 1.5, float("nan"), 0.003, 0.997])
+@pytest.mark.parametrize("share", [0, 1, -0.1, 1.5, float("nan"), 0.003, 0.997, "0.1", None])
 def test_shares_that_cannot_be_split_off(folder, share):
     with pytest.raises(ConfigError, match=r"between 0 and 1|leaves one part empty"):
         PreparedData(folder).split_tail(share)
