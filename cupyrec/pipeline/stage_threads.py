@@ -17,6 +17,26 @@ _Ready = TypeVar("_Ready")
 NO_STAGE = "none"
 
 
+class _Bell:
+    """What one thread waits for and others ring, each with the lock that they share.
+
+    Rung twice it is rung once. It is a lock that is open when it was rung.
+    """
+
+    def __init__(self) -> None:
+        self._closed = threading.Lock()
+        self._closed.acquire()
+
+    def ring(self) -> None:
+        """Let who waits go on, now or when it comes to wait."""
+        if self._closed.locked():
+            self._closed.release()
+
+    def wait(self) -> None:
+        """Until it was rung since the last time. Not with the lock that is shared."""
+        self._closed.acquire()
+
+
 class StageThreads:
     """Runs `work[stage](batch)` for every stage and batch, each stage in order, as the board allows.
 
@@ -35,14 +55,12 @@ class StageThreads:
         self._board, self._work, self._clock = board, dict(work), clock
         self.own_seconds = 0.0
         self._own_stages = [stage for stage in STAGES if stage in own_stages]
-        # Guards the board and all below. Each stage's thread waits for a condition of its own: one woken in vain takes
-        # Python's lock from whoever queues. The caller's may be interrupted, and an interrupt in the code of a
-        # condition or of Thread.join can leave a lock open, or count a thread as ended that still writes: it takes the
-        # lock as such, and waits for the bell, a lock opened at each change.
+        # Guards the board and all below. Who waits for a change has a bell: one woken in vain takes Python's lock from
+        # whoever queues, and an interrupt in the code of a condition, or of Thread.join, can leave a lock open, lose a
+        # wake-up, or count a thread as ended that still writes.
         self._lock = threading.Lock()
-        self._due = {stage: threading.Condition(self._lock) for stage in self._work if stage not in self._own_stages}
-        self._bell = threading.Lock()
-        self._bell.acquire()
+        self._bell = _Bell()  # of the caller
+        self._bells = {stage: _Bell() for stage in self._work if stage not in self._own_stages}
         # Stages whose threads may still work.
         self._running: set[str] = set()
         self._stopping = self._paused = False
@@ -51,7 +69,7 @@ class StageThreads:
         self._threads = [
             # Daemons, so that a process whose main thread dies can still end.
             threading.Thread(target=self._loop, args=(stage,), name=f"cupyrec-{stage.lower()}", daemon=True)
-            for stage in self._due
+            for stage in self._bells
         ]
 
     def begin_train(self) -> int | None:
@@ -62,7 +80,7 @@ class StageThreads:
         """
         self.own_seconds = 0.0
         while True:
-            stage = self._wait(self._next_of_caller)
+            stage = self._wait(self._bell, self._next_of_caller)
             if self._failure is not None:
                 raise stage_error(*self._failure)
             if stage == NO_STAGE:
@@ -110,12 +128,25 @@ class StageThreads:
         try:
             with self._lock:
                 self._paused = True
-            self._wait(lambda: not self._active - {LOAD})
+            self._wait(self._bell, lambda: not self._active - {LOAD})
             yield
         finally:
-            with self._lock:
-                self._paused = False
-                self._tell()
+            self._end_pause()
+
+    def _end_pause(self) -> None:
+        """An interrupt has to wait until all know that it is over."""
+        interrupted: BaseException | None = None
+        ended = False
+        while not ended:
+            try:
+                with self._lock:
+                    self._paused = False
+                    self._tell()
+                ended = True
+            except KeyboardInterrupt as error:
+                interrupted = error
+        if interrupted is not None:
+            raise interrupted
 
     def __enter__(self) -> StageThreads:
         try:
@@ -140,7 +171,7 @@ class StageThreads:
                 with self._lock:
                     self._stopping = True
                     self._tell()
-                self._wait(lambda: not self._running)
+                self._wait(self._bell, lambda: not self._running)
                 # They do nothing any more; an interrupt here does no harm.
                 for thread in self._threads:
                     if thread.is_alive():
@@ -153,19 +184,18 @@ class StageThreads:
 
     def _tell(self) -> None:
         """Something has changed. The lock is held."""
-        for stage, due in self._due.items():
+        for stage, bell in self._bells.items():
             if self._is_due(stage):
-                due.notify()
-        if self._bell.locked():
-            self._bell.release()
+                bell.ring()
+        self._bell.ring()
 
-    def _wait(self, ready: Callable[[], _Ready]) -> _Ready:
-        """Let the caller wait until something is so, and what it is."""
+    def _wait(self, bell: _Bell, ready: Callable[[], _Ready]) -> _Ready:
+        """Let who has this bell wait until something is so, and what it is."""
         while True:
             with self._lock:
                 if found := ready():
                     return found
-            self._bell.acquire()
+            bell.wait()
 
     def _loop(self, stage: str) -> None:
         with self._lock:
@@ -204,12 +234,19 @@ class StageThreads:
 
     def _begin(self, stage: str) -> int | None:
         """Wait until a stage may work on its next batch; None when it is to end."""
-        with self._lock:
-            self._due[stage].wait_for(lambda: self._is_due(stage))
+
+        def begun() -> str:
             if self._stopping or self._board.exhausted(stage):
-                return None
+                return NO_STAGE
+            if not self._may_begin(stage):
+                return ""
             self._active.add(stage)
-            return self._board.done[stage]
+            return stage
+
+        if self._wait(self._bells[stage], begun) == NO_STAGE:
+            return None
+        # None but this thread finishes the stage.
+        return self._board.done[stage]
 
     def _is_due(self, stage: str) -> bool:
         """Whether the thread of a stage has something to do, or is to end. The lock is held."""

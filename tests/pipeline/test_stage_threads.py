@@ -15,8 +15,8 @@ from cupyrec.pipeline.stages import COLLECT, EXCHANGE, INSERT, LOAD, PIPELINED, 
 PATIENCE_S = 30
 
 
-def made(total=6, *, lookahead=2, **changed):
-    """(board, threads, what was done in which order)."""
+def made(total=6, *, lookahead=2, own_stages=(), **changed):
+    """(board, threads, what was done in which order). changed: what stages do."""
     board, done = Board(PIPELINED, lookahead), []
 
     def load(batch):
@@ -29,7 +29,21 @@ def made(total=6, *, lookahead=2, **changed):
         return lambda batch: done.append((name, batch))
 
     work = {LOAD: load, **{name: stage(name) for name in (PLAN, COLLECT, EXCHANGE, INSERT)}} | changed
-    return board, StageThreads(board, work, StageClock()), done
+    return board, StageThreads(board, work, StageClock(), own_stages), done
+
+
+@pytest.fixture(autouse=True)
+def watchdog():
+    """Ends a test that hangs: where a wake-up is lost nobody fails."""
+    before = signal.signal(signal.SIGALRM, hangs)
+    signal.setitimer(signal.ITIMER_REAL, PATIENCE_S)
+    yield
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    signal.signal(signal.SIGALRM, before)
+
+
+def hangs(*_):
+    raise AssertionError("nobody goes on")
 
 
 def train_all(threads, done):
@@ -108,7 +122,7 @@ def test_the_first_failure_is_the_one_that_is_told():
 
     _, threads, _ = made(20, **{PLAN: plan, LOAD: load})
     with threads:
-        threads._wait(lambda: threads._failure is not None)
+        threads._wait(threads._bell, lambda: threads._failure is not None)
         first_told.set()
     with pytest.raises(StageError, match="stage Plan failed on batch 3, counted from 0: ZeroDivisionError: first"):
         threads.begin_train()
@@ -172,18 +186,118 @@ def end_and_wait(threads, interrupter):
     interrupter.join()
 
 
-def test_an_interrupt_as_it_takes_the_lock_leaves_it_to_the_others(monkeypatch):
-    """The condition is never entered by its own code, which an interrupt could end with the lock taken."""
-    _, threads, done = made(8)
-
-    class Refuses(threading.Condition):
-        def __enter__(self):
-            raise AssertionError("entered through the condition")
-
-    for due in threads._due.values():
-        due.__class__ = Refuses
+def test_only_who_has_something_to_do_is_woken():
+    """Load is far ahead and may not go on: nothing that others do wakes it."""
+    board, threads, done = made(40, lookahead=2)
     with threads:
+        batch = threads.begin_train()
+        with threads._lock:
+            asleep = [stage for stage in threads._bells if not threads._is_due(stage)]
+            threads._tell()
+            rung = [stage for stage, bell in threads._bells.items() if not bell._closed.locked()]
+        assert asleep
+        assert not set(asleep) & set(rung)
+        done.append((TRAIN, batch))
+        threads.end_train()
         train_all(threads, done)
+    assert board.done == dict.fromkeys(STAGES, 40)
+
+
+@pytest.mark.parametrize("own", [(PLAN,), (PLAN, EXCHANGE), (PLAN, COLLECT, EXCHANGE, INSERT)])
+def test_stages_of_the_caller_are_done_before_it_trains_the_first_first(own):
+    board, threads, done = made(9, lookahead=20, own_stages=own)
+    caller = threading.get_ident()
+    doers: dict = {}
+    for stage, work in list(threads._work.items()):
+        threads._work[stage] = lambda batch, stage=stage, work=work: (
+            doers.setdefault(stage, set()).add(threading.get_ident()),
+            work(batch),
+        )[1]
+    with threads:
+        threads._wait(threads._bell, lambda: board.total is not None)
+        train_all(threads, done)
+    assert board.done == dict.fromkeys(STAGES, 9)
+    # Load is done: Plan may always go on.
+    assert [each for each in done if each[0] in own][:9] == [(PLAN, batch) for batch in range(9)]
+    assert {stage for stage, who in doers.items() if who == {caller}} == set(own)
+    assert all(caller not in who for stage, who in doers.items() if stage not in own)
+
+
+def test_a_pause_that_ends_wakes_who_slept():
+    """All are asleep, and Load has nothing left that would wake them."""
+    board, threads, done = made(3)
+    with threads:
+        batch = threads.begin_train()
+        threads._wait(threads._bell, lambda: board.total is not None)
         with threads.paused():
-            pass
-    assert len(done) == 8 * len(STAGES)
+            done.append((TRAIN, batch))
+            threads.end_train()
+            time.sleep(0.05)
+        train_all(threads, done)
+    assert board.done == dict.fromkeys(STAGES, 3)
+
+
+@pytest.mark.parametrize("moment", ["as it takes the lock", "before it tells"])
+def test_an_interrupt_as_a_pause_ends_leaves_no_pause(moment, monkeypatch):
+    board, threads, done = made(12)
+    with threads:
+        with pytest.raises(KeyboardInterrupt):
+            pause_interrupted_as_it_ends(threads, moment, monkeypatch)
+        monkeypatch.undo()
+        train_all(threads, done)
+    assert board.done == dict.fromkeys(STAGES, 12)
+
+
+def pause_interrupted_as_it_ends(threads, moment, monkeypatch):
+    with threads.paused():
+        if moment == "before it tells":
+            monkeypatch.setattr(threads, "_tell", raises_once(threads._tell))
+        else:
+            monkeypatch.setattr(threads, "_lock", LockThatRefusesOnce(threads._lock))
+
+
+def raises_once(function):
+    """The function, but the calling thread is interrupted the first time."""
+    calls, here = [], threading.get_ident()
+
+    def call(*arguments):
+        if threading.get_ident() == here and not calls:
+            calls.append(1)
+            raise KeyboardInterrupt
+        return function(*arguments)
+
+    return call
+
+
+class LockThatRefusesOnce:
+    """A lock at which the thread that made this is interrupted once."""
+
+    def __init__(self, lock):
+        self._lock, self._here, self._refused = lock, threading.get_ident(), False
+
+    def __enter__(self):
+        if threading.get_ident() == self._here and not self._refused:
+            self._refused = True
+            raise KeyboardInterrupt
+        return self._lock.__enter__()
+
+    def __exit__(self, *error):
+        return self._lock.__exit__(*error)
+
+
+def test_an_interrupt_as_it_rings_loses_no_wake_up(monkeypatch):
+    """A bell that was not rung is rung when the threads are to end."""
+    _, threads, _ = made(30)
+    with pytest.raises(KeyboardInterrupt):
+        train_with_bells_that_are_interrupted(threads, monkeypatch)
+    assert not any(thread.is_alive() for thread in threads._threads)
+
+
+def train_with_bells_that_are_interrupted(threads, monkeypatch):
+    with threads:
+        threads.begin_train()
+        for bell in threads._bells.values():
+            monkeypatch.setattr(bell, "ring", raises_once(bell.ring))
+        while True:
+            threads.end_train()
+            threads.begin_train()
