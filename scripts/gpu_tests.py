@@ -76,7 +76,8 @@ class ResultWriter:
 
 def device_facts() -> dict[str, Any]:
     """What the runtime says of the GPU, or why there is none."""
-    from cupyrec.devices.cupy_runtime import CupyRuntime, gpu_is_available, why_no_gpu
+    from cupyrec.devices.cupy_check import gpu_is_available, why_no_gpu
+    from cupyrec.devices.cupy_runtime import CupyRuntime
 
     return CupyRuntime().describe() if gpu_is_available() else {"none": why_no_gpu()}
 

@@ -81,6 +81,8 @@ def test_systems(measured):
     scratchpads += ["scratchpipe / 50% / " + other, "serial / 50% / " + fastest]
     for name in scratchpads:
         assert found[f"Zipf 0.6 / {name}"].keys() >= SCRATCHPAD
+        # Each entry of the ring was used twice before anything was timed.
+        assert found[f"Zipf 0.6 / {name}"]["warm_steps"] > 2 * found[f"Zipf 0.6 / {name}"]["lookahead"] + 8
         assert found[f"Zipf 0.6 / {name}"]["stages_ms"].keys() >= {"train", "in", "out"}
     for name in ("static / 50%", "static / 30%", "hybrid"):
         assert found[f"Zipf 0.6 / {name}"].keys() >= STEP | TRAFFIC

@@ -6,10 +6,14 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 
 
 class Capturing:
-    """At most one thread captures at a time. What may wait for the whole device would spoil the graph, and waits."""
+    """At most one thread captures at a time. What may wait for the whole device would spoil the graph, and waits.
+
+    One for all that use a device in a process: see `capturing_on`.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -38,9 +42,12 @@ class Capturing:
         if self._thread == threading.get_ident():
             yield
             return
-        with self._lock:
-            self._catch_up()
-            yield
+        try:
+            with self._lock:
+                self._catch_up()
+                yield
+        finally:
+            self._catch_up_if_now()
 
     def as_soon_as_can_be(self, give_back: Callable[[], None]) -> None:
         """Give something back, now if nobody captures, or later; never waits, and raises nothing that it does not.
@@ -51,8 +58,9 @@ class Capturing:
         self._catch_up_if_now()
 
     def _catch_up_if_now(self) -> None:
-        """Not where some thread captures, or does what must be done between: it is done later then."""
-        if self._lock.acquire(blocking=False):
+        """Not where some thread captures, or does what must be done between: it is done when that ends."""
+        # Once more after each release: what was put off meanwhile was left to this thread.
+        while self._put_off and self._lock.acquire(blocking=False):
             try:
                 self._catch_up()
             finally:
@@ -61,3 +69,9 @@ class Capturing:
     def _catch_up(self) -> None:
         while self._put_off:
             self._put_off.popleft()()
+
+
+@cache
+def capturing_on(device: int) -> Capturing:
+    """The one of a device, by its number."""
+    return Capturing()

@@ -48,9 +48,10 @@ class CreatedBlock:
 
 
 def create_block(driver: MemoryDriver, size_bytes: int) -> CreatedBlock:
-    """Memory of the host's node next to the device, or of the host where no node may be named.
+    """Memory of the host's node next to the device, or, of drivers that give it, of the host without a node.
 
-    Where a control group keeps a process from choosing nodes the driver refuses the first. Raises HostMemoryError.
+    Where a control group keeps a process from choosing nodes the driver may refuse the first; the second is refused by
+    those before CUDA 13. Raises HostMemoryError.
     """
     # A system without NUMA says -1, which is no node.
     node = max(driver.attribute(CU_DEVICE_ATTRIBUTE_HOST_NUMA_ID, -1), 0)

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import importlib.util
-import os
 import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
-from cupyrec.devices.capturing import Capturing
+from cupyrec.devices.capturing import capturing_on
 from cupyrec.devices.created_memory import CreatedMemory
 from cupyrec.devices.cublas import WORKSPACE_BYTES, Cublas, load_cublas
 from cupyrec.devices.cuda_driver import NOT_READY, DriverCalls, Launcher, load_driver
 from cupyrec.devices.cuda_kernel import CudaKernel
 from cupyrec.devices.cuda_runtime import MOST_PATIENCE
+from cupyrec.devices.cupy_check import why_no_gpu
 from cupyrec.devices.cupy_errors import device_error, first_line, in_our_errors
 from cupyrec.devices.cupy_kernels import CompiledKernels
 from cupyrec.devices.host_memory import host_array
@@ -25,53 +24,10 @@ from cupyrec.devices.locked_pages import LockedPages
 from cupyrec.devices.memory_driver import MemoryDriver
 from cupyrec.errors import DeviceError
 
-LEAST_CAPABILITY = (7, 0)
-# CUDA 13 compiles for none that is older.
-LEAST_CAPABILITY_OF_CUDA_13 = (7, 5)
-# Streams beyond CUDA's 8 queues to the GPU share one, and wait for each other without need; there are more than 8.
-QUEUES_SETTING, MOST_QUEUES = "CUDA_DEVICE_MAX_CONNECTIONS", "32"
 # Priorities of streams are 0, CUDA's lowest, and less. A GPU that has fewer takes the highest that it has.
 CUPY_WITH_PRIORITIES = 14
 # A kernel that wants more shared memory than this has to say so before it is launched.
 SHARED_BYTES_WITHOUT_ASKING = 48 * 1024
-
-
-def gpu_is_available() -> bool:
-    """Whether CupyRuntime would work here."""
-    return not why_no_gpu()
-
-
-def why_no_gpu() -> str:
-    """In one line why no GPU can be used, and what to do; empty where one can be."""
-    if importlib.util.find_spec("cupy") is None:
-        return "CuPy is not installed; pip install 'cupyrec[cuda12]', or 'cupyrec[cuda13]', as the driver allows"
-    # Read when CUDA begins.
-    os.environ.setdefault(QUEUES_SETTING, MOST_QUEUES)
-    try:
-        import cupy
-
-        if not cupy.cuda.runtime.driverGetVersion():
-            return "no NVIDIA driver is installed"
-        if not cupy.cuda.runtime.getDeviceCount():
-            return "there is no NVIDIA GPU"
-        properties = cupy.cuda.runtime.getDeviceProperties(0)
-    except ImportError as error:
-        return f"CuPy cannot be loaded: {first_line(error)}"
-    except RuntimeError as error:
-        return f"the NVIDIA driver cannot be used: {first_line(error)}"
-    capability = properties["major"], properties["minor"]
-    is_cuda_13 = cupy.cuda.runtime.runtimeGetVersion() >= 13_000
-    least = LEAST_CAPABILITY_OF_CUDA_13 if is_cuda_13 else LEAST_CAPABILITY
-    if capability < least:
-        shown, needed = (f"{major}.{minor}" for major, minor in (capability, least))
-        with_cuda = " with CUDA 13" if is_cuda_13 else ""
-        advice = "; cupyrec[cuda12] may do" if capability >= LEAST_CAPABILITY else ""
-        return f"the GPU has compute capability {shown}, but {needed} is the least that will do{with_cuda}{advice}"
-    try:
-        load_cublas(cupy.cuda.cublas.__file__)
-    except (ImportError, OSError) as error:
-        return f"cuBLAS, a part of the CUDA toolkit, cannot be loaded: {first_line(error)}"
-    return ""
 
 
 class CupyStream:
@@ -110,11 +66,11 @@ class CupyRuntime:
 
         self._cupy, self._cuda = cupy, cupy.cuda.runtime
         self._cublas_library = load_cublas(cupy.cuda.cublas.__file__)
-        self._capturing = Capturing()
+        self._device = self._cuda.getDevice()
+        self._capturing = capturing_on(self._device)
         self._locked = LockedPages(self._cuda, self._capturing)
         self._created = CreatedMemory(MemoryDriver, self._capturing)
         self._kernels = CompiledKernels(cupy, self._capturing)
-        self._device = self._cuda.getDevice()
         try:
             calls = load_driver()
         except OSError as error:

@@ -7,7 +7,8 @@ from collections.abc import Callable
 
 from cupyrec.config import DEVICES
 from cupyrec.devices.cpu import CpuDevice
-from cupyrec.devices.cupy_runtime import CupyRuntime, why_no_gpu
+from cupyrec.devices.cupy_check import why_no_gpu
+from cupyrec.devices.cupy_runtime import CupyRuntime
 from cupyrec.devices.device import Device
 from cupyrec.devices.gpu import GpuDevice
 from cupyrec.errors import ConfigError, DeviceError

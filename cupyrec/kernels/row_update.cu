@@ -4,6 +4,7 @@
 // were averaged, else 0; LONG_SEGMENT: as in cupyrec.batch. D % 4 == 0 is fast.
 // compiled with: SGD=1 DIMENSION=128,3 MEAN=0,1 LONG_SEGMENT=64
 // compiled with: ADAGRAD=1 DIMENSION=128,1024 MEAN=0,1 LONG_SEGMENT=64
+// compiled with: ADAGRAD=1 DIMENSION=128 MEAN=1 LONG_SEGMENT=64
 // compiled with: ROWWISE_ADAGRAD=1 DIMENSION=128,200 MEAN=0,1 LONG_SEGMENT=64
 //
 // Products that are added to something are written as fmaf: every compiler, and both place types, give the same bits.

@@ -19,7 +19,7 @@
 // Blocks that a multiprocessor is to hold at once: as many as leave a lane the registers for its parts in flight.
 constexpr int RESIDENT = LANE_FLOATS <= 4 ? (MEAN ? 4 : 5) : LANE_FLOATS <= 8 ? 3 : 2;
 // Whether records are read a row ahead, and how many blocks of those that do it a multiprocessor is to hold.
-constexpr bool RECORDS_AHEAD = LANE_FLOATS <= 4;
+constexpr bool RECORDS_AHEAD = LANE_FLOATS <= 4 && !MEAN;
 constexpr int RESIDENT_AHEAD = RECORDS_AHEAD ? 4 : RESIDENT;
 
 // Which vector of dY a lookup takes its gradient from, and the length of its bag.

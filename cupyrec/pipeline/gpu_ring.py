@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from cupyrec.batch import Batch, GpuCoalescePlan
-from cupyrec.devices.gpu import GpuDevice, GpuEvent, GpuStream, Repeated
+from cupyrec.devices.gpu import GpuDevice, GpuEvent, GpuStream
+from cupyrec.devices.repeated import Repeated
 from cupyrec.devices.shared_copy import copy_four
 from cupyrec.embedding.gpu_coalesce import GpuCoalesceMemory, GpuCoalescer
 from cupyrec.pipeline.gpu_planner import GpuPlanMemory

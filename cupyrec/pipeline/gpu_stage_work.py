@@ -5,8 +5,8 @@ event because the host has waited already: for the count of unique rows before p
 the victims that they may bring back to be in the host table, before the host gathers; for victims, and which they are,
 before the host writes them there.
 
-Between training's own two streams there are the waits of TrainStage, and where two streams bring rows in, those of
-MixedIn. All others:
+Between training's own streams there are the waits of TrainStage and its dense part, and where two streams bring rows
+in, those of MixedIn. All others:
 
     stream   waits for                            because
     load     Train of the batch that had the      it overwrites what training reads

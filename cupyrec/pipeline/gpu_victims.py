@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from cupyrec.devices.gpu import BLOCK_THREADS, GpuStream, Repeated
+from cupyrec.devices.gpu import BLOCK_THREADS, GpuStream
+from cupyrec.devices.repeated import Repeated
 from cupyrec.embedding.radix_sort import RadixSort
 from cupyrec.kernels import kernel
 from cupyrec.pipeline.gpu_nodes import CHOSEN, GROWTH

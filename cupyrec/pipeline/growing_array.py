@@ -50,8 +50,9 @@ class GrowingArray:
             return
         if self._capacity >= 0:
             self._device.runtime.synchronize_all()  # what is given back may still be in use
-        self._largest.items = max(items, self._largest.items)
-        capacity = math.ceil(GROWTH * self._largest.items)
+        # Not read again: another thread may write a smaller number meanwhile, which only costs growing again.
+        most = self._largest.items = max(items, self._largest.items)
+        capacity = math.ceil(GROWTH * most)
         shape = (capacity, *self._row)
         if self._on_host:
             self._host = self._device.page_locked(shape, self._dtype)

@@ -35,6 +35,8 @@ class ToldArray:
         items = source.shape[0]
         self._memory.reserve(items)
         told, whole = self._memory.host(items), self._memory.whole_host
+        if told.shape != source.shape:
+            raise ValueError(f"room for {told.shape[0]} numbers, where {items} are told")
         if whole is not self._whole:
             self._whole, self._mapped = whole, _mapped(stream, whole)
         if self._mapped is None:

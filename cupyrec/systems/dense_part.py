@@ -8,7 +8,8 @@ from typing import Any, SupportsFloat
 
 from cupyrec.batch import Batch
 from cupyrec.devices.device import Device
-from cupyrec.devices.gpu import GpuDevice, GpuEvent, GpuStream, Repeated
+from cupyrec.devices.gpu import GpuDevice, GpuEvent, GpuStream
+from cupyrec.devices.repeated import Repeated
 from cupyrec.models.dlrm import Dlrm
 from cupyrec.systems.loss import LossReader
 
@@ -16,10 +17,12 @@ from cupyrec.systems.loss import LossReader
 class DensePart:
     """Runs the model on batches whose arrays are where the model is.
 
-    beside: a stream on which it queues beside the device's own, if there is one.
+    beside: a stream on which it queues beside the device's own, if there is one; has_gradient: on a GPU, the event
+    that dY is there.
     """
 
     beside: GpuStream | None = None
+    has_gradient: Any = None
 
     def __init__(self, model: Dlrm) -> None:
         self._model = model
@@ -68,7 +71,8 @@ class GraphedDensePart:
         # Most batches are of one size.
         self._begin, self._run_upper, self._run_lower, self._end = (Repeated(device) for _ in range(4))
         self._upper_weights, self._lower_weights = Repeated(self.beside), Repeated(self.beside)
-        self._has_upper, self._has_lower, self._filled = (GpuEvent(device.runtime) for _ in range(3))
+        # has_gradient: dY is there.
+        self._has_upper, self.has_gradient, self._filled = (GpuEvent(device.runtime) for _ in range(3))
         self._dY: Any = None
 
     def begin(self, batch: Batch) -> None:
@@ -89,13 +93,13 @@ class GraphedDensePart:
             beside.wait(self._device.record(self._has_upper))
             self._upper_weights.queue(B, lambda: model.fill_top_weight_gradients(B, layers=self._upper, stream=beside))
         self._run_lower.queue(B, lambda: self._queue_lower(Y))
-        self._device.record(self._has_lower)
+        self._device.record(self.has_gradient)
         return self._dY
 
     def end(self) -> None:
         """As DensePart.end."""
         B, model, beside = self._samples, self._model, self.beside
-        beside.wait(self._has_lower)
+        beside.wait(self.has_gradient)
         self._lower_weights.queue(B, lambda: self._queue_lower_weights(B))
         beside.record(self._filled)
         dense, _ = self._inputs

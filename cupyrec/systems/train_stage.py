@@ -60,7 +60,7 @@ class TrainStage:
         self.row_stream: Any = device
         if isinstance(device, GpuDevice):
             self.row_stream = device.stream("rows", patience=MOST_PATIENCE)
-        self._begun, self._has_gradient, self._pooled, self._updated = (self._train.record() for _ in range(4))
+        self._begun, self._pooled, self._updated = (self._train.record() for _ in range(3))
         self._rows_are_awaited = False
         self._partial_sums: Any = None
 
@@ -119,7 +119,7 @@ class TrainStage:
         complete_gradients must follow, update_rows may, and then update_dense.
         """
         self._dense_part.begin(batch)
-        return self._run_dense_part(batch, Y)
+        return self._dense_part.run(batch, Y)
 
     def complete_gradients(self) -> None:
         """Fill the gradients of the dense parameters. What needs dY alone does not wait for it."""
@@ -139,7 +139,7 @@ class TrainStage:
             self._optimizer.update_rows(self.device.host, update, learning_rate=rate)
             return
         update = RowUpdate(records, dY, offsets, plan, self.mean, slots, self._sums_for(most_chunks(plan.lookups)))
-        self.row_stream.wait(self._has_gradient)
+        self.row_stream.wait(self._dense_part.has_gradient)
         self._optimizer.update_rows(self.row_stream, update, learning_rate=rate)
         self.row_stream.record(self._updated)
         self._rows_are_awaited = True
@@ -170,16 +170,10 @@ class TrainStage:
         rows.record(self._pooled)
         self._dense_part.begin(batch)
         self._train.wait(self._pooled)
-        dY = self._run_dense_part(batch, Y)
+        dY = self._dense_part.run(batch, Y)
         self.complete_gradients()
         self.update_rows(records, dY, batch.offsets, plan, slots)
         return self.update_dense()
-
-    def _run_dense_part(self, batch: Batch, Y: Any) -> Any:
-        """dY of a batch that the dense part has begun."""
-        dY = self._dense_part.run(batch, Y)
-        self._train.record(self._has_gradient)
-        return dY
 
     def _sums_for(self, chunks: int) -> Any:
         """(at least chunks, D), device: room for the sums of long segments."""

@@ -153,8 +153,8 @@ def test_without_a_gpu_it_says_why_and_what_to_install(capsys, data, tmp_path, m
     monkeypatch.setattr(cupy_runtime.importlib.util, "find_spec", lambda name: None)
     message = check_one_error_line(train(capsys, data, "--device=gpu", "--output", tmp_path / "run"))
     assert message == (
-        "there is no GPU to use: CuPy is not installed; pip install 'cupyrec[cuda12]', or 'cupyrec[cuda13]', as the "
-        "driver allows; --device cpu trains without one"
+        "there is no GPU to use: CuPy is not installed; in a clone of cupyrec: pip install -e '.[cuda12]', or "
+        "'.[cuda13]', as the driver allows; --device cpu trains without one"
     )
     assert files_in(tmp_path) == []
 

@@ -125,6 +125,8 @@ def test_an_array_lives_as_long_as_its_views(driver, memory):
     del other
     gc.collect()
     assert driver.left() == 0
+    # Else an array that is given the same place would count as made here.
+    assert not memory._owners
 
 
 def test_an_array_of_nothing_takes_nothing(driver, memory):

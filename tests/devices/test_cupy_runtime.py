@@ -14,13 +14,14 @@ import numpy as np
 import pytest
 from fake_memory_driver import FakeMemoryDriver
 
-from cupyrec.devices import cupy_runtime
+from cupyrec.devices import cupy_check, cupy_runtime
 from cupyrec.devices.cublas import COMPUTE_TYPES, OP_N, PROTOTYPES, WORKSPACE_BYTES, Cublas, gemm_arguments
 from cupyrec.devices.cuda_driver import DriverCalls
 from cupyrec.devices.cuda_kernel import CudaKernel
 from cupyrec.devices.cuda_runtime import MOST_PATIENCE
+from cupyrec.devices.cupy_check import gpu_is_available, why_no_gpu
 from cupyrec.devices.cupy_kernels import first_compile_error, source_of
-from cupyrec.devices.cupy_runtime import CupyRuntime, gpu_is_available, why_no_gpu
+from cupyrec.devices.cupy_runtime import CupyRuntime
 from cupyrec.devices.memory_driver import MemoryDriver
 from cupyrec.errors import DeviceError, DeviceMemoryError
 from cupyrec.kernels import kernel
@@ -245,8 +246,9 @@ class FakeStream:
 @pytest.fixture
 def cupy(monkeypatch):
     fake = FakeCupy()
-    monkeypatch.setattr(cupy_runtime.importlib.util, "find_spec", lambda name: object())
-    monkeypatch.setattr(cupy_runtime, "load_cublas", lambda path: FakeLibrary())
+    monkeypatch.setattr(cupy_check.importlib.util, "find_spec", lambda name: object())
+    for module in (cupy_check, cupy_runtime):
+        monkeypatch.setattr(module, "load_cublas", lambda path: FakeLibrary())
     monkeypatch.setattr(cupy_runtime, "load_driver", fake.driver.load)
     monkeypatch.setitem(sys.modules, "cupy", fake)
     return fake
@@ -273,7 +275,7 @@ def test_why_there_is_no_gpu(cupy, monkeypatch):
     def no_cublas(path):
         raise OSError("libcublas.so.12: cannot open shared object file")
 
-    monkeypatch.setattr(cupy_runtime, "load_cublas", no_cublas)
+    monkeypatch.setattr(cupy_check, "load_cublas", no_cublas)
     assert why_no_gpu() == (
         "cuBLAS, a part of the CUDA toolkit, cannot be loaded: libcublas.so.12: cannot open shared object file"
     )
@@ -291,24 +293,31 @@ def test_why_there_is_no_gpu(cupy, monkeypatch):
     assert why_no_gpu() == "the NVIDIA driver cannot be used: cudaError 35"
     cuda.driver = 0
     assert why_no_gpu() == "no NVIDIA driver is installed"
-    monkeypatch.setattr(cupy_runtime.importlib.util, "find_spec", lambda name: None)
-    assert "pip install 'cupyrec[cuda12]', or 'cupyrec[cuda13]'" in why_no_gpu()
+    monkeypatch.setattr(cupy_check.importlib.util, "find_spec", lambda name: None)
+    assert "pip install -e '.[cuda12]', or '.[cuda13]'" in why_no_gpu()
     assert not gpu_is_available()
     with pytest.raises(DeviceError, match="CuPy is not installed"):
         CupyRuntime()
 
 
 def test_streams_have_as_many_queues_as_there_are(cupy, monkeypatch):
-    monkeypatch.delenv(cupy_runtime.QUEUES_SETTING, raising=False)
+    monkeypatch.delenv(cupy_check.QUEUES_SETTING, raising=False)
+    seen, version = [], cupy.cuda.runtime.driverGetVersion
+    monkeypatch.setattr(
+        cupy.cuda.runtime,
+        "driverGetVersion",
+        lambda: (seen.append(os.environ.get(cupy_check.QUEUES_SETTING)), version())[1],
+    )
     CupyRuntime()
-    assert os.environ[cupy_runtime.QUEUES_SETTING] == "32"
-    monkeypatch.setenv(cupy_runtime.QUEUES_SETTING, "4")  # somebody knows better
+    assert seen[0] == "32"  # before CUDA is asked for anything
+    assert os.environ[cupy_check.QUEUES_SETTING] == "32"
+    monkeypatch.setenv(cupy_check.QUEUES_SETTING, "4")  # somebody knows better
     CupyRuntime()
-    assert os.environ[cupy_runtime.QUEUES_SETTING] == "4"
+    assert os.environ[cupy_check.QUEUES_SETTING] == "4"
 
 
 def test_a_cupy_that_cannot_be_loaded(monkeypatch):
-    monkeypatch.setattr(cupy_runtime.importlib.util, "find_spec", lambda name: object())
+    monkeypatch.setattr(cupy_check.importlib.util, "find_spec", lambda name: object())
     monkeypatch.setitem(sys.modules, "cupy", None)
     assert why_no_gpu().startswith("CuPy cannot be loaded: ")
 

@@ -6,7 +6,7 @@ from emulated_cuda import adversarial_orders, rounded_factor
 from gpu_devices import emulated_device
 
 from cupyrec.devices.cuda_runtime import PRECISIONS
-from cupyrec.devices.gpu import MOST_BLOCKS, GpuDevice
+from cupyrec.devices.gpu import MOST_BLOCKS, GpuDevice, GpuEvent
 from cupyrec.errors import ConfigError, DeviceMemoryError
 from cupyrec.kernels import kernel
 
@@ -225,6 +225,13 @@ def test_time_is_told_by_the_devices_clock(gpu_device):
     ended = gpu_device.record(timed=True)
     gpu_device.synchronize()
     assert gpu_device.runtime.elapsed_ms(begun.handle, ended.handle) > 0
+
+
+def test_an_event_tells_the_time_only_where_it_is_asked_to():
+    device = emulated_device()
+    assert [GpuEvent(device.runtime, timed=timed).handle.timed for timed in (False, True)] == [False, True]
+    assert not GpuEvent(device.runtime).handle.timed
+    assert not device.record().handle.timed
 
 
 def test_kernels_and_copies_reach_created_memory(gpu_device):

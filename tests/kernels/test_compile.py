@@ -17,6 +17,8 @@ try:
 except RuntimeError as error:
     pytest.skip(f"needs NVRTC (nvidia-cuda-nvrtc-cu12): {error}", allow_module_level=True)
 
+# Vectors that a lane holds in registers, whatever is done with them.
+MOST_WITHOUT_SPILLS = 512
 SCRIPT = Path(__file__).parents[2] / "scripts" / "kernel_table.py"
 
 
@@ -44,6 +46,8 @@ def test_a_kernel_file_compiles_without_a_warning(path, constants, architecture)
     usages, warnings = kernel_table.compile_file(path, constants, architecture)
     assert warnings == []
     assert {usage.kernel for usage in usages} == set(kernels_of(path))
+    if constants.get("DIMENSION", 0) <= MOST_WITHOUT_SPILLS:
+        assert not [usage for usage in usages if usage.spill_stores or usage.spill_loads]
 
 
 def planted(tmp_path, body, head=""):

@@ -59,6 +59,18 @@ def update_rows_on_cpu(optimizer, batch, records, dY, *, mean):
     return records
 
 
+@pytest.mark.parametrize(("dimension", "mean"), [(128, False), (128, True), (3, True), (64, False), (200, True)])
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_a_group_that_has_many_rows_gives_the_same_bits(monkeypatch, name, dimension, mean):
+    """It reads rows ahead of the one that it updates."""
+    lengths = np.random.default_rng(5).choice([1, 2, 1, 3, 64, 65, 5], ROWS).tolist()
+    given = case(name, dimension, lengths)
+    expected = update_rows(emulated_device(), *given, mean=mean)
+    monkeypatch.setattr("cupyrec.functions.embedding_bag.MOST_SEGMENT_BLOCKS", 1)
+    few = update_rows(emulated_device(), *given, mean=mean)
+    np.testing.assert_array_equal(few.view(np.int32), expected.view(np.int32))
+
+
 @pytest.mark.parametrize(("name", "dimension", "mean"), CASES)
 def test_equals_loops_and_touches_used_weights_and_state_alone(gpu_device, name, dimension, mean):
     optimizer, batch, records, dY = case(name, dimension, LENGTHS if dimension <= 128 else LENGTHS[:5])

@@ -69,6 +69,27 @@ def test_it_is_no_copy_where_pages_can_be_locked():
     assert "tell_int32" not in labels[False]
 
 
+def test_few_blocks_write_however_much_it_is(monkeypatch):
+    device, grids = emulated_device(), []
+    launch, array = device.launch, ToldArray(device, np.int64)
+    source = device.upload(np.arange(SIZES[-1]))
+    monkeypatch.setattr(
+        device, "launch", lambda kernel, grid, *given: (grids.append(grid), launch(kernel, grid, *given))
+    )
+    told(device, array, source)
+    told(device, array, source[:1])
+    assert grids == [MOST_TELL_BLOCKS, 1]
+
+
+def test_room_that_another_thread_made_too_small_is_an_error(monkeypatch):
+    device = emulated_device()
+    array = ToldArray(device, np.int64)
+    told(device, array, device.upload(np.arange(3)))
+    monkeypatch.setattr(array._memory, "reserve", lambda items: None)
+    with pytest.raises(ValueError, match="room for 4 numbers, where 9 are told"):
+        array.tell(device, device.upload(np.arange(9)))
+
+
 def test_what_one_has_needed_others_have_room_for():
     device, largest = emulated_device(), Largest()
     one, other = (ToldArray(device, np.int64, largest) for _ in range(2))

@@ -126,3 +126,26 @@ def test_what_waits_for_memory_is_the_most_patient_and_weight_gradients_next():
     patience = {stream.name: stream.patience for stream in device.runtime._streams.all()}
     memory_bound = dict.fromkeys(("rows", "load", "plan", "collect", "insert"), MOST_PATIENCE)
     assert patience == {"train": 0, "in": 0, "out": 0, "link": 0, "loss": 0, "gradients": 1, **memory_bound}
+
+
+@pytest.mark.parametrize("name", ["resident", "static"])
+def test_loading_is_patient_without_a_pipeline_too(name):
+    device = emulated_device()
+    trained(system_config(name), device, batches_of_one_size(2))
+    patience = {stream.name: stream.patience for stream in device.runtime._streams.all()}
+    assert patience["load"] == patience["rows"] == MOST_PATIENCE
+
+
+def test_what_the_host_must_know_of_a_batch_comes_without_a_copy():
+    """A copy would wait for the rows that leave."""
+    device = emulated_device()
+    count = 12
+    trained(system_config("scratchpipe", exchange="staged"), device, batches_of_one_size(count))
+    log = device.runtime.log
+    told = {stream for stream, label in log if label.startswith("tell_")}
+    assert told == {"load", "plan", "out"}
+    # Dense features, rows, offsets and labels, the other way.
+    assert log.count(("load", "copy")) == 4 * count
+    # At first the planner's memory grows.
+    rooms = [at for at, each in enumerate(log) if each == ("plan", "find_room")]
+    assert ("plan", "copy") not in log[rooms[-4] :]

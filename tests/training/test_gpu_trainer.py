@@ -389,3 +389,9 @@ def test_no_host_memory_is_created_for_systems_whose_rows_do_not_cross_the_link(
     trainer = Trainer(CONFIG, batch_size=BATCH_SIZE, system=system, device=emulated_device(creates=False))
     trainer.fit(made_source(2))
     assert unused_options(system, trainer.device)[-1] == "--host-memory"
+
+
+@pytest.mark.parametrize("name", SCRATCHPAD)
+def test_created_host_memory_is_used_by_systems_with_a_pipeline(name):
+    system = replace(system_config(name), host_memory="created")
+    assert unused_options(system, emulated_device()) == []
