@@ -48,6 +48,29 @@ def test_what_is_put_off_while_others_are_given_back_is_done_too():
     assert not capturing._put_off
 
 
+class LateLock:
+    """A lock, just before the first release of which another thread puts something off, and finds it taken."""
+
+    def __init__(self, put_off):
+        self._lock, self._put_off = threading.Lock(), [put_off]
+
+    def acquire(self, blocking):
+        return self._lock.acquire(blocking=blocking)
+
+    def release(self):
+        if self._put_off:
+            in_another_thread(self._put_off.pop())
+        self._lock.release()
+
+
+def test_what_is_put_off_as_the_lock_goes_is_done_too(monkeypatch):
+    capturing, done = Capturing(), []
+    late = LateLock(lambda: capturing.as_soon_as_can_be(lambda: done.append("late")))
+    monkeypatch.setattr(capturing, "_lock", late)
+    capturing.as_soon_as_can_be(lambda: done.append("first"))
+    assert done == ["first", "late"]
+
+
 def test_who_captures_may_do_what_is_done_between():
     """CUDA says what it may not do."""
     capturing, done = Capturing(), []
