@@ -10,7 +10,7 @@ from criteo_lines import TINY_MODEL, files_in, write_learnable
 from emulated_cuda import EmulatedCuda
 
 from cupyrec.cli import main
-from cupyrec.devices import cupy_runtime
+from cupyrec.devices import cupy_check
 from cupyrec.run_config import read_config_file
 from cupyrec.training.trained_model import load_model
 
@@ -150,7 +150,7 @@ def check_one_error_line_at_the_end(outcome):
 
 
 def test_without_a_gpu_it_says_why_and_what_to_install(capsys, data, tmp_path, monkeypatch):
-    monkeypatch.setattr(cupy_runtime.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(cupy_check.importlib.util, "find_spec", lambda name: None)
     message = check_one_error_line(train(capsys, data, "--device=gpu", "--output", tmp_path / "run"))
     assert message == (
         "there is no GPU to use: CuPy is not installed; in a clone of cupyrec: pip install -e '.[cuda12]', or "
