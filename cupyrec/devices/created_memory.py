@@ -126,7 +126,7 @@ class CreatedMemory:
                 f"{format_bytes(size_bytes)} of host memory cannot be had from CUDA's driver: {error}; it takes a "
                 "driver of CUDA 12.2 or newer, and a container that lets processes choose nodes of memory"
             ) from error
-        array = np.ndarray(shape, dtype, buffer=(c_ubyte * size_bytes).from_address(block.address))
+        array: np.ndarray = np.ndarray(shape, dtype, buffer=(c_ubyte * size_bytes).from_address(block.address))
         owner = array_of_all_views(array)
         self._owners.add(id(owner))
         weakref.finalize(owner, self._note_freed, block, id(owner)).atexit = False

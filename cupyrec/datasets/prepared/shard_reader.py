@@ -16,7 +16,7 @@ from cupyrec.datasets.prepared.manifest import DENSE_COLUMN, LABEL_COLUMN, Manif
 from cupyrec.errors import DataError
 
 # Not pyarrow's own answer, which needs pandas in some of its versions.
-ID_DTYPES = {pa.uint8(): np.uint8, pa.uint16(): np.uint16, pa.uint32(): np.uint32}
+ID_DTYPES: dict[pa.DataType, type[np.generic]] = {pa.uint8(): np.uint8, pa.uint16(): np.uint16, pa.uint32(): np.uint32}
 PREPARE_AGAIN = "copy it from where it is whole, or prepare the data again with --overwrite"
 
 
