@@ -111,6 +111,7 @@ def advise(
     from cupyrec.embedding.row_counts import write_row_counts
     from cupyrec.training.advise_plot import load_matplotlib, write_plot
     from cupyrec.training.advise_sizes import advise as find_advice
+    from cupyrec.training.evaluation import check_labelled
     from cupyrec.training.interrupt import StopOnInterrupt
 
     if plot is not None:
@@ -125,6 +126,7 @@ def advise(
         on_bad_row="skip" if skip else "error",
         bad_rows_path=bad_rows if skip else None,
     )
+    check_labelled(data)  # it advises how to train
     question = _question(config, tried, len(data.table_rows), row_counts_known=row_counts is not None)
     counts = _new_counts(sum(data.table_rows)) if row_counts is not None else None
     with StopOnInterrupt() as stop, ShareProgress() as progress:

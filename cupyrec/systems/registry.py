@@ -54,14 +54,19 @@ def resolve_system(config: SystemConfig, device: Device, resident_bytes: int) ->
 
 
 def unused_options(config: SystemConfig, device: Device) -> list[str]:
-    """The options that are set to something and mean nothing to a system, on a device. config: resolved."""
-    link = {"exchange", "host_memory"} if isinstance(device, GpuDevice) else set()
+    """The options that are set to something and mean nothing to a system, on a device. config: resolved.
+
+    Not those that mean nothing on the CPU, whatever the system.
+    """
+    link = {"exchange", "host_memory"}
     used = {
         StaticSystem.name: {"scratchpad", "row_counts"},
         SerialSystem.name: {"scratchpad", "row_counts", "lookahead", "replacement"} | link,
         ScratchpipeSystem.name: {"scratchpad", "row_counts", "lookahead", "replacement"} | link,
     }.get(config.name, set())
     plain = SystemConfig()
+    if not isinstance(device, GpuDevice):
+        used = used | link
     return [
         f"--{option_name(each.name)}"
         for each in fields(config)

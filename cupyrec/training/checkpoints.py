@@ -10,7 +10,7 @@ import numpy as np
 
 from cupyrec import __version__
 from cupyrec.batch import Batch
-from cupyrec.errors import OutputError
+from cupyrec.errors import ConfigError, OutputError
 from cupyrec.training.changed_rows import ChangedRows
 from cupyrec.training.checkpoint_folder import CheckpointFolder
 from cupyrec.training.checkpoint_writer import CheckpointWriter
@@ -52,6 +52,14 @@ class Checkpoints:
         # Of a table that rests: taken when the thread began.
         self._taken: tuple[dict[str, np.ndarray], dict[str, Any]] | None = None
         self._last_step: int | None = None
+
+    def check_is_of(self, model: ModelState) -> None:
+        """Raise ConfigError unless it is this model that is written."""
+        if self._model is not model:
+            raise ConfigError(
+                "these checkpoints are of another Trainer, whose weights they would hold; make them with the method "
+                "checkpoints of this one"
+            )
 
     def begin(self) -> None:
         """Training begins. Raises OutputError."""

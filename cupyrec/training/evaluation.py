@@ -11,7 +11,7 @@ import numpy as np
 
 from cupyrec.config import DlrmConfig
 from cupyrec.datasets.source import Source, check_source, read_batches
-from cupyrec.errors import ConfigError
+from cupyrec.errors import ConfigError, DataError
 from cupyrec.systems.step import System
 from cupyrec.training.metrics import BinaryMetrics, MetricsResult
 
@@ -47,7 +47,13 @@ def evaluate(
             if stop_requested is not None and stop_requested():
                 return None
             metrics.update(np.asarray(system.predict(batch), dtype=np.float32), batch.labels)
-        return metrics.result()
+        result = metrics.result()
+    if not result.samples:
+        raise DataError(
+            f"there are no samples to evaluate on: the batches of {type(source).__name__} have none; does its method "
+            "batches begin anew at each call, or give an iterator that is used up?"
+        )
+    return result
 
 
 def overflow_is_seen_later() -> AbstractContextManager[Any]:

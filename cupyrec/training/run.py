@@ -32,6 +32,7 @@ from cupyrec.training.run_checks import (
     check_options,
     check_row_counts,
     checkpoint_bytes,
+    options_of_a_gpu,
     say_warnings,
     schedule_of,
     size_advice,
@@ -204,8 +205,9 @@ def _resolved(config: RunConfig, shape: DlrmConfig, trainer: Trainer) -> RunConf
         device=trainer.device.name,
         threads=trainer.threads,
         bottom_mlp=tuple(shape.bottom),
-        # Say nothing of the weights, and would not let the file be used again.
+        # Say nothing of the weights, and would not let the file be used again, or let it replace another run.
         trace=None,
+        overwrite=False,
         resume=False,
         resume_step=None,
     )
@@ -227,8 +229,9 @@ def _trainer(
     why = f" ({trainer.why_system})" if trainer.why_system else ""
     say(f"system {trainer.system.name}{why}, device {device.description}")
     unused = unused_options(trainer.system_config, device)
-    if not config.cuda_graphs and not isinstance(device, GpuDevice):
-        unused.append("--no-cuda-graphs")
     if unused:
         say(f"not used by this system: {', '.join(unused)}")
+    of_a_gpu = [] if isinstance(device, GpuDevice) else options_of_a_gpu(config)
+    if of_a_gpu:
+        say(f"not used on the CPU: {', '.join(of_a_gpu)}")
     return trainer

@@ -82,6 +82,13 @@ def in_vain(config: RunConfig) -> list[str]:
     ]
 
 
+def options_of_a_gpu(config: RunConfig) -> list[str]:
+    """The options that are set to something and mean something on a GPU alone."""
+    plain = RunConfig()
+    found = [name for name in ("exchange", "host_memory") if getattr(config, name) != getattr(plain, name)]
+    return [*(f"--{option_name(name)}" for name in found), *([] if config.cuda_graphs else ["--no-cuda-graphs"])]
+
+
 def toml_of(config: RunConfig) -> str:
     """The configuration as TOML, which is UTF-8. Raises ConfigError."""
     toml = config.to_toml()

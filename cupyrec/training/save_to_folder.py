@@ -20,7 +20,11 @@ def save_to_folder(
     own_checkpoints: where the checkpoints of the same training are, None where there are none; they stay.
     What is replaced stays whole until the model is written. Raises OutputError, and what `write` raises.
     """
+    if not str(path):
+        raise OutputError("a folder is needed to save to, but its name is empty")
     folder = Path(path)
+    if CheckpointFolder(folder).steps():
+        raise OutputError(f"{folder}: holds checkpoints; choose another folder")
     for name in (MANIFEST_FILE, CHECKPOINT_FILE):
         if (folder / name).exists():
             kind = "prepared data" if name == MANIFEST_FILE else "a checkpoint"

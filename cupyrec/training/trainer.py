@@ -149,6 +149,8 @@ class Trainer:
                 check_labelled(part)
         self._encoding = getattr(source, "encoding", None)
         self.state = state = TrainingState() if start is None else start
+        if checkpoints is not None:
+            checkpoints.check_is_of(self._model_state)
         self._checkpoints = checkpoints
         loop = TrainingLoop(
             self.system,

@@ -198,3 +198,11 @@ def test_ctrl_c_ends_it_with_130(tmp_path):
 
 def test_help_loads_nothing_heavy():
     assert loaded_after("import cupyrec.cli; cupyrec.cli.main(['advise', '--help'])") == []
+
+
+def test_data_without_labels_cannot_be_trained_on_so_there_is_no_advice(data, tmp_path, capsys):
+    lines = (line.split("\t", 1)[1] for line in (tmp_path / "data.tsv").read_text().splitlines(keepends=True))
+    (tmp_path / "unlabelled.tsv").write_text("".join(lines))
+    assert run_here(capsys, "prepare", "unlabelled.tsv", "--no-labels", "--output", "prepared").code == 0
+    message = check_one_error_line(run_here(capsys, "advise", "prepared", "--batch-size=32"))
+    assert message.endswith("the samples have no labels, so they can be predicted, but not trained on or evaluated")

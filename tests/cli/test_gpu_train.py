@@ -176,7 +176,8 @@ def test_what_is_for_a_gpu_is_refused_or_told_on_the_cpu(capsys, data):
         capsys, data, "--device=cpu", "--system=scratchpipe", SCRATCHPAD, "--exchange=direct", "--no-cuda-graphs"
     )
     assert outcome.code == 0, outcome
-    assert "not used by this system: --exchange, --no-cuda-graphs\n" in outcome.out
+    assert "not used on the CPU: --exchange, --no-cuda-graphs\n" in outcome.out
+    assert "not used by this system" not in outcome.out
     assert "memory plan of the GPU" not in outcome.out
 
 

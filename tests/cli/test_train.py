@@ -214,6 +214,7 @@ def test_the_file_takes_every_option(data, tmp_path, capsys):
     outcome = run_here(capsys, "train", "--config", file)
     assert outcome.code == 0, outcome
     del values["trace"]  # so that the file can be used again
+    values["overwrite"] = False  # and replaces nothing that nobody spoke of
     assert read_config_file(tmp_path / "run" / "config.toml") == values | left
     rates = [line["learning_rate"] for line in metrics_lines(tmp_path / "run") if line["kind"] == "train"]
     assert rates[0] == pytest.approx(0.01)  # the second of three steps of warm-up

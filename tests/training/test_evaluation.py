@@ -41,11 +41,6 @@ def test_a_stop_gives_no_metrics(system):
     assert source.closed == 1
 
 
-def test_an_empty_source_has_undefined_metrics(system):
-    metrics = evaluate(system, made_source(0), BATCH_SIZE)
-    assert (metrics.samples, metrics.auc, metrics.log_loss) == (0, None, None)
-
-
 def test_what_the_source_raises_comes_through(system):
     with pytest.raises(DataError, match="spoilt"):
         evaluate(system, WatchedSource([made_batch(0)], fails_after=0, error=DataError("spoilt")), BATCH_SIZE)
@@ -110,3 +105,10 @@ def test_a_loaded_model_says_what_it_takes(tmp_path):
             model.predict(wrong)
     with pytest.raises(ConfigError, match=r"the data must be a source, .* but are a str"):
         model.evaluate("file.tsv")
+
+
+def test_without_samples_it_says_so():
+    trainer = Trainer(CONFIG, batch_size=BATCH_SIZE, threads=1)
+    for batches in ([], [no_samples()]):
+        with pytest.raises(DataError, match=r"no samples to evaluate on: the batches of BatchList have none; "):
+            trainer.evaluate(BatchList(batches, TABLE_ROWS, CONFIG.dense_features))

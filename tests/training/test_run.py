@@ -405,3 +405,11 @@ def test_a_signal_leaves_the_earlier_run_whole_and_what_was_trained_beside_it(tm
         train(paths=data, output=output, overwrite=True, optimizer="sgd", learning_rate=1e30)
     assert not (output / "unsaved-model").exists()
     under(output, before)
+
+
+def test_the_kept_configuration_lets_nothing_be_replaced(tmp_path, data):
+    """Used for another folder it would replace a run that nobody spoke of."""
+    for _ in range(2):
+        train(paths=data, output=tmp_path / "run", overwrite=True, max_steps=2)
+    assert "overwrite" in (text := (tmp_path / "run" / "config.toml").read_text())
+    assert "overwrite = false" in text

@@ -5,7 +5,7 @@ from criteo_lines import files_in
 from made_batches import BATCH_SIZE, CONFIG, made_source
 
 from cupyrec import Trainer, load_model
-from cupyrec.errors import OutputError
+from cupyrec.errors import ConfigError, OutputError
 
 MODEL = ["model.json", "model.safetensors"]
 
@@ -94,3 +94,24 @@ def test_where_writing_fails_the_earlier_run_stays(trained, tmp_path, monkeypatc
     with pytest.raises(OutputError, match="full"):
         trained.save(tmp_path, overwrite=True)
     assert [name for name in files_in(tmp_path) if name != ".lock"] == ["config.toml", "metrics.jsonl"]
+
+
+def test_a_folder_of_checkpoints_takes_no_model(tmp_path):
+    trainer = make_trainer()
+    trainer.fit(made_source(2), checkpoints=trainer.checkpoints(tmp_path, every=1))
+    for overwrite in (False, True):
+        with pytest.raises(OutputError, match="holds checkpoints; choose another folder"):
+            trainer.save(tmp_path, overwrite=overwrite)
+
+
+def test_a_name_is_needed(trained, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(OutputError, match="its name is empty"):
+        trained.save("")
+    assert files_in(tmp_path) == []
+
+
+def test_checkpoints_of_another_trainer_are_refused(trained, tmp_path):
+    with pytest.raises(ConfigError, match="these checkpoints are of another Trainer"):
+        make_trainer().fit(made_source(2), checkpoints=trained.checkpoints(tmp_path, every=1))
+    assert files_in(tmp_path) == []
