@@ -1,6 +1,6 @@
 """What a planner on a GPU keeps from batch to batch: nodes, hit map and window in device memory, grown as needed.
 
-The arrays are those that kernels/planner.cu describes. How much of them is in use the host knows as an upper bound, so
+The arrays are those that kernels/planner.cuh describes. How much of them is in use the host knows as an upper bound, so
 that it need not wait to know whether there is room for one batch more.
 """
 
@@ -23,7 +23,7 @@ LEAST_NODES, LEAST_WINDOW = 64, 64
 # Memory that is too small grows to this many times its size.
 GROWTH = 1.25
 
-# Indices of `state`, as in kernels/planner.cu.
+# Indices of `state`, as in kernels/planner.cuh.
 STATE_SIZE = 16
 HANDED_OUT, FREE, FILLED, PLACES, IS_OK, MISSED, EVICTED, UNUSED = range(8)
 CHOSEN = 13
@@ -108,7 +108,7 @@ class GpuNodes:
             size *= 2
         larger = self._stream.empty((size, 2), np.int32)
         self._stream.launch_over(
-            kernel("planner", "move_window"), end - start, *self.window, np.int64(start), np.int64(end), larger,
+            kernel("known_batches", "move_window"), end - start, *self.window, np.int64(start), np.int64(end), larger,
             np.int32(size), self.nodes,
         )  # fmt: skip
         self._stream.runtime.synchronize_all()

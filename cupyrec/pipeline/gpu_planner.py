@@ -1,4 +1,5 @@
-"""The planner on a GPU: plan for plan what planner.Planner gives, in device memory, by the kernels of planner.cu.
+"""The planner on a GPU: plan for plan what planner.Planner gives, in device memory, by kernels of known_batches.cu and
+victims.cu.
 
 Everything is queued on one stream. The host waits once for each plan, for a few counts; only where the scratchpad is
 too small does it ask again.
@@ -105,7 +106,7 @@ class GpuPlanner(KnownBatches):
         self._check_look(unique)
         known.reserve(unique, self._window_start, self._window_end)
         self._stream.launch_over(
-            kernel("planner", "look"), unique, unique_rows, *map(np.int32, (unique, self.looked, self.planned)),
+            kernel("known_batches", "look"), unique, unique_rows, *map(np.int32, (unique, self.looked, self.planned)),
             np.int64(self._window_end), self._next_since(unique), known.cells, known.shift, known.nodes,
             known.node_rows, known.free_nodes, self._lists, np.int32(self._ring), *known.window,
             self._victims.slot_list, self._victims.slot_since, self._row_counts, np.int32(self._has_counts),
@@ -131,7 +132,8 @@ class GpuPlanner(KnownBatches):
         self._victims.reserve(unique)
         self._reserve_tiles(tiles(unique))
         self._stream.launch(
-            kernel("planner", "use"), tiles(unique), TILE_THREADS, np.int32(batch), np.int64(start), np.int32(unique),
+            kernel("known_batches", "use"), tiles(unique), TILE_THREADS,
+            np.int32(batch), np.int64(start), np.int32(unique),
             self._nodes.nodes, *self._nodes.window, self._victims.slot_list, np.int32(not self._has_counts),
             memory.unique_slots, self._tile_misses,
         )  # fmt: skip
@@ -201,7 +203,7 @@ class GpuPlanner(KnownBatches):
     def _release_oldest(self) -> None:
         (start, size), known = self._batch(self._released), self._nodes
         self._stream.launch_over(
-            kernel("planner", "release"), size, np.int32(self._released), np.int64(start), np.int32(size),
+            kernel("known_batches", "release"), size, np.int32(self._released), np.int64(start), np.int32(size),
             self._next_since(size), known.nodes, known.node_rows, self._lists, np.int32(self._ring), *known.window,
             self._victims.slot_list, self._victims.slot_since, self._kind, self._seed,
         )  # fmt: skip
@@ -211,7 +213,7 @@ class GpuPlanner(KnownBatches):
         """Queue the question how many rows leave, and whether there is room while batches before `nearest` are held."""
         unique, victims = self._batch(self.planned)[1], self._victims
         self._stream.launch(
-            kernel("planner", "find_room"), 1, ROOM_THREADS,
+            kernel("victims", "find_room"), 1, ROOM_THREADS,
             *map(np.int32, (self.planned, nearest, self.looked - 1, self.slots, victims.spare)), self._tile_misses,
             np.int32(tiles(unique)), self._tile_starts, self._lists, np.int32(self._ring), self._nodes.state,
             victims.cut, memory.miss_count, memory.evict_count,
@@ -228,12 +230,12 @@ class GpuPlanner(KnownBatches):
                 since_end=self._since,
             )  # fmt: skip
             self._stream.launch_over(
-                kernel("planner", "evict"), unique, leaving, known.cells, known.shift, known.nodes, known.node_rows,
+                kernel("victims", "evict"), unique, leaving, known.cells, known.shift, known.nodes, known.node_rows,
                 known.free_nodes, victims.slot_node, victims.slot_list, known.state, memory.evict_rows,
                 memory.evict_slots,
             )  # fmt: skip
         self._stream.launch(
-            kernel("planner", "assign"), tiles(unique), TILE_THREADS, np.int64(start), np.int32(unique),
+            kernel("victims", "assign"), tiles(unique), TILE_THREADS, np.int64(start), np.int32(unique),
             self._tile_starts, memory.evict_slots, known.nodes, known.node_rows, *known.window, victims.slot_node,
             known.state, memory.unique_slots, memory.miss_rows, memory.miss_slots,
         )  # fmt: skip

@@ -19,14 +19,14 @@ from cupyrec.kernels import kernel
 from cupyrec.pipeline.gpu_nodes import CHOSEN, GROWTH
 from cupyrec.pipeline.replacement import RANKS
 
-# As in kernels/planner.cu.
+# As in kernels/planner.cuh.
 MOST_DIGIT_BITS = 12
 # Fewer rows more to sort, or fewer passes over the slots.
 SPARE_BITS = 16
 # Blocks that each count into bins of their own: a few for each multiprocessor of a large GPU.
 COUNTING_BLOCKS = 512
 CUT_THREADS = 512
-# Slots that a thread looks at before it writes down those that leave: SLOT_ROUNDS in kernels/planner.cu; and blocks at
+# Slots that a thread looks at before it writes down those that leave: SLOT_ROUNDS in kernels/victims.cu; and blocks at
 # it, as many as a large GPU has room for.
 SLOT_ROUNDS, CHOOSING_BLOCKS = 4, 2048
 
@@ -34,7 +34,7 @@ SLOT_ROUNDS, CHOOSING_BLOCKS = 4, 2048
 class GpuVictims:
     """What is known of the slots, and the choice among them.
 
-    slot_list, slot_since, slot_node: (slots,) int32, uint64 and int32, device, and cut: (1,) uint64: see planner.cu.
+    slot_list, slot_since, slot_node: (slots,) int32, uint64 and int32, device, and cut: (1,) uint64: see planner.cuh.
     """
 
     def __init__(self, stream: GpuStream, slots: int) -> None:
@@ -77,12 +77,12 @@ class GpuVictims:
         for shift, bits in digits_above(SPARE_BITS, since_bits):
             digit = np.int32(shift), np.int32(bits)
             stream.launch(
-                kernel("planner", "count_since"), blocks, BLOCK_THREADS, *lists, *digit, state, self.cut, self._bins
+                kernel("victims", "count_since"), blocks, BLOCK_THREADS, *lists, *digit, state, self.cut, self._bins
             )
-            stream.launch(kernel("planner", "move_cut"), 1, CUT_THREADS, *digit, self._bins, state, self.cut)
+            stream.launch(kernel("victims", "move_cut"), 1, CUT_THREADS, *digit, self._bins, state, self.cut)
         blocks = min(-(-self._slots // (SLOT_ROUNDS * BLOCK_THREADS)), CHOOSING_BLOCKS)
         stream.launch(
-            kernel("planner", "choose"), blocks, BLOCK_THREADS, *lists, np.int32(since_bits), np.int32(self.spare),
+            kernel("victims", "choose"), blocks, BLOCK_THREADS, *lists, np.int32(since_bits), np.int32(self.spare),
             self.cut, state, self._keys, self._chosen,
         )  # fmt: skip
         # Above them stands the order of the list: the ranks', then those of the batches known ahead.
