@@ -65,7 +65,7 @@ DEFAULT_SCRATCHPAD = "10%"
 # Batches ahead that scratchpipe's stages must know.
 LEAST_LOOKAHEAD = 2
 EXCHANGES = ("auto", "staged", "direct", "direct-in", "direct-out", "mixed")
-HOST_MEMORIES = ("ordinary", "created")
+HOST_MEMORIES = ("auto", "ordinary", "created")
 DEVICES = ("auto", "cpu", "gpu")
 # As in cupyrec.devices.cuda_runtime, for the same reason.
 PRECISIONS = ("fp32", "tf32", "bf16")
@@ -85,7 +85,7 @@ class SystemConfig:
                  link), direct (kernels read and write host memory), direct-in or direct-out (that direction direct, the
                  other staged), mixed (rows come in both ways at once, and go out staged), or auto, which tries all.
     host_memory: of serial and scratchpipe on a GPU, where all rows are: ordinary, its pages locked for the GPU where
-                 kernels reach it, or created by the driver, which may give it larger pages.
+                 kernels reach it; created by the driver, which may give it larger pages; or auto, which tries both.
     """
 
     name: str = "auto"
@@ -94,7 +94,7 @@ class SystemConfig:
     replacement: str = "lookahead"
     row_counts: str | Path | None = None
     exchange: str = "auto"
-    host_memory: str = "ordinary"
+    host_memory: str = "auto"
 
     def __post_init__(self) -> None:
         for what, value, known in (

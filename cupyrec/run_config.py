@@ -169,10 +169,10 @@ class RunConfig:
         "|".join(EXCHANGES),
     )
     host_memory: str = option(
-        "ordinary",
+        "auto",
         choice(*HOST_MEMORIES),
         "Where all rows are, for serial and scratchpipe on a GPU: in ordinary memory, or in memory created by CUDA's "
-        "driver, which may have larger pages.",
+        "driver, which may have larger pages; auto tries both.",
         "|".join(HOST_MEMORIES),
     )
     device: str = option(

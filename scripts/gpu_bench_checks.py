@@ -62,7 +62,7 @@ def trained_bytes(
     """All weights after a few steps, and the losses. exchange: by name; None: the one of `system`."""
     config = small(scale.config, scale.check_rows)
     stage = make_stage(device, config, scale.check_batch_size)
-    table = make_table(scale, device, config)
+    table, _ = make_table(scale, device, config)
     made: Any = make_system(system, stage, table)
     if exchange is not None:
         made._exchange = exchanges_there(device, table)[0][exchange]
@@ -82,7 +82,8 @@ def check_systems(scale: Scale, device: GpuDevice) -> dict[str, Any]:
     expected, losses = trained_bytes(scale, device, SystemConfig("resident"))
     config = small(scale.config, scale.check_rows)
     slots = str(2 * np.unique(small_batches(scale, device.host, config, 1)[0].rows).size)
-    exchanges, _ = exchanges_there(device, make_table(scale, device, config))
+    table, _ = make_table(scale, device, config)
+    exchanges, _ = exchanges_there(device, table)
     values: dict[str, Any] = {}
     for exchange in exchanges:
         for name in ("scratchpipe", "serial"):
@@ -129,7 +130,7 @@ def check_step(scale: Scale, device: GpuDevice) -> dict[str, Any]:
     results = []
     for each in (device, CpuDevice(1)):
         stage = make_stage(each, config, scale.check_batch_size)
-        table = make_table(scale, each, config)
+        table, _ = make_table(scale, each, config)
         system = make_system(SystemConfig("resident"), stage, table)
         before = np.array(each.download(stage.model.parameters))
         for _ in system.train(iter(small_batches(scale, each.host, config, 1))):

@@ -135,7 +135,7 @@ def on_device(scale: Scale, device: GpuDevice) -> dict[str, Any]:
 def through_scratchpad(scale: Scale, device: GpuDevice) -> dict[str, Any]:
     """Steps of scratchpipe; `train` among the stages is pooling, update and the smallest dense part together."""
     config, locality = scale.config, scale.peer_locality
-    table = make_table(scale, device, config)
+    table, memory = make_table(scale, device, config)
     said: list[str] = []
     exchange = TimedExchange(make_exchange("auto", device, table, said.append))
     source = BatchSource(device.host, config, scale.batch_size, scale.bag_lookups, locality)
@@ -152,6 +152,7 @@ def through_scratchpad(scale: Scale, device: GpuDevice) -> dict[str, Any]:
     return {
         **described(scale),
         "unique_rows": unique,
+        "memory": memory.name,
         "exchange": exchange.name,
         "exchange_said": said,
         **values,

@@ -10,13 +10,14 @@ from typing import Any
 import numpy as np
 
 from cupyrec.batch import Batch
-from cupyrec.config import DlrmConfig
+from cupyrec.config import DlrmConfig, SystemConfig
 from cupyrec.devices.cpu import CpuDevice
 from cupyrec.devices.device import Device
 from cupyrec.devices.gpu import GpuDevice
 from cupyrec.devices.numba_kernel import cpu_kernel
 from cupyrec.embedding.host_table import HostTable
 from cupyrec.functions.dot_interaction import interaction_width
+from cupyrec.systems.table_memory import TableMemory
 
 FLOAT_BYTES = 4
 # Dense features and labels are drawn for so many batches, and used again by the others.
@@ -65,7 +66,7 @@ class Scale:
     check_batch_size: int
     repeats: int
     # Where the host table is, see SystemConfig.
-    host_memory: str = "ordinary"
+    host_memory: str = "auto"
 
     @property
     def lookups(self) -> int:
@@ -138,10 +139,11 @@ def make_device(scale: Scale, precision: str = "fp32") -> GpuDevice:
     return GpuDevice(CupyRuntime(), precision=precision)
 
 
-def make_table(scale: Scale, device: Device, config: DlrmConfig) -> HostTable:
-    """A host table of the model, for a GPU in the memory that is asked for. Raises DeviceMemoryError."""
-    zeros = device.created_zeros if isinstance(device, GpuDevice) and scale.host_memory == "created" else None
-    return HostTable(device.host, config.table_rows, config.dimension, seed=1, zeros=zeros)
+def make_table(scale: Scale, device: Device, config: DlrmConfig) -> tuple[HostTable, TableMemory]:
+    """A host table of the model, in the memory in which scratchpipe has it, and that memory."""
+    memory = TableMemory(SystemConfig("scratchpipe", host_memory=scale.host_memory), device)
+    table = HostTable(device.host, config.table_rows, config.dimension, seed=1, zeros=memory.zeros)
+    return table, memory
 
 
 class BatchSource:

@@ -89,7 +89,7 @@ class Systems:
     def _make_table(self) -> dict[str, Any]:
         config, device = self._scale.config, self._device
         begun = time.perf_counter()
-        self._table = make_table(self._scale, device, config)
+        self._table, memory = make_table(self._scale, device, config)
         made = time.perf_counter()
         self._exchanges, refusal = exchanges_there(device, self._table)
         locked = time.perf_counter()
@@ -98,7 +98,8 @@ class Systems:
         self._fastest = min(trials, key=lambda name: trials[name])
         return {
             "bytes": self._table.records.nbytes,
-            "memory": self._scale.host_memory,
+            "memory": memory.name,
+            **({"why_memory": memory.why} if memory.why else {}),
             "make_s": round(made - begun, 2),
             "lock_s": round(locked - made, 2),
             **({"not_locked": refusal} if refusal else {}),

@@ -38,7 +38,7 @@ CHOICES = {
     "system": ("auto", "resident", "hybrid", "static", "serial", "scratchpipe"),
     "replacement": ("lookahead", "lru", "lfu", "random"),
     "exchange": ("auto", "staged", "direct", "direct-in", "direct-out", "mixed"),
-    "host_memory": ("ordinary", "created"),
+    "host_memory": ("auto", "ordinary", "created"),
     "device": ("auto", "cpu", "gpu"),
     "precision": ("fp32", "tf32", "bf16"),
 }

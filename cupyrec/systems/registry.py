@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import fields, replace
 from typing import Any
-
-import numpy as np
 
 from cupyrec.byte_sizes import format_bytes
 from cupyrec.config import SystemConfig
@@ -14,7 +11,6 @@ from cupyrec.devices.device import Device
 from cupyrec.devices.gpu import GpuDevice
 from cupyrec.embedding.host_table import HostTable
 from cupyrec.embedding.row_counts import read_row_counts
-from cupyrec.errors import DeviceMemoryError
 from cupyrec.option_values import option_name
 from cupyrec.pipeline.stage_clock import StageClock
 from cupyrec.scratchpad_size import scratchpad_slots
@@ -72,22 +68,6 @@ def unused_options(config: SystemConfig, device: Device) -> list[str]:
         for each in fields(config)
         if each.name not in {"name", *used} and getattr(config, each.name) != getattr(plain, each.name)
     ]
-
-
-def zeros_for_tables(config: SystemConfig, device: Device) -> Callable[[tuple[int, int], Any], np.ndarray]:
-    """What gives a host table its memory: ordinary where no other can be had, which is said. config: resolved."""
-    over_link = config.name in (SerialSystem.name, ScratchpipeSystem.name)
-    if not isinstance(device, GpuDevice) or not over_link or config.host_memory == "ordinary":
-        return device.host.zeros
-
-    def created_or_ordinary(shape: tuple[int, int], dtype: Any) -> np.ndarray:
-        try:
-            return device.created_zeros(shape, dtype)
-        except DeviceMemoryError as error:
-            device.say(f"{error}; the tables are in ordinary memory")
-            return device.host.zeros(shape, dtype)
-
-    return created_or_ordinary
 
 
 def make_system(

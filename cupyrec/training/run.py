@@ -228,6 +228,8 @@ def _trainer(
     )
     why = f" ({trainer.why_system})" if trainer.why_system else ""
     say(f"system {trainer.system.name}{why}, device {device.description}")
+    if trainer.table_memory.why:
+        say(f"host memory {trainer.table_memory.name}: {trainer.table_memory.why}")
     unused = unused_options(trainer.system_config, device)
     if unused:
         say(f"not used by this system: {', '.join(unused)}")

@@ -23,8 +23,9 @@ from cupyrec.optim.registry import Optimizer, check_optimizer, make_optimizer
 from cupyrec.optim.schedule import WarmupPolynomialDecay
 from cupyrec.pipeline.stage_clock import StageClock, TraceSink
 from cupyrec.run_config import RunConfig
-from cupyrec.systems.registry import make_system, resolve_system, zeros_for_tables
+from cupyrec.systems.registry import make_system, resolve_system
 from cupyrec.systems.step import System, ignore
+from cupyrec.systems.table_memory import TableMemory
 from cupyrec.systems.train_stage import TrainStage
 from cupyrec.training.checkpoint import read_checkpoint
 from cupyrec.training.checkpoint_folder import CheckpointFolder
@@ -96,13 +97,14 @@ class Trainer:
         self.threads = self.device.threads
         with self.device.running(), self._memory_advice():
             model = Dlrm(self.device, config, max_samples=batch_size, seed=seed)
+            self.table_memory = TableMemory(system_config, self.device)
             table = HostTable(
                 self.device.host,
                 config.table_rows,
                 config.dimension,
                 state_width=optimizer.row_state_width(config.dimension),
                 seed=seed,
-                zeros=zeros_for_tables(system_config, self.device),
+                zeros=self.table_memory.zeros,
             )
             stage = TrainStage(self.device, model, optimizer, schedule, max_samples=batch_size)
             self.system: System = make_system(system_config, stage, table, seed=seed, clock=StageClock(trace))

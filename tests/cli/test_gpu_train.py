@@ -12,6 +12,7 @@ from emulated_cuda import EmulatedCuda
 from cupyrec.cli import main
 from cupyrec.devices import cupy_check
 from cupyrec.run_config import read_config_file
+from cupyrec.systems import table_memory
 from cupyrec.training.trained_model import load_model
 
 OPTIONS = [*TINY_MODEL, "--batch-size=8", "--threads=1", "--valid=0.3", "--max-steps=10", "--learning-rate=0.05"]
@@ -187,10 +188,21 @@ def test_what_a_system_on_a_gpu_does_not_use_is_told(capsys, data, gpu):
     assert "not used by this system: --scratchpad, --exchange\n" in outcome.out
 
 
+@pytest.mark.parametrize("option", [(), ("--host-memory=created",)])
+def test_the_host_memory_that_was_chosen_is_told_with_why(capsys, data, gpu, monkeypatch, option):
+    monkeypatch.setattr(table_memory, "LEAST_TRIED_BYTES", 0)
+    outcome = train(capsys, data, "--device=gpu", "--system=scratchpipe", "--scratchpad=500", *option)
+    assert outcome.code == 0, outcome
+    told = re.search(
+        r"^host memory (ordinary|created): to read random rows took [\d.]+ ms in ", outcome.out, re.MULTILINE
+    )
+    assert bool(told) == (not option)
+
+
 def test_the_help_shows_the_options_of_a_gpu(capsys):
     shown = run_here(capsys, "train", "--help").out
     for option in ("--device auto|cpu|gpu", "--precision fp32|tf32|bf16", "--exchange auto|staged|direct",
-                   "--host-memory ordinary|created",
+                   "--host-memory auto|ordinary|created",
                    "--cuda-graphs / --no-cuda-graphs"):  # fmt: skip
         assert option in shown
 

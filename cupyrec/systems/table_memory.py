@@ -1,0 +1,95 @@
+"""What memory the host table lies in: ordinary, whose pages are locked for kernels, or created by CUDA's driver."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from cupyrec.config import SystemConfig
+from cupyrec.devices.device import Device
+from cupyrec.devices.gpu import GpuDevice
+from cupyrec.embedding.move_rows import gather_records
+from cupyrec.errors import DeviceError, DeviceMemoryError
+from cupyrec.systems.scratchpipe import ScratchpipeSystem
+from cupyrec.systems.serial import SerialSystem
+
+ORDINARY, CREATED, AUTO = "ordinary", "created", "auto"
+# Smaller tables have few pages: `auto` leaves them in ordinary memory. Larger ones are tried in no more than the most.
+LEAST_TRIED_BYTES, MOST_TRIED_BYTES = 2**30, 2**31
+# A read takes one of so many rows, as a batch does; how often, after a first time in which the kernel is loaded; and
+# the share of the time in ordinary memory at which created memory is worth it: the host may be slower there.
+ROWS_OF_ONE_READ, READS, WORTH_IT = 256, 5, 0.8
+
+
+class TableMemory:
+    """Gives a host table its memory, as a configuration asks for it.
+
+    name: ordinary or created, what was given last; why: how `auto` found it out, for people; empty where it had not to.
+    """
+
+    def __init__(self, config: SystemConfig, device: Device) -> None:
+        """config: resolved. Only rows of serial and scratchpipe on a GPU cross the link: others are in ordinary memory,
+        and so are those that are always staged, unless `created` is asked for.
+        """
+        self.name, self.why = ORDINARY, ""
+        self._device = device
+        over_link = isinstance(device, GpuDevice) and config.name in (SerialSystem.name, ScratchpipeSystem.name)
+        self._wanted = config.host_memory if over_link else ORDINARY
+        if self._wanted == AUTO and config.exchange == "staged":
+            self._wanted = ORDINARY
+
+    def zeros(self, shape: tuple[int, int], dtype: Any) -> np.ndarray:
+        """(rows, width) of zeros, host. Where the driver makes no memory it is ordinary, which is said if asked for."""
+        device = self._device
+        self.name, self.why = self._wanted, ""
+        if isinstance(device, GpuDevice):
+            if self.name == AUTO:
+                self.name, self.why = _faster(device, shape, np.dtype(dtype))
+            if self.name == CREATED:
+                try:
+                    return device.created_zeros(shape, dtype)
+                except DeviceMemoryError as error:
+                    device.say(f"{error}; the tables are in ordinary memory")
+                    self.name, self.why = ORDINARY, ""
+        return device.host.zeros(shape, dtype)
+
+
+def _faster(device: GpuDevice, shape: tuple[int, int], dtype: np.dtype) -> tuple[str, str]:
+    """The memory from which a kernel reads random rows faster, and why it is that one."""
+    rows, width = shape
+    record_bytes = width * dtype.itemsize
+    if rows * record_bytes < LEAST_TRIED_BYTES:
+        return ORDINARY, ""
+    tried = min(rows, MOST_TRIED_BYTES // record_bytes), width
+    try:
+        locked = device.host.zeros(tried, dtype)
+        device.runtime.lock_pages(locked)
+        ordinary_ms = random_reads_ms(device, locked)
+        del locked
+        created_ms = random_reads_ms(device, device.runtime.created(tried, dtype))
+    except DeviceError as error:
+        return ORDINARY, f"not both kinds can be tried: {error}"
+    why = f"to read random rows took {ordinary_ms:.2f} ms in ordinary memory, {created_ms:.2f} ms in created memory"
+    return (CREATED if created_ms <= WORTH_IT * ordinary_ms else ORDINARY), why
+
+
+def random_reads_ms(device: GpuDevice, records: np.ndarray) -> float:
+    """What a kernel takes to read random rows over the link: the least of a few times, other rows each time.
+
+    records: (rows, width) host memory that kernels reach. Raises DeviceError.
+    """
+    mapped, rows = device.runtime.mapped(records), records.shape[0]
+    count = max(rows // ROWS_OF_ONE_READ, 1)
+    gathered = device.empty((count, records.shape[1]), records.dtype)
+    random = np.random.default_rng(0)
+    times = []
+    for _ in range(1 + READS):
+        # In the order in which the missed rows of a batch come.
+        places = device.upload(np.sort(random.integers(0, rows, count)))
+        begun = device.record(timed=True)
+        gather_records(device, mapped, places, gathered, over_link=True)
+        ended = device.record(timed=True)
+        ended.synchronize()
+        times.append(device.runtime.elapsed_ms(begun.handle, ended.handle))
+    return min(times[1:])

@@ -1,0 +1,125 @@
+"""The host table's memory: which kind is taken, what `auto` tries, and what happens where the driver makes none."""
+
+import numpy as np
+import pytest
+from emulated_cuda import EmulatedCuda
+from gpu_devices import emulated_device
+
+from cupyrec.config import SystemConfig
+from cupyrec.devices.cpu import CpuDevice
+from cupyrec.devices.gpu import GpuDevice
+from cupyrec.errors import DeviceMemoryError
+from cupyrec.systems import table_memory
+from cupyrec.systems.table_memory import TableMemory, random_reads_ms
+
+SHAPE = (600, 8)
+
+
+def config(host_memory="auto", name="scratchpipe", **settings):
+    return SystemConfig(name, "50", host_memory=host_memory, **settings)
+
+
+@pytest.fixture
+def tried(monkeypatch):
+    """Every table is tried; gives the times that the two kinds shall take, and the shapes that were read."""
+    monkeypatch.setattr(table_memory, "LEAST_TRIED_BYTES", 0)
+    times, shapes = [], []
+
+    def reads_ms(device, records):
+        shapes.append(records.shape)
+        device.runtime.mapped(records)  # kernels must reach it
+        return times.pop(0)
+
+    monkeypatch.setattr(table_memory, "random_reads_ms", reads_ms)
+    return times, shapes
+
+
+@pytest.mark.parametrize(("created_ms", "name"), [(8.0, "created"), (8.01, "ordinary"), (20.0, "ordinary")])
+def test_auto_takes_created_memory_where_it_is_clearly_faster(tried, created_ms, name):
+    tried[0].extend([10.0, created_ms])
+    device = emulated_device()
+    memory = TableMemory(config(), device)
+    table = memory.zeros(SHAPE, np.float32)
+    assert (table.shape, table.dtype, table.any()) == (SHAPE, np.float32, False)
+    assert memory.name == name
+    assert memory.why == (
+        f"to read random rows took 10.00 ms in ordinary memory, {created_ms:.2f} ms in created memory"
+    )
+    assert device.runtime._is_locked(table) == (name == "created")
+
+
+def test_a_trial_reads_all_of_a_small_table_and_a_part_of_a_large_one(tried, monkeypatch):
+    times, shapes = tried
+    for most_bytes in (2**31, 100 * 32 + 5):
+        monkeypatch.setattr(table_memory, "MOST_TRIED_BYTES", most_bytes)
+        times.extend([1.0, 1.0])
+        TableMemory(config(), emulated_device()).zeros(SHAPE, np.float32)
+    assert shapes == [SHAPE, SHAPE, (100, 8), (100, 8)]
+
+
+@pytest.mark.parametrize(
+    "wanted",
+    [
+        config("ordinary"),
+        config(exchange="staged"),
+        config(name="resident"),
+        config("created", name="hybrid"),
+        config("created", name="static"),
+    ],
+)
+def test_nothing_is_tried_or_created_where_it_would_not_help(tried, wanted):
+    memory = TableMemory(wanted, GpuDevice(EmulatedCuda(creates=False), threads=1, say=pytest.fail))
+    assert not memory.zeros(SHAPE, np.float32).any()
+    assert (memory.name, memory.why, tried[1]) == ("ordinary", "", [])
+
+
+def test_small_tables_are_ordinary_without_a_trial(monkeypatch):
+    monkeypatch.setattr(table_memory, "random_reads_ms", pytest.fail)
+    memory = TableMemory(config(), emulated_device())
+    memory.zeros(SHAPE, np.float32)
+    assert (memory.name, memory.why) == ("ordinary", "")
+
+
+def test_the_cpu_has_ordinary_memory(tried):
+    memory = TableMemory(config("created"), CpuDevice(1))
+    assert not memory.zeros(SHAPE, np.float32).any()
+    assert (memory.name, memory.why) == ("ordinary", "")
+
+
+@pytest.mark.parametrize("missing", [{"creates": False}, {"lockable": False}])
+def test_auto_is_ordinary_where_one_kind_cannot_be_had(tried, missing):
+    tried[0].append(10.0)
+    memory = TableMemory(config(), GpuDevice(EmulatedCuda(**missing), threads=1, say=pytest.fail))
+    assert not memory.zeros(SHAPE, np.float32).any()
+    assert memory.name == "ordinary"
+    assert memory.why.startswith("not both kinds can be tried: no ")
+
+
+def test_where_there_is_no_room_for_all_of_the_table_it_is_ordinary_and_said(tried, monkeypatch):
+    tried[0].extend([10.0, 1.0])
+    said = []
+    device = GpuDevice(EmulatedCuda(), threads=1, say=said.append)
+    monkeypatch.setattr(table_memory, "MOST_TRIED_BYTES", 100 * 32)
+    create = device.runtime.created
+
+    def created(shape, dtype):
+        if shape[0] > 100:
+            raise DeviceMemoryError("no room")
+        return create(shape, dtype)
+
+    monkeypatch.setattr(device.runtime, "created", created)
+    memory = TableMemory(config(), device)
+    assert not memory.zeros(SHAPE, np.float32).any()
+    assert (memory.name, memory.why, said) == ("ordinary", "", ["no room; the tables are in ordinary memory"])
+
+
+@pytest.mark.parametrize("rows", [1, 100, 3000])
+def test_random_reads_are_timed_in_both_kinds(gpu_device, rows):
+    locked = gpu_device.host.zeros((rows, 8), np.float32)
+    gpu_device.runtime.lock_pages(locked)
+    assert random_reads_ms(gpu_device, locked) > 0
+    try:
+        created = gpu_device.runtime.created((rows, 8), np.float32)
+    except DeviceMemoryError as error:
+        pytest.skip(str(error))
+    assert random_reads_ms(gpu_device, created) > 0
