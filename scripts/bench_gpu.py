@@ -9,7 +9,7 @@ Sections, and what they take on an H100, about:
     train        the stage Train against its floor, kernel by kernel                   60 s
     embeddings   forward and backward of embedding bags, beside a published peer       40 s
     planning     look and plan on the device, alone and beside Train                   60 s
-    pages        rows over the link from four kinds of host memory                     30 s
+    pages        rows over the link from four kinds of host memory                     60 s
 
 Results go into FOLDER/gpu_<device>.json after every measurement; a run that is cut off loses nothing, and one that is
 started again goes on, or begins another file where sources or machine are others. What did not fit in the time is named
@@ -52,7 +52,7 @@ SECTIONS: dict[str, tuple[Callable[[Section, Scale, GpuDevice], None], float]] =
     "train": (measure_train, 45),
     "embeddings": (measure_embeddings, 30),
     "planning": (measure_planning, 50),
-    "pages": (measure_pages, 40),
+    "pages": (measure_pages, 60),
 }
 # What they measure needs no kernel of the host, or few and small ones: others are compiled meanwhile.
 WITHOUT_HOST_KERNELS, COMPILE_S = ("ceilings", "pages"), 90

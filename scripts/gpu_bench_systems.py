@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
+from dataclasses import replace
 from typing import Any
 from unittest.mock import patch
 
@@ -28,6 +29,7 @@ from cupyrec.scratchpad_size import scratchpad_slots
 from cupyrec.systems import scratchpad_system
 from cupyrec.systems.registry import make_system
 from cupyrec.systems.static import StaticSystem
+from cupyrec.systems.table_memory import CREATED
 
 # Bars: scratchpipe against resident where the link allows it, against the link elsewhere, and against the others; and
 # how much of a step may be outside Train.
@@ -55,6 +57,7 @@ class Systems:
     def __init__(self, section: Section, scale: Scale, device: GpuDevice) -> None:
         self._section, self._scale, self._device = section, scale, device
         self._table: Any = None
+        self._memory = ""
         self._exchanges: dict[str, Exchange] = {}
         self._batches: dict[str, list[Batch]] = {}
         self._unique: dict[str, int] = {}
@@ -70,6 +73,11 @@ class Systems:
             if not {"begun", "error"} & known.get(item, {}).keys():
                 known.pop(item, None)
             if section.measure(item, seconds, function) is None:
+                return
+        if self._memory == CREATED and scale.host_memory != CREATED:
+            # Tables of the check before were too small for it.
+            created = replace(scale, host_memory=CREATED)
+            if section.measure("check in created memory", 20, lambda: check_systems(created, self._device)) is None:
                 return
         section.measure("host rows", 10, lambda: move_rows(scale, self._device, self._table))
         self._over_localities("resident")
@@ -90,7 +98,7 @@ class Systems:
         config, device = self._scale.config, self._device
         begun = time.perf_counter()
         self._table, memory = make_table(self._scale, device, config)
-        made = time.perf_counter()
+        made, self._memory = time.perf_counter(), memory.name
         self._exchanges, refusal = exchanges_there(device, self._table)
         locked = time.perf_counter()
         most_rows = min(TRIED_ROWS, config.table_rows[0])
@@ -98,7 +106,7 @@ class Systems:
         self._fastest = min(trials, key=lambda name: trials[name])
         return {
             "bytes": self._table.records.nbytes,
-            "memory": memory.name,
+            "memory": self._memory,
             **({"why_memory": memory.why} if memory.why else {}),
             "make_s": round(made - begun, 2),
             "lock_s": round(locked - made, 2),

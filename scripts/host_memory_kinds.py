@@ -31,6 +31,7 @@ from memory_driver import (
 )
 
 from cupyrec.devices.created_memory import create_block
+from cupyrec.devices.created_probe import tried
 from cupyrec.devices.cupy_runtime import CupyRuntime
 from cupyrec.devices.gpu import GpuDevice
 from cupyrec.devices.host_memory import host_array
@@ -74,7 +75,7 @@ def allocated(driver: MemoryDriver, size_bytes: int) -> Iterator[Block]:
 @contextmanager
 def created(driver: MemoryDriver, size_bytes: int) -> Iterator[Block]:
     """As cupyrec has its tables with `--host-memory created`."""
-    made = create_block(driver, size_bytes)
+    made = create_block(tried(driver), size_bytes)
     supported = CU_DEVICE_ATTRIBUTE_HOST_NUMA_VIRTUAL_MEMORY_MANAGEMENT_SUPPORTED
     made.facts["host_numa_supported"] = driver.attribute(supported, -1)
     try:

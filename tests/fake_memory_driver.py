@@ -8,6 +8,7 @@ GRANULARITY = 2**16
 SOURCE = """
 #include <cstdint>
 #include <cstdio>
+#include <cstdlib>
 #include <map>
 #include <string>
 #include <sys/mman.h>
@@ -57,6 +58,10 @@ void answer(int attribute, int value) { attributes[attribute] = value; }
 int left() { return taken.size(); }
 
 int cuGetErrorName(int error, const char** name) { return *name = "ERROR_OF_THE_TEST", 0; }
+int cuInit(unsigned flags) { return noted("cuInit", "flags %u", flags); }
+int cuDeviceGet(int* device, int ordinal) { return *device = ordinal, 0; }
+int cuDevicePrimaryCtxRetain(void** context, int device) { return *context = (void*)(uint64_t)(device + 1), 0; }
+int cuCtxSetCurrent(void* context) { return context != (void*)6; }
 int cuCtxGetDevice(int* device) { return *device = 5, 0; }
 int cuCtxSynchronize() { return noted("cuCtxSynchronize", ""); }
 int cuDeviceGetAttribute(int* value, int attribute, int device) {
@@ -80,6 +85,12 @@ int cuMemAddressReserve(uint64_t* at, size_t size, size_t alignment, uint64_t hi
 }
 int cuMemAddressFree(uint64_t at, size_t size) { return noted("cuMemAddressFree", "%zu", size) | give(at, size); }
 int cuMemCreate(uint64_t* handle, size_t size, const Wanted* wanted, unsigned long long flags) {
+#ifdef CRASHING
+    std::abort();
+#endif
+#ifdef REFUSING
+    return 1;
+#endif
     const Location& location = wanted->location;
     const int flag = wanted->compression | wanted->direct | wanted->usage;
     const int rest = flag | wanted->handles | (wanted->windows != nullptr);
@@ -138,12 +149,13 @@ UNDONE = [f"cuMemUnmap {ROUNDED}", "cuMemRelease 77", f"cuMemAddressFree {ROUNDE
 
 
 def compile_drivers(folder):
-    """Paths of a new and of an old driver, which g++ compiles into a folder."""
+    """Paths of drivers that g++ compiles into a folder: a new and an old one, and two that create no memory."""
     (folder / "driver.cpp").write_text(SOURCE)
-    for name, define in (("new", "-DNEW"), ("old", "-DOLD")):
-        options = ["-shared", "-fPIC", f"-DGRANULARITY={GRANULARITY}", define, "-o", f"{name}.so"]
+    names = "new", "old", "crashing", "refusing"
+    for name in names:
+        options = ["-shared", "-fPIC", f"-DGRANULARITY={GRANULARITY}", f"-D{name.upper()}", "-o", f"{name}.so"]
         subprocess.run(["g++", *options, "driver.cpp"], cwd=folder, check=True)
-    return {name: str(folder / f"{name}.so") for name in ("new", "old")}
+    return {name: str(folder / f"{name}.so") for name in names}
 
 
 class FakeMemoryDriver:
@@ -167,12 +179,12 @@ class FakeMemoryDriver:
         return self.library.left()
 
 
-def created_calls(location, access):
-    """What the first block of SIZE asks for. access: places and what they may do."""
+def created_calls(location):
+    """What the first block of SIZE asks for, for the device and its host."""
     return [
         f"cuMemGetAllocationGranularity at {location} option 1",
         RESERVED,
         f"cuMemCreate {ROUNDED} type 1 at {location} rest 0 flags 0",
         f"cuMemMap {ROUNDED} offset 0 handle 77 flags 0",
-        f"cuMemSetAccess {ROUNDED} {access}",
+        *(f"cuMemSetAccess {ROUNDED} {place}=3" for place in ("1:5", location)),
     ]

@@ -227,6 +227,7 @@ def test_another_process_makes_the_memory_again_for_what_is_left(section, driver
         "cuMemCreate",
         "cuMemMap",
         "cuMemSetAccess",
+        "cuMemSetAccess",
         "cuMemUnmap",
         "cuMemRelease",
         "cuMemAddressFree",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -22,9 +23,11 @@ class Capturing:
 
     @contextmanager
     def capture(self) -> Iterator[None]:
-        """Around a capture."""
+        """Around a capture. Raises RuntimeError within another of the same thread."""
+        if self._thread == threading.get_ident():
+            raise RuntimeError("a graph is captured while this thread captures another")
         try:
-            with self._lock:
+            with self._lock, without_collector():
                 self._thread = threading.get_ident()
                 try:
                     yield
@@ -69,6 +72,18 @@ class Capturing:
     def _catch_up(self) -> None:
         while self._put_off:
             self._put_off.popleft()()
+
+
+@contextmanager
+def without_collector() -> Iterator[None]:
+    """Within it Python's collector frees nothing: what it finds might be a graph, which must not end meanwhile."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 @cache

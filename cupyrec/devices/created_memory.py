@@ -88,8 +88,9 @@ def _create_at(driver: MemoryDriver, size_bytes: int, location: CUmemLocation) -
         driver.call("cuMemMap", address.value, size, 0, handle.value, 0)
         undo.callback(driver.call, "cuMemUnmap", address.value, size)
         places = CUmemLocation(CU_MEM_LOCATION_TYPE_DEVICE, driver.device()), location
-        access = [CUmemAccessDesc(place, CU_MEM_ACCESS_FLAGS_PROT_READWRITE) for place in places]
-        driver.call("cuMemSetAccess", address.value, size, (CUmemAccessDesc * len(access))(*access), len(access))
+        for place in places:
+            access = CUmemAccessDesc(place, CU_MEM_ACCESS_FLAGS_PROT_READWRITE)
+            driver.call("cuMemSetAccess", address.value, size, byref(access), 1)
         facts = {"location_type": location.type, "location_id": location.id, "granularity_bytes": granularity.value}
         return CreatedBlock(address.value, undo.pop_all().close, facts)
 

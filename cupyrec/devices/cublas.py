@@ -7,7 +7,10 @@ workspace that it was given. The library is the one that CuPy has loaded.
 from __future__ import annotations
 
 import ctypes
+import weakref
+from collections.abc import Callable
 from ctypes import c_int, c_size_t, c_void_p
+from functools import partial
 from typing import Any
 
 from cupyrec.errors import DeviceError
@@ -31,6 +34,7 @@ STATUS_NAMES = {
 }
 PROTOTYPES: dict[str, list[Any]] = {
     "cublasCreate_v2": [c_void_p],
+    "cublasDestroy_v2": [c_void_p],
     "cublasSetStream_v2": [c_void_p, c_void_p],
     "cublasSetWorkspace_v2": [c_void_p, c_void_p, c_size_t],
     "cublasGemmEx": [
@@ -59,16 +63,23 @@ class Cublas:
     One thread at a time may use it.
     """
 
-    def __init__(self, library: Any, stream_pointer: int, workspace: Any) -> None:
-        """workspace: a device array, kept for as long as the handle."""
-        self._library, self._workspace = library, workspace
+    def __init__(
+        self, library: Any, stream: Any, workspace: Any, as_soon_as_can_be: Callable[[Callable[[], None]], None]
+    ) -> None:
+        """stream: CuPy's; workspace: a device array; both are kept for as long as the handle.
+
+        as_soon_as_can_be: is given the end of the handle, which waits for the device.
+        """
+        self._library = library
         self._handle = c_void_p()
         # Read on the host by each call.
         self._alpha, self._beta = ctypes.c_float(1), ctypes.c_float(0)
         self._ones = ctypes.addressof(self._alpha), ctypes.addressof(self._beta)
         _check(library.cublasCreate_v2(ctypes.byref(self._handle)))
+        end = partial(_destroy, library, self._handle, stream, workspace)
+        weakref.finalize(self, as_soon_as_can_be, end).atexit = False
         # In this order: the choice of a stream takes the workspace away.
-        _check(library.cublasSetStream_v2(self._handle, stream_pointer))
+        _check(library.cublasSetStream_v2(self._handle, stream.ptr))
         _check(library.cublasSetWorkspace_v2(self._handle, workspace.data.ptr, workspace.nbytes))
 
     def matmul(self, A: Any, B: Any, out: Any, precision: str) -> None:
@@ -106,6 +117,11 @@ def gemm_arguments(A: Any, B: Any, out: Any) -> tuple[tuple[int, int, int, int, 
         operations.append(OP_N if in_order else OP_T)
         factors.append((array.data.ptr, max(1, array.shape[1] if in_order else array.shape[0])))
     return (operations[0], operations[1], out.shape[1], out.shape[0], A.shape[1]), factors
+
+
+def _destroy(library: Any, handle: c_void_p, *_kept: Any) -> None:
+    # Nobody is left whom an error would help.
+    library.cublasDestroy_v2(handle)
 
 
 def _check(status: int) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 
 from cupyrec.devices.capturing import capturing_on
 from cupyrec.devices.created_memory import CreatedMemory
+from cupyrec.devices.created_probe import tried
 from cupyrec.devices.cublas import WORKSPACE_BYTES, Cublas, load_cublas
 from cupyrec.devices.cuda_driver import NOT_READY, DriverCalls, Launcher, load_driver
 from cupyrec.devices.cuda_kernel import CudaKernel
@@ -69,7 +70,7 @@ class CupyRuntime:
         self._device = self._cuda.getDevice()
         self._capturing = capturing_on(self._device)
         self._locked = LockedPages(self._cuda, self._capturing)
-        self._created = CreatedMemory(MemoryDriver, self._capturing)
+        self._created = CreatedMemory(lambda: tried(MemoryDriver()), self._capturing)
         self._kernels = CompiledKernels(cupy, self._capturing)
         try:
             calls = load_driver()
@@ -99,7 +100,9 @@ class CupyRuntime:
 
     @in_our_errors
     def empty(self, shape: int | Sequence[int], dtype: Any) -> Any:
-        return self._cupy.empty(shape, dtype)
+        # Where memory is short, CuPy frees what it keeps, and waits for the device.
+        with self._capturing.between():
+            return self._cupy.empty(shape, dtype)
 
     @in_our_errors
     def page_locked(self, shape: int | Sequence[int], dtype: Any) -> np.ndarray:
@@ -246,7 +249,7 @@ class CupyRuntime:
     def _cublas(self, stream: CupyStream) -> Cublas:
         if stream.cublas is None:
             workspace = self._cupy.empty(WORKSPACE_BYTES, np.uint8)
-            stream.cublas = Cublas(self._cublas_library, stream.pointer, workspace)
+            stream.cublas = Cublas(self._cublas_library, stream.stream, workspace, self._capturing.as_soon_as_can_be)
         return stream.cublas
 
     @in_our_errors

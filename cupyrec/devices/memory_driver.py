@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Mapping, Sequence
-from ctypes import POINTER, byref, c_char_p, c_int, c_size_t, c_ubyte, c_uint64, c_ushort, c_void_p
+from ctypes import POINTER, byref, c_char_p, c_int, c_size_t, c_ubyte, c_uint, c_uint64, c_ushort, c_void_p
 from typing import Any, ClassVar
 
 from cupyrec.devices.cuda_driver import DRIVER
@@ -62,6 +62,10 @@ class MemoryDriver:
     # A device, an enumeration and an error are an int; an address and a handle have 64 bits.
     PROTOTYPES: ClassVar[Mapping[str, Sequence[Any]]] = {
         "cuGetErrorName": [c_int, POINTER(c_char_p)],
+        "cuInit": [c_uint],
+        "cuDeviceGet": [POINTER(c_int), c_int],
+        "cuDevicePrimaryCtxRetain": [POINTER(c_void_p), c_int],
+        "cuCtxSetCurrent": [c_void_p],
         "cuCtxGetDevice": [POINTER(c_int)],
         "cuDeviceGetAttribute": [POINTER(c_int), c_int, c_int],
         "cuMemGetAllocationGranularity": [POINTER(c_size_t), POINTER(CUmemAllocationProp), c_int],
@@ -75,7 +79,8 @@ class MemoryDriver:
     }
 
     def __init__(self, name: str = DRIVER) -> None:
-        """Raises HostMemoryError where the library is not found."""
+        """name: of the library. Raises HostMemoryError where it is not found."""
+        self.name = name
         try:
             self._library = ctypes.CDLL(name)
         except OSError as error:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+import time
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -17,9 +18,11 @@ from cupyrec.systems.serial import SerialSystem
 ORDINARY, CREATED, AUTO = "ordinary", "created", "auto"
 # Smaller tables have few pages: `auto` leaves them in ordinary memory. Larger ones are tried in no more than the most.
 LEAST_TRIED_BYTES, MOST_TRIED_BYTES = 2**30, 2**31
-# A read takes one of so many rows, as a batch does; how often, after a first time in which the kernel is loaded; and
-# the share of the time in ordinary memory at which created memory is worth it: the host may be slower there.
-ROWS_OF_ONE_READ, READS, WORTH_IT = 256, 5, 0.8
+# A read takes one of so many rows, as a batch does; how often, after a first time in which the kernel is loaded.
+ROWS_OF_ONE_READ, READS = 256, 5
+# Shares of the time in ordinary memory: at which created memory is worth it, and what the host may take there, which
+# gathers and scatters rows as well.
+WORTH_IT, MOST_OF_HOST = 0.8, 1.3
 
 
 class TableMemory:
@@ -56,7 +59,7 @@ class TableMemory:
 
 
 def _faster(device: GpuDevice, shape: tuple[int, int], dtype: np.dtype) -> tuple[str, str]:
-    """The memory from which a kernel reads random rows faster, and why it is that one."""
+    """The memory from which random rows are read faster, and why it is that one."""
     rows, width = shape
     record_bytes = width * dtype.itemsize
     if rows * record_bytes < LEAST_TRIED_BYTES:
@@ -65,31 +68,45 @@ def _faster(device: GpuDevice, shape: tuple[int, int], dtype: np.dtype) -> tuple
     try:
         locked = device.host.zeros(tried, dtype)
         device.runtime.lock_pages(locked)
-        ordinary_ms = random_reads_ms(device, locked)
+        ordinary = random_reads_ms(device, locked)
         del locked
-        created_ms = random_reads_ms(device, device.runtime.created(tried, dtype))
+        created = random_reads_ms(device, device.runtime.created(tried, dtype))
     except DeviceError as error:
         return ORDINARY, f"not both kinds can be tried: {error}"
-    why = f"to read random rows took {ordinary_ms:.2f} ms in ordinary memory, {created_ms:.2f} ms in created memory"
-    return (CREATED if created_ms <= WORTH_IT * ordinary_ms else ORDINARY), why
+    is_better = created.gpu <= WORTH_IT * ordinary.gpu and created.host <= MOST_OF_HOST * ordinary.host
+    return (CREATED if is_better else ORDINARY), (
+        f"to read random rows takes the GPU {ordinary.gpu:.2f} ms in ordinary and {created.gpu:.2f} ms in created "
+        f"memory, the host {ordinary.host:.2f} and {created.host:.2f} ms"
+    )
 
 
-def random_reads_ms(device: GpuDevice, records: np.ndarray) -> float:
-    """What a kernel takes to read random rows over the link: the least of a few times, other rows each time.
+class ReadTimes(NamedTuple):
+    """Milliseconds."""
+
+    gpu: float
+    host: float
+
+
+def random_reads_ms(device: GpuDevice, records: np.ndarray) -> ReadTimes:
+    """What it takes to read random rows: the least of a few times, other rows each time.
 
     records: (rows, width) host memory that kernels reach. Raises DeviceError.
     """
-    mapped, rows = device.runtime.mapped(records), records.shape[0]
+    mapped, (rows, width) = device.runtime.mapped(records), records.shape
     count = max(rows // ROWS_OF_ONE_READ, 1)
-    gathered = device.empty((count, records.shape[1]), records.dtype)
+    on_device, on_host = device.empty((count, width), records.dtype), np.empty((count, width), records.dtype)
     random = np.random.default_rng(0)
     times = []
     for _ in range(1 + READS):
         # In the order in which the missed rows of a batch come.
-        places = device.upload(np.sort(random.integers(0, rows, count)))
+        places = np.sort(random.integers(0, rows, count))
+        uploaded = device.upload(places)
         begun = device.record(timed=True)
-        gather_records(device, mapped, places, gathered, over_link=True)
+        gather_records(device, mapped, uploaded, on_device, over_link=True)
         ended = device.record(timed=True)
         ended.synchronize()
-        times.append(device.runtime.elapsed_ms(begun.handle, ended.handle))
-    return min(times[1:])
+        host_begun = time.perf_counter()
+        gather_records(device.host, records, places, on_host)
+        host_ms = (time.perf_counter() - host_begun) * 1e3
+        times.append(ReadTimes(device.runtime.elapsed_ms(begun.handle, ended.handle), host_ms))
+    return ReadTimes(*map(min, zip(*times[1:], strict=True)))

@@ -194,7 +194,7 @@ def test_the_host_memory_that_was_chosen_is_told_with_why(capsys, data, gpu, mon
     outcome = train(capsys, data, "--device=gpu", "--system=scratchpipe", "--scratchpad=500", *option)
     assert outcome.code == 0, outcome
     told = re.search(
-        r"^host memory (ordinary|created): to read random rows took [\d.]+ ms in ", outcome.out, re.MULTILINE
+        r"^host memory (ordinary|created): to read random rows takes the GPU [\d.]+ ms ", outcome.out, re.MULTILINE
     )
     assert bool(told) == (not option)
 

@@ -1,6 +1,9 @@
 """What must not be done while a graph is captured is done before, between or after, and never forgotten."""
 
+import gc
 import threading
+
+import pytest
 
 from cupyrec.devices.capturing import Capturing, capturing_on
 
@@ -18,6 +21,29 @@ def test_what_is_put_off_in_a_capture_is_done_after_it():
         in_another_thread(lambda: capturing.as_soon_as_can_be(lambda: done.append("other")))
         assert done == []
     assert done == ["own", "other"]
+
+
+def test_python_collects_nothing_while_a_graph_is_captured():
+    capturing = Capturing()
+    with capturing.capture():
+        assert not gc.isenabled()
+    assert gc.isenabled()
+    gc.disable()
+    try:
+        with capturing.capture():
+            pass
+        assert not gc.isenabled()
+    finally:
+        gc.enable()
+
+
+def test_a_capture_within_a_capture_is_refused():
+    """It would wait for itself for ever."""
+    capturing = Capturing()
+    with capturing.capture():
+        with pytest.raises(RuntimeError, match="captures another"), capturing.capture():
+            pass
+        assert capturing._thread == threading.get_ident()
 
 
 def test_what_was_put_off_is_done_before_what_is_done_between():

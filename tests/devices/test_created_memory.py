@@ -45,7 +45,7 @@ def test_created(driver, node, location):
     assert block.facts["granularity_bytes"] == GRANULARITY
     assert (block.facts["location_type"], block.facts["location_id"]) == (3, max(node or 0, 0))
     block.give_back()
-    assert driver.noted() == [*created_calls(location, f"1:5=3 {location}=3"), *UNDONE]
+    assert driver.noted() == [*created_calls(location), *UNDONE]
     assert driver.left() == 0
 
 
@@ -56,8 +56,8 @@ def test_created_where_no_node_may_be_named(driver):
     assert block.facts["location_type"] == 2
     assert "location 3: cuMemCreate: ERROR_OF_THE_TEST (1)" in block.facts["refused"]
     block.give_back()
-    first = [*created_calls("3:1", "")[:3], UNDONE[-1]]
-    assert driver.noted() == [*first, *created_calls("2:0", "1:5=3 2:0=3"), *UNDONE]
+    first = [*created_calls("3:1")[:3], UNDONE[-1]]
+    assert driver.noted() == [*first, *created_calls("2:0"), *UNDONE]
     assert driver.left() == 0
 
 
@@ -77,7 +77,7 @@ def test_created_undoes_what_was_done_before_a_refusal(driver, refused, undone):
         create_block(driver.calls, SIZE)
     calls = []
     for location in ("3:1", "2:0"):
-        all_calls = created_calls(location, f"1:5=3 {location}=3")
+        all_calls = created_calls(location)
         done = next(at for at, call in enumerate(all_calls) if call.startswith(refused)) + 1
         calls += [*all_calls[:done], *UNDONE[len(UNDONE) - undone :]]
     assert driver.noted() == calls

@@ -347,6 +347,14 @@ def test_cupy_has_all_that_is_called():
     assert gemm_arguments(array, array.T, cupy.ndarray((3, 3), np.float32, array.data))[0] == (1, 0, 3, 3, 4)
 
 
+class StreamAt55:
+    ptr = 55
+
+
+def cublas(library, workspace):
+    return Cublas(library, StreamAt55(), workspace, lambda end: end())
+
+
 @pytest.mark.parametrize("transposed_B", [False, True], ids=["B", "B.T"])
 @pytest.mark.parametrize("transposed_A", [False, True], ids=["A", "A.T"])
 @pytest.mark.parametrize("sizes", [(1, 1, 1), (3, 5, 7), (1, 4, 9), (8, 1, 2), (6, 3, 1), (2, 0, 3), (1, 5, 1)])
@@ -359,13 +367,14 @@ def test_products_are_asked_for_as_cublas_counts(sizes, transposed_A, transposed
     given_B = FakeArray(np.ascontiguousarray(B.T).T if transposed_B else B)
     library = FakeLibrary()
     workspace = FakeArray(np.empty(64, np.uint8))
-    Cublas(library, 55, workspace).matmul(given_A, given_B, FakeArray(out), "tf32")
+    cublas(library, workspace).matmul(given_A, given_B, FakeArray(out), "tf32")
     assert np.array_equal(out, A @ B)
     assert library.calls == [
         ("cublasCreate_v2",),
         ("cublasSetStream_v2", 55),
         ("cublasSetWorkspace_v2", workspace.data.ptr, 64),
         ("cublasGemmEx", COMPUTE_TYPES["tf32"]),
+        ("cublasDestroy_v2",),
     ]
 
 
@@ -388,7 +397,23 @@ def test_an_error_of_cublas_is_named():
     library = FakeLibrary()
     library.status = 14
     with pytest.raises(DeviceError, match="CUBLAS_STATUS_INTERNAL_ERROR"):
-        Cublas(library, 55, FakeArray(np.empty(1, np.uint8)))
+        cublas(library, FakeArray(np.empty(1, np.uint8)))
+
+
+def test_a_handle_of_cublas_ends_with_its_user_and_as_soon_as_can_be():
+    library, put_off = FakeLibrary(), []
+    workspace, stream = FakeArray(np.empty(64, np.uint8)), StreamAt55()
+    used = weakref.ref(stream)
+    handle = Cublas(library, stream, workspace, put_off.append)
+    assert put_off == []
+    del handle, stream
+    gc.collect()
+    assert used() is not None  # cuBLAS knows it by its address
+    assert library.calls[-1][0] == "cublasSetWorkspace_v2"
+    put_off.pop()()
+    assert library.calls[-1] == ("cublasDestroy_v2",)
+    gc.collect()
+    assert used() is None
 
 
 def test_cublas_is_made_once_for_a_stream(runtime, cupy):
@@ -690,6 +715,19 @@ def test_pages_freed_while_a_graph_is_captured_are_unlocked_after_it(runtime, cu
     assert memory() is None
 
 
+def test_memory_is_allocated_between_captures(runtime):
+    """CuPy may free what it keeps, which would spoil a graph that another thread captures."""
+    made = threading.Thread(target=lambda: runtime.empty(3, np.float32))
+
+    def work():
+        made.start()
+        made.join(0.05)
+        assert made.is_alive()
+
+    runtime.capture(runtime.stream("train"), work)
+    made.join()
+
+
 def test_pages_that_cannot_be_locked_or_are_not(runtime, cupy):
     with pytest.raises(DeviceError, match="not locked"):
         runtime.mapped(np.zeros(3, np.float32))
@@ -724,6 +762,13 @@ def test_created_memory_is_reached_at_its_address(cupy, memory_drivers, monkeypa
     del mapped
     gc.collect()
     assert driver.left() == 0
+
+
+def test_a_driver_that_crashes_ends_another_process(cupy, memory_drivers, monkeypatch):
+    driver = FakeMemoryDriver(memory_drivers["crashing"], MemoryDriver)
+    monkeypatch.setattr(cupy_runtime, "MemoryDriver", lambda: driver.calls)
+    with pytest.raises(DeviceMemoryError, match="a process that tried it was ended by SIGABRT"):
+        CupyRuntime().created(3, np.float32)
 
 
 def test_created_memory_that_cannot_be_had(cupy, memory_drivers, monkeypatch):
