@@ -11,9 +11,9 @@ from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
-from threadpoolctl import ThreadpoolController
 
 from cupyrec.devices.host_memory import host_array
+from cupyrec.devices.while_needed import WhileNeeded, blas_on_one_thread
 from cupyrec.errors import ConfigError
 
 # Matrix products smaller than this run on one thread: handing a part over costs about 20 us.
@@ -45,33 +45,32 @@ class CpuDevice:
         if self.threads < 1:
             raise ConfigError(f"threads must be at least 1, but is {self.threads}")
         self._workers: list[_Worker] = []
-        self._running = 0
+        self._with_workers = WhileNeeded(self._start_workers)
 
     @contextmanager
     def running(self) -> Iterator[CpuDevice]:
-        """Start the worker threads and hold BLAS at one thread; undo both at the end. May be nested."""
-        if self._running:
+        """Within it the worker threads run and BLAS is held at one thread. May be nested, also by several threads."""
+        with self._with_workers.needed(), blas_on_one_thread.needed():
             yield self
-            return
-        self._running += 1
-        try:
-            self._start_workers()
-            with ThreadpoolController().limit(limits=1, user_api="blas"):
-                yield self
-        finally:
-            self._running -= 1
-            workers, self._workers = self._workers, []
-            for worker in workers:
-                worker.stop()
 
-    def _start_workers(self) -> None:
+    def _start_workers(self) -> Callable[[], None]:
         try:
             for number in range(1, self.threads):
                 self._workers.append(_Worker(f"cupyrec-cpu-{number}"))
-        except RuntimeError:
+        except BaseException as error:
+            started = len(self._workers) + 1
+            self._stop_workers()
+            if not isinstance(error, RuntimeError):
+                raise
             raise ConfigError(
-                f"{self.threads} threads cannot be started, only {len(self._workers) + 1}; choose fewer (--threads)"
+                f"{self.threads} threads cannot be started, only {started}; choose fewer (--threads)"
             ) from None
+        return self._stop_workers
+
+    def _stop_workers(self) -> None:
+        workers, self._workers = self._workers, []
+        for worker in workers:
+            worker.stop()
 
     @property
     def description(self) -> str:

@@ -6,6 +6,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from cupyrec.devices.cpu import CpuDevice
 from cupyrec.devices.cuda_kernel import CudaKernel
 from cupyrec.devices.cuda_runtime import PRECISIONS, CudaRuntime
 from cupyrec.devices.host_memory import host_array
+from cupyrec.devices.while_needed import WhileNeeded
 from cupyrec.errors import ConfigError, DeviceMemoryError
 
 BLOCK_THREADS = 256
@@ -219,13 +221,8 @@ class GpuDevice(GpuStream):
     @contextmanager
     def running(self) -> Iterator[GpuDevice]:
         """Within it the host's threads run, and Python's threads take turns quickly. May be nested."""
-        before = sys.getswitchinterval()
-        sys.setswitchinterval(min(before, TURN_S))
-        try:
-            with self.host.running():
-                yield self
-        finally:
-            sys.setswitchinterval(before)
+        with quick_turns.needed(), self.host.running():
+            yield self
 
     def stream(self, name: str = "", *, patience: int = 0) -> GpuStream:
         """A stream for a stage of the pipeline, or a part of it. patience: see CudaRuntime.stream."""
@@ -259,6 +256,16 @@ class GpuDevice(GpuStream):
     def synchronize(self) -> None:
         """Wait for everything queued on every stream."""
         self.runtime.synchronize_all()
+
+
+def _take_quick_turns() -> Callable[[], None]:
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(min(before, TURN_S))
+    return partial(sys.setswitchinterval, before)
+
+
+# A setting of the process.
+quick_turns = WhileNeeded(_take_quick_turns)
 
 
 def _clear(start: int, stop: int, items: np.ndarray) -> None:

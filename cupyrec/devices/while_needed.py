@@ -1,0 +1,50 @@
+"""What is set up when the first of several needs it, and undone when the last no longer does."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache
+
+from threadpoolctl import ThreadpoolController
+
+
+class WhileNeeded:
+    """Counts who needs it. Any thread may; one at a time sets up or undoes."""
+
+    def __init__(self, begin: Callable[[], Callable[[], None]]) -> None:
+        """begin: sets up, all of it or nothing, and gives what undoes it."""
+        self._begin = begin
+        self._lock = threading.Lock()
+        self._needed = 0
+        self._end: Callable[[], None] = lambda: None
+
+    @contextmanager
+    def needed(self) -> Iterator[None]:
+        """Within it, it is set up. May be nested. Raises what setting up raises."""
+        with self._lock:
+            if not self._needed:
+                self._end = self._begin()
+            self._needed += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._needed -= 1
+                if not self._needed:
+                    self._end()
+
+
+@cache
+def _libraries() -> ThreadpoolController:
+    """Looked for once: that takes longer than to predict a small batch, and NumPy has loaded its own by now."""
+    return ThreadpoolController()
+
+
+def _hold_blas() -> Callable[[], None]:
+    return _libraries().limit(limits=1, user_api="blas").restore_original_limits
+
+
+# BLAS, held at one thread: a setting of the process.
+blas_on_one_thread = WhileNeeded(_hold_blas)

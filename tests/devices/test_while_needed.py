@@ -1,0 +1,116 @@
+"""What several need is set up once, and undone by the last; also where they are several threads or devices."""
+
+import sys
+import threading
+
+import numpy as np
+import pytest
+from gpu_devices import emulated_device
+from test_cpu import blas_threads, worker_threads
+
+from cupyrec.devices.cpu import CpuDevice
+from cupyrec.devices.gpu import TURN_S
+from cupyrec.devices.while_needed import WhileNeeded
+
+
+def test_set_up_by_the_first_and_undone_by_the_last():
+    log = []
+
+    def begin():
+        log.append("begun")
+        return lambda: log.append("ended")
+
+    needs = WhileNeeded(begin)
+    for _ in range(2):
+        with needs.needed(), needs.needed():
+            assert log.pop() == "begun"
+        assert log.pop() == "ended"
+        assert not log
+
+
+def test_what_cannot_be_set_up_is_not_undone():
+    def begin():
+        raise ZeroDivisionError
+
+    needs = WhileNeeded(begin)
+    for _ in range(2):
+        with pytest.raises(ZeroDivisionError), needs.needed():
+            pass
+
+
+class Overlapping:
+    """Another thread that is within device.running() from the beginning until `leave`."""
+
+    def __init__(self, device):
+        self._is_in, self._leave = threading.Event(), threading.Event()
+        self._thread = threading.Thread(target=self._run, args=(device,))
+        self._thread.start()
+        assert self._is_in.wait(60)
+
+    def _run(self, device):
+        with device.running():
+            self._is_in.set()
+            assert self._leave.wait(60)
+
+    def leave(self):
+        self._leave.set()
+        self._thread.join()
+
+
+def test_blas_is_as_before_when_the_last_of_two_devices_has_run():
+    before = blas_threads()
+    other = Overlapping(CpuDevice(2))
+    with CpuDevice(3).running():
+        other.leave()
+        assert set(blas_threads()) == {1}
+    assert blas_threads() == before
+
+
+def test_python_takes_turns_as_before_when_the_last_of_two_devices_has_run():
+    before = sys.getswitchinterval()
+    other = Overlapping(emulated_device())
+    with emulated_device().running():
+        other.leave()
+        assert sys.getswitchinterval() == pytest.approx(TURN_S)
+    assert sys.getswitchinterval() == before
+
+
+def test_threads_that_use_one_device_share_its_workers():
+    device, errors = CpuDevice(4), []
+    other = Overlapping(device)
+
+    def use():
+        for _ in range(20):
+            items = np.zeros(1000)
+            with device.running():
+                assert len(worker_threads()) == 3
+                device.launch(lambda start, stop, items=items: items[start:stop].__iadd__(1), items.size)
+            if items.sum() != items.size:
+                errors.append(items)
+
+    threads = [threading.Thread(target=use) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    other.leave()
+    for thread in threads:
+        thread.join(60)
+        assert not thread.is_alive()
+    assert errors == []
+    assert worker_threads() == []
+
+
+def test_workers_that_do_not_all_start_are_stopped(monkeypatch):
+    device, start = CpuDevice(3), threading.Thread.start
+
+    def interrupted(thread):
+        if thread.name == "cupyrec-cpu-2":
+            raise KeyboardInterrupt
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", interrupted)
+    with pytest.raises(KeyboardInterrupt), device.running():
+        pass
+    assert worker_threads() == []
+    monkeypatch.undo()
+    with device.running():
+        assert len(worker_threads()) == 2
