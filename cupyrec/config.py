@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cupyrec.argument_kinds import PATH, check_kind
 from cupyrec.errors import ConfigError
 from cupyrec.scratchpad_size import check_scratchpad_size
 
@@ -49,6 +50,7 @@ class DlrmConfig:
             )
         if self.top[-1] != 1:
             raise ConfigError(f"the top MLP must end in 1, the logit, but is {_text(self.top)}")
+        check_kind(bool, "True or False", self_interaction=self.self_interaction)
         if self.pooling not in ("sum", "mean"):
             raise ConfigError(f"pooling must be sum or mean, but is {self.pooling!r}")
 
@@ -59,7 +61,6 @@ class DlrmConfig:
 
 
 SYSTEMS = ("auto", "resident", "hybrid", "static", "serial", "scratchpipe")
-# As in cupyrec.pipeline.replacement, said again here so that the options need not load Numba.
 REPLACEMENTS = ("lookahead", "lru", "lfu", "random")
 DEFAULT_SCRATCHPAD = "10%"
 # Batches ahead that scratchpipe's stages must know.
@@ -67,7 +68,7 @@ LEAST_LOOKAHEAD = 2
 EXCHANGES = ("auto", "staged", "direct", "direct-in", "direct-out", "mixed")
 HOST_MEMORIES = ("auto", "ordinary", "created")
 DEVICES = ("auto", "cpu", "gpu")
-# As in cupyrec.devices.cuda_runtime, for the same reason.
+# How exact matrix products on a GPU are; embedding rows and all else stay float32.
 PRECISIONS = ("fp32", "tf32", "bf16")
 
 
@@ -105,6 +106,7 @@ class SystemConfig:
         ):
             if value not in known:
                 raise ConfigError(f"unknown {what} {value!r}; choose {', '.join(known)}")
+        check_kind(PATH | None, "a path", row_counts=self.row_counts)
         size: Any = self.scratchpad  # a number of rows may come as one
         if isinstance(size, bool) or not isinstance(size, (str, numbers.Integral)):
             raise ConfigError(f"scratchpad must be a text such as '8GB' or '10%', or a number of rows, but is {size!r}")

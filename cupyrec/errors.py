@@ -65,3 +65,8 @@ class DeviceError(CupyrecError, RuntimeError):
 
 class DeviceMemoryError(DeviceError, MemoryError):
     """Too little device memory, or host memory whose pages cannot be locked."""
+
+
+def first_line(error: BaseException) -> str:
+    """What a message of ours takes of another's error; what kind of error it is where that says nothing."""
+    return next(filter(str.strip, str(error).splitlines()), repr(error))

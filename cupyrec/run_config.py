@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from cupyrec.argument_kinds import check_kind
 from cupyrec.config import (
     DEFAULT_BOTTOM_LAYERS,
     DEFAULT_SCRATCHPAD,
@@ -201,6 +202,8 @@ class RunConfig:
         source: where they come from, for messages. Raises ConfigError on an unknown name (with a known one that is
         near) and on a value that cannot be used.
         """
+        check_kind(Mapping, "options by their names", values=values)
+        check_kind(str, "a text", **{f"the name {name!r}": name for name in values})
         where = f"{source}: " if source else ""
         known = {each.name: each for each in fields(cls)}
         converted: dict[str, Any] = {}
@@ -210,6 +213,8 @@ class RunConfig:
                 raise ConfigError(f"{where}options stand in no section; take away the line [{name}]")
             if key not in known:
                 raise ConfigError(f"{where}{_about_unknown(name, known)}")
+            if key in converted:
+                raise ConfigError(f"{where}{option_name(key)} is there twice, also as {key}; take one of them away")
             try:
                 converted[key] = known[key].metadata["convert"](value)
             except ValueError as error:

@@ -9,7 +9,7 @@ from gpu_bench_report import Section
 from gpu_bench_scale import Scale
 from gpu_bench_timing import gb_s, graph_ms, streams_ms, tflop_s
 
-from cupyrec.devices.cuda_runtime import PRECISIONS
+from cupyrec.config import PRECISIONS
 from cupyrec.devices.gpu import GpuDevice
 
 COPIES = 8

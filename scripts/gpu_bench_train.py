@@ -16,8 +16,7 @@ from gpu_bench_scale import BatchSource, Locality, Scale, train_floor_ms
 from gpu_bench_timing import between_ms, kernel_times, per_ms, tflop_s
 
 from cupyrec.batch import Batch, GpuCoalescePlan
-from cupyrec.config import DlrmConfig
-from cupyrec.devices.cuda_runtime import PRECISIONS
+from cupyrec.config import PRECISIONS, DlrmConfig
 from cupyrec.devices.gpu import GpuDevice
 from cupyrec.embedding.gpu_coalesce import GpuCoalesceMemory, GpuCoalescer
 from cupyrec.scratchpad_size import scratchpad_slots

@@ -181,6 +181,12 @@ def test_names_of_the_command_line_that_stand_in_no_file():
     assert refusal({"config": "a.toml"}) == "'config' names a file of options, and cannot stand in one"
 
 
+def test_an_option_in_both_spellings():
+    message = "batch-size is there twice, also as batch_size; take one of them away"
+    for names in (("batch-size", "batch_size"), ("batch_size", "batch-size")):
+        assert refusal(dict.fromkeys(names, 4)) == message
+
+
 def test_source_stands_first():
     assert refusal({"epochs": 0}, source="run.toml").startswith("run.toml: epochs must be")
     assert refusal({"epoch": 1}, source="run.toml").startswith("run.toml: unknown option 'epoch'")

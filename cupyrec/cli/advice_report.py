@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from cupyrec.byte_sizes import format_bytes
+from cupyrec.counted import counted
 
 if TYPE_CHECKING:
     from cupyrec.training.advise_result import Advice, SizeAdvice
@@ -34,7 +35,7 @@ def describe_advice(advice: Advice, command: str) -> Iterator[str]:
 def _describe_data(advice: Advice) -> Iterator[str]:
     about = "about " if advice.sample_rate < 1 else ""
     yield (
-        f"{advice.samples:,} samples, {_steps(advice.steps)}; "
+        f"{counted(advice.samples, 'sample')}, {counted(advice.steps, 'step')}; "
         f"a step looks up {advice.lookups_per_step:,.0f} rows, "
         f"{advice.unique_rows_per_step:,.0f} different ones, {advice.most_unique_rows:,} at most"
     )
@@ -46,10 +47,6 @@ def _describe_data(advice: Advice) -> Iterator[str]:
         f"never bubbles from {advice.never_bubbles_rows:,} rows on, "
         f"{format_bytes(advice.never_bubbles_rows * advice.record_bytes)}: no step then waits for room"
     )
-
-
-def _steps(count: int) -> str:
-    return f"{count:,} step{'s' if count != 1 else ''}"
 
 
 def _table(advice: Advice) -> Iterator[str]:
@@ -79,8 +76,7 @@ def _columns(texts: Iterable[str], widths: Iterable[int]) -> str:
 
 def _notes(advice: Advice) -> Iterator[str]:
     last = f"last {advice.counted_steps:,} steps" if advice.counted_steps != 1 else "last step"
-    counted = f"Counted over the {last}."
-    yield f"{counted} hits: share of a step's different rows. bytes: both ways."
+    yield f"Counted over the {last}. hits: share of a step's different rows. bytes: both ways."
     yield "ahead: steps that lookahead knows. lru knows the past alone. MIN knows all steps: nothing moves fewer rows."
     yield (
         "static: the rows used most are there from the start and stay; other lookups are pooled on the host: "
@@ -95,7 +91,7 @@ def _notes(advice: Advice) -> Iterator[str]:
         yield f"{NOT_FULL} not full when counting began: these data are too few to show what leaves it in the long run."
     if advice.safe_rows:
         yield (
-            f"Read no further than {_steps(advice.steps)}: later ones may use more rows, and nothing below "
+            f"Read no further than {counted(advice.steps, 'step')}: later ones may use more rows, and nothing below "
             f"{advice.safe_rows:,} rows is recommended."
         )
     fitting = next((size for size in advice.sizes if size.slots >= advice.rows_used), None)

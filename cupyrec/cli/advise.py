@@ -13,6 +13,8 @@ import click
 
 from cupyrec.cli import INTERRUPTED_EXIT_CODE, say
 from cupyrec.cli.advice_report import describe_advice
+from cupyrec.cli.data_options import BAD_ROWS, bad_rows_kept_if_done, bad_rows_options, say_unused
+from cupyrec.cli.report import describe_skipped
 from cupyrec.errors import ConfigError
 from cupyrec.option_values import option_name
 from cupyrec.run_config import RunConfig, read_config_file
@@ -73,7 +75,7 @@ HELP = {
 )
 @click.option(
     "--bad-rows",
-    default="bad_rows.tsv",
+    default=BAD_ROWS,
     show_default=True,
     metavar="FILE",
     help="File for the bad rows that are skipped.",
@@ -100,7 +102,7 @@ def advise(
     """
     given = {name: value for name, value in options.items() if value is not None}
     from_file = {} if config_file is None else _from_file(config_file)
-    config = RunConfig.from_values(from_file | given | {"paths": paths, "on_bad_row": on_bad_row, "bad_rows": bad_rows})
+    config = RunConfig.from_values(from_file | given | {"paths": paths} | bad_rows_options(on_bad_row, bad_rows))
     if plot is not None and Path(plot).suffix.lower() != ".png":
         raise ConfigError(f"{plot}: the plot is a PNG; give it a name that ends with .png")
     tried = [] if sizes is None else [size.strip() for size in sizes.split(",")]
@@ -116,7 +118,9 @@ def advise(
 
     if plot is not None:
         load_matplotlib()
-    skip = on_bad_row == "skip" and not is_prepared(paths)
+    prepared = is_prepared(paths)
+    say_unused(config, prepared=prepared)
+    skip = on_bad_row == "skip" and not prepared
     _check_outputs(
         paths, {"--bad-rows": bad_rows if skip else None, "--row-counts": row_counts, "--plot": plot}, overwrite
     )
@@ -129,11 +133,12 @@ def advise(
     check_labelled(data)  # it advises how to train
     question = _question(config, tried, len(data.table_rows), row_counts_known=row_counts is not None)
     counts = _new_counts(sum(data.table_rows)) if row_counts is not None else None
-    with StopOnInterrupt() as stop, ShareProgress() as progress:
-        advice = find_advice(data, question, row_counts=counts, stop_requested=stop, on_progress=progress.show)
-    if advice is None:
-        click.echo("interrupted before the end; no advice", err=True)
-        sys.exit(INTERRUPTED_EXIT_CODE)
+    with bad_rows_kept_if_done(data):
+        with StopOnInterrupt() as stop, ShareProgress() as progress:
+            advice = find_advice(data, question, row_counts=counts, stop_requested=stop, on_progress=progress.show)
+        if advice is None:
+            click.echo("interrupted before the end; no advice", err=True)
+            sys.exit(INTERRUPTED_EXIT_CODE)
     if row_counts is not None and counts is not None:
         write_row_counts(row_counts, counts)
     if plot is not None:
@@ -146,7 +151,7 @@ def advise(
     for line in describe_advice(advice, command):
         say(line)
     if skipped:
-        say(f"skipped {skipped:,} bad rows, written to {bad_rows}")
+        say(describe_skipped(skipped, bad_rows))
 
 
 def _from_file(config_file: str) -> dict[str, Any]:

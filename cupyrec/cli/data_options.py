@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from cupyrec.cli.report import describe_skipped
 from cupyrec.config import CRITEO_DENSE_FEATURES
 from cupyrec.errors import ConfigError
 from cupyrec.option_values import CRITEO_SPARSE_FEATURES
+from cupyrec.run_config import RunConfig
 
 if TYPE_CHECKING:
     from cupyrec.datasets.source import Source
     from cupyrec.training.trained_model import TrainedModel
+
+
+# Where bad rows go when no file is named.
+BAD_ROWS = "bad_rows.tsv"
 
 
 @dataclass(frozen=True)
@@ -61,7 +68,7 @@ def data_options(overwritten: str) -> Callable[[Any], Any]:
         ),
         click.option(
             "--bad-rows",
-            default="bad_rows.tsv",
+            default=BAD_ROWS,
             show_default=True,
             metavar="FILE",
             help="File for the bad rows that are skipped.",
@@ -112,6 +119,8 @@ def open_model_and_data(options: DataOptions, outputs: Sequence[Path] = ()) -> t
         check_log_file(Path(options.bad_rows), input_files(options), overwrite=options.overwrite)
         if Path(options.bad_rows).resolve() in [output.resolve() for output in outputs]:
             raise ConfigError(f"the bad rows would overwrite {options.bad_rows}; name another file with --bad-rows")
+    given = bad_rows_options(options.on_bad_row, options.bad_rows)
+    say_unused(RunConfig.from_values(given), prepared=prepared)
     warning = thread_warning(options.threads)
     if warning is not None:
         click.echo(warning, err=True)
@@ -120,7 +129,8 @@ def open_model_and_data(options: DataOptions, outputs: Sequence[Path] = ()) -> t
     if not prepared and (config.features, config.dense_features) != (CRITEO_SPARSE_FEATURES, CRITEO_DENSE_FEATURES):
         raise ConfigError(
             f"{options.model}: the model has {config.features} tables and {config.dense_features} dense "
-            f"features, but Criteo files have {CRITEO_SPARSE_FEATURES} and {CRITEO_DENSE_FEATURES}"
+            f"features, but Criteo files have {CRITEO_SPARSE_FEATURES} and {CRITEO_DENSE_FEATURES}; name data prepared "
+            "as those of the training, with `cupyrec prepare PATH... --vocabulary FOLDER`"
         )
     data = open_data(
         options.paths,
@@ -130,9 +140,37 @@ def open_model_and_data(options: DataOptions, outputs: Sequence[Path] = ()) -> t
         labels=options.labels,
     )
     if not options.labels and data.labelled:
-        raise ConfigError("--no-labels is for raw files; prepared data say themselves that they have labels")
+        raise ConfigError(
+            "--no-labels is for raw files; prepared data say themselves that they have labels; leave it out"
+        )
     loaded.check_fits(data)
     return loaded, data
+
+
+def say_unused(config: RunConfig, *, prepared: bool) -> None:
+    """Tell of options that do nothing, as train does. config: with what is given of these; prepared: the data are."""
+    from cupyrec.training.run_checks import in_vain
+    from cupyrec.training.run_data import raw_options
+
+    names = raw_options(config) if prepared else in_vain(config)
+    if names:
+        click.echo(f"{'not used with prepared data' if prepared else 'without effect'}: {', '.join(names)}", err=True)
+
+
+def bad_rows_options(on_bad_row: str, bad_rows: str) -> dict[str, Any]:
+    """As options of train; the file only where it is not the usual one."""
+    return {"on_bad_row": on_bad_row, **({} if bad_rows == BAD_ROWS else {"bad_rows": bad_rows})}
+
+
+@contextmanager
+def bad_rows_kept_if_done(data: Source) -> Iterator[None]:
+    """Where the block ends before its end, the file of bad rows goes: it would stand in the way of the next attempt."""
+    try:
+        yield
+    except BaseException:
+        if hasattr(data, "discard_bad_rows"):
+            data.discard_bad_rows()
+        raise
 
 
 def _holds_model(path: str) -> bool:
@@ -146,4 +184,4 @@ def _holds_model(path: str) -> bool:
 def describe_bad_rows(data: Source, options: DataOptions) -> list[str]:
     """What was skipped, as a line, if anything was."""
     count = getattr(data, "bad_rows", 0)
-    return [f"skipped {count:,} bad rows, written to {options.bad_rows}"] if count else []
+    return [describe_skipped(count, options.bad_rows)] if count else []

@@ -9,7 +9,13 @@ from typing import Any
 import click
 
 from cupyrec.cli import INTERRUPTED_EXIT_CODE, say
-from cupyrec.cli.data_options import DataOptions, data_options, describe_bad_rows, open_model_and_data
+from cupyrec.cli.data_options import (
+    DataOptions,
+    bad_rows_kept_if_done,
+    data_options,
+    describe_bad_rows,
+    open_model_and_data,
+)
 from cupyrec.cli.report import describe_metrics
 
 
@@ -27,11 +33,12 @@ def evaluate(as_json: bool, **values: Any) -> None:
 
     options = DataOptions(**values)
     loaded, data = open_model_and_data(options)
-    with StopOnInterrupt() as stop, ShareProgress() as progress:
-        metrics = loaded.evaluate(data, stop_requested=stop, on_progress=progress.show)
-    if metrics is None:
-        click.echo("interrupted before the end; no metrics", err=True)
-        sys.exit(INTERRUPTED_EXIT_CODE)
+    with bad_rows_kept_if_done(data):
+        with StopOnInterrupt() as stop, ShareProgress() as progress:
+            metrics = loaded.evaluate(data, stop_requested=stop, on_progress=progress.show)
+        if metrics is None:
+            click.echo("interrupted before the end; no metrics", err=True)
+            sys.exit(INTERRUPTED_EXIT_CODE)
     if as_json:
         say(json.dumps(metrics.as_dict()))
         return

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from cupyrec.counted import counted
 from cupyrec.datasets.staged_output import staged_output
 from cupyrec.errors import ConfigError
 
@@ -132,7 +133,7 @@ def _compression(output: Path, files: int, compress: str | None) -> str | None:
 
 def _print_result(result: MetricsResult, rows: int, output: Path, report_path: Path) -> None:
     auc = "undefined, as the labels are all alike" if result.auc is None else f"{result.auc:.6f}"
-    click.echo(f"{rows:,} rows written to {output}, figures to {report_path}")
+    click.echo(f"{counted(rows, 'row')} written to {output}, figures to {report_path}")
     click.echo(f"planted model:       log loss {result.log_loss:.6f}, AUC {auc}")
     constant = "undefined" if result.constant_log_loss is None else f"{result.constant_log_loss:.6f}"
     click.echo(f"constant prediction: log loss {constant}, base rate {result.base_rate:.6f}")

@@ -8,6 +8,7 @@ from typing import Any
 from cupyrec.byte_sizes import format_bytes
 from cupyrec.cli.model_report import describe_shape
 from cupyrec.config import DlrmConfig
+from cupyrec.counted import counted
 
 MOST_LINES, MOST_COLUMNS = 40, 100
 LABEL_COLUMNS = 14
@@ -48,9 +49,9 @@ def describe_inspection(facts: dict[str, Any]) -> list[str]:
     }[facts["kind"]]
     lines = [f"{facts['path']}: {facts['kind']}", *describe(facts)][: MOST_LINES - 1]
     if facts["verified"]:
-        # The weights of a model have no checksum.
-        whole = facts["kind"] in ("checkpoint", "checkpoints", "prepared data", "split")
-        found = "checksums are right" if whole else "numbers are finite"
+        # Of weights alone: all else that is read has one.
+        compared = (facts.get("model") or facts).get("checksums_compared", True)
+        found = "checksums are right" if compared else "numbers are finite, but the weights have no checksum"
         lines.append(_line("verified", f"everything was read; all {found}"))
     return [_cut(line) for line in lines]
 
@@ -65,7 +66,9 @@ def _run(facts: dict[str, Any]) -> Iterator[str]:
         yield from _model(facts["model"])
     if end.get("seconds") is not None:
         speed = end["samples"] / max(end["seconds"] - end["evaluation_seconds"], 1e-9)
-        yield _line("trained", f"{end['samples']:,} samples in {end['seconds']:,.1f} s, {speed:,.0f} samples/s")
+        yield _line(
+            "trained", f"{counted(end['samples'], 'sample')} in {end['seconds']:,.1f} s, {speed:,.0f} samples/s"
+        )
         yield from _wrapped("system", [*_facts(end["system"]), f"on {end.get('device')}"])
     last = facts["metrics"]["last_train"]
     if last is not None:
@@ -80,7 +83,8 @@ def _run(facts: dict[str, Any]) -> Iterator[str]:
     for name in facts["bad_rows_files"]:
         yield _line("bad rows", f"were skipped, see {name}")
     if facts["unsaved"]:
-        yield _line("unsaved", f"a later run has left {', '.join(facts['unsaved'])}")
+        first, *others = facts["unsaved"]
+        yield from _wrapped("unsaved", [f"a later run has left {first}", *others])
 
 
 def _evaluations(metrics: dict[str, Any]) -> Iterator[str]:
@@ -94,7 +98,7 @@ def _evaluations(metrics: dict[str, Any]) -> Iterator[str]:
 def _evaluation(entry: dict[str, Any]) -> str:
     return (
         f"step {entry['step']:,}: AUC {_number(entry['auc'])}, log loss {_number(entry['log_loss'])}, "
-        f"{entry['samples']:,} samples"
+        f"{counted(entry['samples'], 'sample')}"
     )
 
 
@@ -121,9 +125,12 @@ def _exported(facts: dict[str, Any]) -> Iterator[str]:
 
 def _checkpoint(facts: dict[str, Any]) -> Iterator[str]:
     yield from _wrapped("model", describe_shape(DlrmConfig(**facts["shape"])).split(", "))
-    yield _line("steps", f"{facts['steps']:,}, {facts['samples']:,} samples in {facts['seconds']:,.1f} s")
+    yield _line("steps", f"{facts['steps']:,}, {counted(facts['samples'], 'sample')} in {facts['seconds']:,.1f} s")
     position = facts["position"]
-    yield _line("goes on", f"in epoch {position['epoch'] + 1:,} after {position['batches']:,} batches")
+    yield _line(
+        "goes on",
+        f"in epoch {position['epoch'] + 1:,} after {counted(position['batches'], 'batch', 'batches')}",
+    )
     yield _line("optimizer", " ".join(_facts(facts["optimizer"])))
     yield _line("encoding", facts["encoding"] or "unknown")
     yield _line("files", f"{len(facts['files'])} of {format_bytes(facts['file_bytes'])} together")
@@ -139,7 +146,7 @@ def _described_checkpoint(checkpoint: dict[str, Any]) -> str:
     if "damage" in checkpoint:
         return f"{checkpoint['name']}  {checkpoint['damage']}"
     return (
-        f"{checkpoint['name']}  {checkpoint['steps']:,} steps, {checkpoint['samples']:,} samples, "
+        f"{checkpoint['name']}  {counted(checkpoint['steps'], 'step')}, {counted(checkpoint['samples'], 'sample')}, "
         f"{format_bytes(checkpoint['file_bytes'])}"
     )
 
@@ -147,20 +154,21 @@ def _described_checkpoint(checkpoint: dict[str, Any]) -> str:
 def _prepared(facts: dict[str, Any]) -> Iterator[str]:
     yield _line("samples", f"{facts['samples']:,}{'' if facts['labels'] else ', without labels'}")
     inputs = [
-        f"{each['name']}  {each['samples']:,}" + (f" ({each['bad_rows']:,} bad rows)" if each["bad_rows"] else "")
+        f"{each['name']}  {each['samples']:,}"
+        + (f" ({counted(each['bad_rows'], 'bad row')})" if each["bad_rows"] else "")
         for each in facts["inputs"]
     ]
     yield from _few("inputs", inputs)
-    yield _line("dense", f"{len(facts['dense'])} features, transform {facts['dense_transform']}")
+    yield _line("dense", f"{counted(len(facts['dense']), 'feature')}, transform {facts['dense_transform']}")
     yield _line("ids", f"{facts['ids']}, encoding {facts['encoding']}")
     tables = facts["tables"]
     rows = sum(table["rows"] for table in tables)
     shares = "; rows of each, and samples with a value of its own" if any(map(_has_coverage, tables)) else ""
-    yield _line("tables", f"{len(tables)} of {rows:,} rows together{shares}")
+    yield _line("tables", f"{len(tables)} of {counted(rows, 'row')} together{shares}")
     yield from _columns([_table(table) for table in tables])
     yield _line(
         "size",
-        f"{format_bytes(facts['data_bytes'])} in {_count(facts['shards'], 'shard')}, "
+        f"{format_bytes(facts['data_bytes'])} in {counted(facts['shards'], 'shard')}, "
         f"{facts['bytes_per_sample']:.1f} bytes a sample",
     )
     yield from _few("splits", [_described_split(each) for each in facts["splits"]])
@@ -180,15 +188,15 @@ def _split(facts: dict[str, Any]) -> Iterator[str]:
     ranges = [f"{start:,} to {stop - 1:,}" for start, stop in facts["ranges"]]
     yield from _few("samples", ranges)
     yield _line("data", facts["data"])
-    yield _line("tables", f"{len(facts['table_rows'])} of {sum(facts['table_rows']):,} rows together")
-    yield _line("dense", f"{facts['dense_features']} features")
+    yield _line("tables", f"{len(facts['table_rows'])} of {counted(sum(facts['table_rows']), 'row')} together")
+    yield _line("dense", counted(facts["dense_features"], "feature"))
     yield _line("encoding", facts["encoding"])
 
 
 def _described_split(split: dict[str, Any]) -> str:
     if "damage" in split:
         return f"{split['file']}  {split['damage']}"
-    return f"{split['file']}  {split['samples']:,} samples, {split['share']:.1%} ({split['how']})"
+    return f"{split['file']}  {counted(split['samples'], 'sample')}, {split['share']:.1%} ({split['how']})"
 
 
 def _line(label: str, text: str) -> str:
@@ -244,10 +252,6 @@ def _cut(line: str) -> str:
     # Names may come from files of anybody: nothing of them may move the cursor or begin a line.
     line = "".join(letter if letter.isprintable() else "?" for letter in line)
     return line if len(line) <= MOST_COLUMNS else line[: MOST_COLUMNS - 3] + "..."
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
 def _number(value: Any) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cupyrec.byte_sizes import format_bytes
+from cupyrec.counted import counted
 
 if TYPE_CHECKING:
     from cupyrec.config import DlrmConfig
@@ -29,10 +30,10 @@ def describe_shape(config: DlrmConfig) -> str:
 def describe_tables(table_rows: Sequence[int]) -> str:
     """How many tables, and how many rows they have."""
     if len(set(table_rows)) == 1:
-        return f"{_count(len(table_rows), 'table')} of {table_rows[0]:,} rows"
+        return f"{counted(len(table_rows), 'table')} of {table_rows[0]:,} rows"
     largest = [f"{rows:,}" for rows in sorted(table_rows, reverse=True)]
     shown = ", ".join(largest[:SIZES_SHOWN]) + (", ..." if len(largest) > SIZES_SHOWN else "")
-    return f"{_count(len(table_rows), 'table')} of {sum(table_rows):,} rows together ({shown})"
+    return f"{counted(len(table_rows), 'table')} of {sum(table_rows):,} rows together ({shown})"
 
 
 def describe_files(done: str, files: Sequence[Path]) -> str:
@@ -45,7 +46,3 @@ def describe_files(done: str, files: Sequence[Path]) -> str:
 
 def _widths(widths: Sequence[int]) -> str:
     return "-".join(map(str, widths))
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number:,} {what}{'' if number == 1 else 's'}"

@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cupyrec.cli import INTERRUPTED_EXIT_CODE, say
-from cupyrec.cli.data_options import DataOptions, data_options, describe_bad_rows, input_files, open_model_and_data
+from cupyrec.cli.data_options import (
+    DataOptions,
+    bad_rows_kept_if_done,
+    data_options,
+    describe_bad_rows,
+    input_files,
+    open_model_and_data,
+)
+from cupyrec.counted import counted
 
 if TYPE_CHECKING:
     import numpy as np
@@ -50,6 +58,7 @@ def predict(output: str, no_labels: bool, **values: Any) -> None:
         metadata["cupyrec.encoding"] = loaded.encoding
 
     with (
+        bad_rows_kept_if_done(data),
         StopOnInterrupt() as stop,
         ShareProgress() as progress,
         BinaryMetrics() as metrics,
@@ -67,9 +76,9 @@ def predict(output: str, no_labels: bool, **values: Any) -> None:
             file.finish()
         seconds = time.perf_counter() - began
         result = metrics.result() if labelled else None
-    if not whole:
-        click.echo("interrupted before the end; no predictions", err=True)
-        sys.exit(INTERRUPTED_EXIT_CODE)
+        if not whole:
+            click.echo("interrupted before the end; no predictions", err=True)
+            sys.exit(INTERRUPTED_EXIT_CODE)
     say(_summary(file, result, seconds))
     for line in describe_bad_rows(data, options):
         say(line)
@@ -79,7 +88,7 @@ def _summary(file: PredictionsFile, metrics: MetricsResult | None, seconds: floa
     """metrics: None of data without labels."""
     rows = file.samples
     parts = [
-        f"{rows:,} predictions in {seconds:.1f} s ({rows / max(seconds, 1e-9):,.0f}/s)",
+        f"{counted(rows, 'prediction')} in {seconds:.1f} s ({rows / max(seconds, 1e-9):,.0f}/s)",
         f"mean probability {file.probability_sum / rows:.4f}",
     ]
     if metrics is None:

@@ -15,6 +15,7 @@ import click
 from cupyrec.byte_sizes import format_bytes, parse_bytes
 from cupyrec.cli import INTERRUPTED_EXIT_CODE, say
 from cupyrec.cli.prepare_progress import PrepareProgress
+from cupyrec.counted import counted
 from cupyrec.errors import ConfigError
 from cupyrec.option_values import whole_number
 from cupyrec.training.interrupt import ORDERLY_STOPS, StopOnInterrupt
@@ -133,6 +134,8 @@ def prepare(paths: tuple[str, ...], output: str, memory: str | None, **options: 
     PATH: Criteo files, plain, .gz or .zst; or tables, .parquet, .arrow, .feather or .ipc. One, several, a folder or a
     glob such as 'day_*'. A command that was stopped, or killed, goes on where it was when it is run again.
     """
+    if options["bad_rows"] is not None and options["on_bad_row"] != "skip":
+        click.echo("without effect: --bad-rows (needs --on-bad-row skip)", err=True)
     memory_bytes = None if memory is None else parse_bytes(memory)
     started = time.monotonic()
     # Within compiled code that is being loaded, a signal would be reported and forgotten.
@@ -157,34 +160,31 @@ def prepare(paths: tuple[str, ...], output: str, memory: str | None, **options: 
 
 def _summary(prepared: Prepared, seconds: float) -> list[str]:
     manifest = prepared.manifest
-    bad_rows = f", {prepared.bad_rows:,} bad rows" if prepared.bad_rows else ""
+    bad_rows = f", {counted(prepared.bad_rows, 'bad row')}" if prepared.bad_rows else ""
     bad_rows += f" in {prepared.bad_rows_path}" if prepared.bad_rows_path else ""
     labels = "" if manifest.labels else " without labels"
-    rows = f"{manifest.samples:,} rows{labels} of {_count(len(manifest.inputs), 'file')}{bad_rows}"
+    rows = f"{counted(manifest.samples, 'row')}{labels} of {counted(len(manifest.inputs), 'file')}{bad_rows}"
     largest = sorted(manifest.categories, key=lambda category: -category.rows)[:NAMED_TABLES]
     tables = ", ".join(f"{category.name} {category.rows:,}" for category in largest)
     if len(manifest.categories) > len(largest):
         tables += ", ..."
-    size = f"{format_bytes(prepared.size_bytes)} in {_count(len(manifest.shards), 'shard')}"
+    size = f"{format_bytes(prepared.size_bytes)} in {counted(len(manifest.shards), 'shard')}"
     lines = [
         f"{prepared.folder}: {rows}",
         f"{size}, {prepared.size_bytes / manifest.samples:.0f} bytes a row",
-        f"{_count(len(manifest.categories), 'table')} with {sum(manifest.table_rows):,} rows: {tables}",
+        f"{counted(len(manifest.categories), 'table')} with {counted(sum(manifest.table_rows), 'row')}: {tables}",
     ]
     if not prepared.worked:
         return [*lines, "all was there already; nothing has changed"]
     peak = _peak_memory_bytes()
     memory = f", peak memory {format_bytes(peak)}" if peak is not None else ""
+    rows_read = counted(prepared.rows_read, "row")
     return [
         *lines,
-        f"{prepared.rows_read:,} rows read in {seconds:.1f} s, {prepared.rows_read / seconds:,.0f} rows/s{memory}"
+        f"{rows_read} read in {seconds:.1f} s, {prepared.rows_read / seconds:,.0f} rows/s{memory}"
         if prepared.rows_read
         else f"finished in {seconds:.1f} s{memory}",
     ]
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"
 
 
 def _peak_memory_bytes() -> int | None:

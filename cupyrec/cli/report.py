@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from cupyrec.byte_sizes import format_bytes
+from cupyrec.counted import counted
 from cupyrec.training.interrupt import ORDERLY_STOPS
 
 if TYPE_CHECKING:
@@ -29,10 +30,10 @@ def describe_run(report: RunReport) -> Iterator[str]:
         how = "in all:"
     elif report.steps_before:
         more = result.steps - report.steps_before
-        yield f"{how} {more:,} steps beyond the {report.steps_before:,} of the checkpoint"
+        yield f"{how} {counted(more, 'step')} beyond the {report.steps_before:,} of the checkpoint"
         how = "in all:"
     yield (
-        f"{how} {result.steps:,} steps, {result.samples:,} samples in {training_seconds:.1f} s "
+        f"{how} {counted(result.steps, 'step')}, {counted(result.samples, 'sample')} in {training_seconds:.1f} s "
         f"({result.samples / training_seconds:,.0f} samples/s, {result.data_wait_seconds / training_seconds:.0%} of "
         f"it waiting for data), evaluated for {result.evaluation_seconds:.1f} s"
     )
@@ -45,7 +46,7 @@ def describe_run(report: RunReport) -> Iterator[str]:
         )
     yield from _describe_evaluations(result)
     for path, count in report.bad_rows.items():
-        yield f"skipped {count:,} bad rows, written to {path}"
+        yield describe_skipped(count, path)
     if report.checkpoint is not None:
         goes_on = "; go on from it with --resume" if result.interrupted else ""
         yield f"last checkpoint: {report.checkpoint}{goes_on}"
@@ -82,13 +83,18 @@ def _is_worse_than_constant(metrics: MetricsResult) -> bool:
     return metrics.log_loss is not None and constant is not None and 0 < constant < metrics.log_loss
 
 
+def describe_skipped(count: int, path: object) -> str:
+    """How many bad rows were left out, and where they are."""
+    return f"skipped {counted(count, 'bad row')}, written to {path}"
+
+
 def describe_traffic(traffic: Traffic, steps: int) -> str:
     """What moved, in one line."""
     rows, bubbles = traffic.hits + traffic.misses, traffic.bubbles
     # Where nothing is ever evicted nothing could wait for room.
     waits = ", no bubbles" if traffic.evictions else ""
     if bubbles:
-        waits = f", {bubbles:,} bubbles (a larger --scratchpad has none)"
+        waits = f", {counted(bubbles, 'bubble')} (a larger --scratchpad has none)"
     return (
         f"rows: {traffic.hits / max(rows, 1):.1%} of {rows / steps:,.0f} a step were on the device; "
         f"{format_bytes(traffic.bytes_in // steps)} in and {format_bytes(traffic.bytes_out // steps)} out a step{waits}"
@@ -104,7 +110,7 @@ def describe_metrics(metrics: MetricsResult) -> Iterator[str]:
         (
             "accuracy at 0.5",
             metrics.accuracy,
-            f"{metrics.samples:,} samples, {_number(metrics.base_rate)} of them clicks",
+            f"{counted(metrics.samples, 'sample')}, {_number(metrics.base_rate)} of them clicks",
         ),
         ("calibration", metrics.calibration, "mean prediction / share of clicks"),
     )

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from cupyrec.cli import say
+from cupyrec.counted import counted
 from cupyrec.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ def split(folder: Path, kaggle: bool, terabyte: bool, shares: str | None, days: 
     parts = _parts(content, how, shares or days or "")
     splits = write_splits(folder, content, " ".join(filter(None, (how, shares or days))), parts, overwrite=overwrite)
     for path, each in splits.items():
-        say(f"{path}: {each.samples:,} samples, {each.samples / content.samples:.1%}")
+        say(f"{path}: {counted(each.samples, 'sample')}, {each.samples / content.samples:.1%}")
     train, valid = (shlex.quote(str(path)) for path in list(splits)[:2])
     say(f"next: cupyrec train {train} --valid {valid}")
 

@@ -57,6 +57,8 @@ def train(paths: tuple[str, ...], config_file: str | None, **options: Any) -> No
         # Those that stand there, and no defaults: --resume takes the others from the checkpoint.
         names = [name.replace("-", "_") for name in in_file]
         values = {name: getattr(from_file, name) for name in names}
+        if options["output"] not in (None, from_file.output):
+            values.pop("bad_rows", None)  # they are of the run in the other folder
     values |= {name: value for name, value in options.items() if value not in (None, ())}
     if paths:
         values["paths"] = paths

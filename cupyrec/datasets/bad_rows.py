@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import tempfile
 import threading
@@ -74,6 +75,7 @@ class BadRowLog:
     def __init__(self, path: str | Path | None = None):
         """path: the file for bad rows, replaced when it exists; None only counts them."""
         self.count = 0
+        self.first_reason = ""  # what is wrong with the first
         self._path = None if path is None else Path(path)
         self._known: dict[Path, _Lines] = {}
         self._lock = threading.Lock()
@@ -90,6 +92,15 @@ class BadRowLog:
                 self._write(file, first_line, new)
             known.add(first_line, first_line + lines)
             self.count += len(new)
+            if new and not self.first_reason:
+                self.first_reason = new[0].reason
+
+    def discard(self) -> None:
+        """Nothing came of reading the data: remove the file, which would stand in the way of the next attempt."""
+        # Not /dev/null and its like.
+        if self.count and self._path is not None and self._path.is_file():
+            with contextlib.suppress(OSError):
+                self._path.unlink()
 
     def _write(self, file: Path, first_line: int, bad_lines: Sequence[BadLine]) -> None:
         if self._path is None:

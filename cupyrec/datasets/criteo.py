@@ -9,6 +9,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
+from cupyrec.argument_kinds import PATH, check_kind
 from cupyrec.batch import Batch
 from cupyrec.config import check_share
 from cupyrec.datasets.assemble_batches import assemble_batches
@@ -71,6 +72,8 @@ class CriteoFiles:
         """
         if on_bad_row not in ("error", "skip"):
             raise ConfigError(f"on_bad_row must be 'error' or 'skip', but is {on_bad_row!r}")
+        check_kind(bool, "True or False", labels=labels)
+        check_kind(PATH | None, "a path", bad_rows_path=bad_rows_path)
         self.table_rows: tuple[int, ...] = _table_rows(hash_rows)
         self.labelled = labels
         self.files: tuple[Path, ...] = find_input_files(paths)
@@ -92,6 +95,10 @@ class CriteoFiles:
         Sources made by split_tail count together with the one they come from.
         """
         return self._bad_row_log.count
+
+    def discard_bad_rows(self) -> None:
+        """Remove the file of the bad rows, as nothing came of the data; those that were read count no less."""
+        self._bad_row_log.discard()
 
     def count_lines(self) -> int:
         """Physical lines of this source. Reads all files once; afterwards the number is known.
@@ -151,8 +158,10 @@ class CriteoFiles:
                 raise fatal
             good_rows, lines, progress = good_rows + len(rows), lines + chunk.lines, reached
         if not good_rows:
+            first = self._bad_row_log.first_reason
             raise DataError(
-                f"none of the {lines} lines is a row of Criteo data; is this the right file?",
+                f"none of the {lines} lines is a row of Criteo data{first and f' (the first: {first})'}; is this the "
+                "right file?",
                 path=self.files[0],
             )
 

@@ -5,12 +5,15 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
-
-import pyarrow as pa
+from typing import TYPE_CHECKING
 
 from cupyrec.errors import OutputError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 PARTIAL_SUFFIX = ".partial"
 
@@ -41,7 +44,7 @@ def output_errors(path: Path) -> Iterator[None]:
         yield
     except OutputError:
         raise
-    except (OSError, pa.ArrowException) as error:
+    except _write_errors() as error:
         reason = _system_message(error)
         hint = "; make room, and run the same command again" if reason == os.strerror(errno.ENOSPC) else ""
         raise OutputError(f"{path}: cannot be written: {reason}{hint}") from None
@@ -91,6 +94,12 @@ def sync_folder(folder: Path) -> None:
     """Return when the names in a folder are on the disk. Raises OSError."""
     if os.name == "posix":  # elsewhere a folder cannot be opened
         sync_file(folder)
+
+
+def _write_errors() -> tuple[type[Exception], ...]:
+    """OSError, and what pyarrow raises where it is loaded; who writes without it need not wait for it."""
+    pyarrow = sys.modules.get("pyarrow")
+    return (OSError,) if pyarrow is None else (OSError, pyarrow.ArrowException)
 
 
 def _system_message(error: BaseException) -> str:

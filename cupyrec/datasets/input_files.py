@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import glob
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from cupyrec.argument_kinds import PATH, check_kind, check_paths
 from cupyrec.errors import ConfigError, DataError
 
 COMPRESSED_SUFFIXES = (".gz", ".zst")
@@ -28,7 +29,10 @@ def find_input_files(paths: str | Path | Sequence[str | Path], *, tables: bool =
     Raises DataError for a missing or empty file and for a folder or pattern without matches, ConfigError
     when no path or one file twice is given.
     """
-    named = [paths] if isinstance(paths, (str, Path)) else list(paths)
+    check_kind(PATH | Iterable, "a path or several", paths=paths)
+    named = [paths] if isinstance(paths, PATH) else list(paths)
+    for path in named:
+        check_paths(path=path)
     if not named:
         raise ConfigError("no input file is given; name files, a folder or a pattern such as 'day_*'")
     files = tuple(file for path in named for file in _expand(path, tables))

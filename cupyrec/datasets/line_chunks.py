@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from cupyrec.errors import DataError
+from cupyrec.errors import DataError, first_line
 
 # Small enough for the second-level cache, large enough that what a chunk costs as such does not count.
 CHUNK_BYTES = 1 << 20
@@ -190,7 +190,7 @@ def _blocks(path: Path, offset: int, block_bytes: int) -> Generator[tuple[bytes,
                     _refuse_hidden_compression(block, path)
                 yield block, stored.tell()
     except (OSError, pa.ArrowException) as error:
-        cause = str(error).splitlines()[0]
+        cause = first_line(error)
         if codec is None or isinstance(error, (FileNotFoundError, PermissionError)):
             raise DataError(f"cannot be read: {cause}", path=path) from None
         if not _starts_with(path, MAGIC_NUMBERS[path.suffix]):

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from itertools import count, islice
 from typing import Any, Protocol
 
+from cupyrec.argument_kinds import check_kind
 from cupyrec.batch import Batch, check_table_rows
+from cupyrec.config import check_at_least
 from cupyrec.errors import ConfigError, DataError
 
 
@@ -60,6 +62,12 @@ def check_source(source: object) -> None:
         raise ConfigError(
             f"{type(source).__name__}.batches must take (batch_size, {keywords}){why}; it does not: {error}"
         ) from None
+
+
+def name_of(source: object) -> str:
+    """Which data they are, for messages: prepared data as they were named, or the first of the files."""
+    files = getattr(source, "files", None) or ["the data"]
+    return str(getattr(source, "path", files[0]))
 
 
 def read_batches(
@@ -138,11 +146,15 @@ class BatchList:
     validated = True
 
     def __init__(self, batches: Sequence[Batch], table_rows: Sequence[int], dense_features: int) -> None:
-        """Raises DataError that names the batch when one does not fit the tables; see Batch.validate."""
+        """Raises ConfigError where these are no batches, DataError that names the one that does not fit the tables; see
+        Batch.validate.
+        """
         check_table_rows(table_rows)
+        check_at_least(1, dense_features=dense_features)
         self.table_rows, self.dense_features = tuple(table_rows), dense_features
         if isinstance(batches, Batch):
             raise DataError("batches must be a list of batches, but is one; put it into a list")
+        check_kind(Iterable, "a list of batches", batches=batches)
         self._batches = []
         for number, batch in enumerate(batches):
             try:

@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from cupyrec.datasets.durable_files import sync_file, sync_folder
 from cupyrec.errors import OutputError
 
 # What a folder may hold and still be replaced: the files of an earlier run, so that nothing else is lost.
@@ -38,14 +39,27 @@ def staged_output(outputs: Sequence[Path], *, force: bool) -> Iterator[list[Path
     try:
         staged = [stage / output.name for output in outputs]
         yield staged
+        for source in staged:
+            _sync(source)
         for source, output in zip(staged, outputs, strict=True):
             _move(source, output, aside=stage / f"replaced.{output.name}")
+        sync_folder(folder)
     except OutputError:
         raise
     except OSError as error:
         raise OutputError(f"cannot write {outputs[0]}: {error.strerror or error}") from error
     finally:
         shutil.rmtree(stage, ignore_errors=True)
+
+
+def _sync(output: Path) -> None:
+    """Return when a file, or a folder of files, is on the disk. Raises OSError."""
+    if output.is_dir():
+        for file in output.iterdir():
+            sync_file(file)
+        sync_folder(output)
+    else:
+        sync_file(output)
 
 
 def _move(source: Path, output: Path, *, aside: Path) -> None:

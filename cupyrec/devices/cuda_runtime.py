@@ -13,8 +13,6 @@ import numpy as np
 
 from cupyrec.devices.cuda_kernel import CudaKernel
 
-# How exact the matrix products are; embedding rows and all else stay float32.
-PRECISIONS = ("fp32", "tf32", "bf16")
 # Of streams.
 MOST_PATIENCE = 2
 

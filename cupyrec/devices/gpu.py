@@ -11,9 +11,10 @@ from typing import Any
 
 import numpy as np
 
+from cupyrec.config import PRECISIONS
 from cupyrec.devices.cpu import CpuDevice
 from cupyrec.devices.cuda_kernel import CudaKernel
-from cupyrec.devices.cuda_runtime import PRECISIONS, CudaRuntime
+from cupyrec.devices.cuda_runtime import CudaRuntime
 from cupyrec.devices.host_memory import host_array
 from cupyrec.devices.while_needed import WhileNeeded
 from cupyrec.errors import ConfigError, DeviceMemoryError

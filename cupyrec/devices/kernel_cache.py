@@ -6,6 +6,7 @@ constant that it takes, would leave old machine code in use.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import hashlib
 import os
@@ -36,7 +37,9 @@ def cached_njit(**options: Any) -> Callable[[Callable[..., Any]], Callable[..., 
 
 @cache
 def cache_folder() -> Path:
-    """Where this version's kernels are kept: below $NUMBA_CACHE_DIR, the user's cache folder, or a temporary one."""
+    """Where this version's kernels are kept: below $NUMBA_CACHE_DIR, the user's cache folder, or a temporary one
+    that goes with the process.
+    """
     version = source_hash(Path(__file__).parents[1])
     for root in _roots():
         folder = root / version
@@ -47,7 +50,10 @@ def cache_folder() -> Path:
             os.utime(folder)
             _remove_unused(root)
             return folder
-    return Path(tempfile.mkdtemp(prefix="cupyrec-kernels-"))
+    folder = Path(tempfile.mkdtemp(prefix="cupyrec-kernels-"))
+    # No other process would find it.
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
 
 
 def source_hash(package: Path) -> str:

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from cupyrec.batch import Batch, CoalescePlan, table_offsets
+from cupyrec.devices.cpu import CpuDevice, CpuStream
 from cupyrec.devices.numba_kernel import cpu_kernel
-from cupyrec.devices.stream import Stream
 
 # Two passes of 11 bits sort a table of four million rows; 2,048 counters stay in the first-level cache.
 MOST_DIGIT_BITS = 11
@@ -24,7 +24,7 @@ class CoalesceMemory:
     def __init__(self) -> None:
         self.capacity = -1
 
-    def reserve(self, stream: Stream, lookups: int) -> None:
+    def reserve(self, stream: CpuDevice | CpuStream, lookups: int) -> None:
         """Make room for so many lookups."""
         if self.capacity >= lookups:
             return
@@ -36,7 +36,7 @@ class CoalesceMemory:
 class Coalescer:
     """Makes coalescing plans. What the sort needs beside a plan's own memory is used again by the next."""
 
-    def __init__(self, stream: Stream, table_rows: Sequence[int]) -> None:
+    def __init__(self, stream: CpuDevice | CpuStream, table_rows: Sequence[int]) -> None:
         self._stream = stream
         self._starts = table_offsets(table_rows)
         self._own = CoalesceMemory()

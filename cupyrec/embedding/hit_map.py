@@ -1,8 +1,8 @@
 """The hash table from rows to small numbers, for kernels: open addressing with linear probing, int64 keys.
 
 cells: (2 * capacity,) int64, capacity a power of two: key and value of each place beside each other, so that a probe
-costs one access to memory; the key EMPTY marks a free place. It is kept at most half full. Nothing here grows: the
-caller makes a larger table and fills it with `rehash`. Erasing moves later entries back, so no marks pile up.
+costs one access to memory; the key EMPTY marks a free place. It is kept at most half full, by `with_room`. Erasing
+moves later entries back, so no marks pile up.
 
 Source: multiplicative hashing and the removal without marks, Knuth, The Art of Computer Programming 3, section 6.4.
 """
@@ -23,9 +23,13 @@ def new_cells(entries: int) -> np.ndarray:
     return np.full(2 * _capacity(entries), EMPTY, dtype=np.int64)
 
 
-def has_room(cells: np.ndarray, entries: int) -> bool:
-    """Whether a table is large enough for so many entries."""
-    return cells.shape[0] >= 2 * _capacity(entries)
+def with_room(cells: np.ndarray, entries: int) -> np.ndarray:
+    """A table for so many entries: the same, or a larger one with the same entries. Sizes double."""
+    if cells.shape[0] >= 2 * _capacity(entries):
+        return cells
+    larger = new_cells(entries)
+    rehash(cells, larger)
+    return larger
 
 
 def _capacity(entries: int) -> int:

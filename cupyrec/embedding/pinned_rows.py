@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from cupyrec.batch import Batch
+from cupyrec.devices.cpu import CpuDevice, CpuStream
 from cupyrec.devices.numba_kernel import cpu_kernel, prefetch
-from cupyrec.devices.stream import Stream
 from cupyrec.embedding.hit_map import find, home, new_cells, shift_of
 
 # Memory is asked for so many lookups ahead.
@@ -20,7 +20,7 @@ class PinnedRows:
     table_slots: (F,), how many pinned rows each table has.
     """
 
-    def __init__(self, stream: Stream, rows: np.ndarray, starts: np.ndarray) -> None:
+    def __init__(self, stream: CpuDevice | CpuStream, rows: np.ndarray, starts: np.ndarray) -> None:
         """rows: ascending; starts: (F + 1,), the first row of each table and, after them, R."""
         self.rows = rows
         self.table_slots = tuple(np.diff(np.searchsorted(rows, starts)).tolist())

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -11,8 +9,9 @@ from typing import Any
 import numpy as np
 
 from cupyrec.batch import Batch
+from cupyrec.datasets.durable_files import durable_file
 from cupyrec.devices.numba_kernel import cpu_kernel
-from cupyrec.errors import DataError, OutputError
+from cupyrec.errors import DataError
 
 MOST_LOOKUPS = 2**63 - 1
 
@@ -76,18 +75,10 @@ def read_row_counts(path: str | Path, rows: int) -> np.ndarray:
 
 
 def write_row_counts(path: str | Path, counts: np.ndarray) -> None:
-    """Write counts beside their place and rename them. Raises OutputError."""
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.partial")
-    try:
-        with open(temporary, "wb") as file:
-            np.save(file, counts, allow_pickle=False)
-        os.replace(temporary, path)
-    except OSError as error:
-        raise OutputError(f"{path}: cannot be written: {error.strerror}") from None
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
+    """Write counts, whole or not at all. Raises OutputError."""
+    # To a file that is open for reading too NumPy writes by way of Python, whose error tells what the system said.
+    with durable_file(Path(path)) as partial, open(partial, "w+b") as file:
+        np.save(file, counts, allow_pickle=False)
 
 
 @cpu_kernel

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from cupyrec.argument_kinds import check_number
 from cupyrec.config import LEAST_EPS
 from cupyrec.devices.device import Device
 from cupyrec.devices.gpu import GpuStream
@@ -33,8 +34,7 @@ class Adagrad:
     name: ClassVar[str] = "adagrad"
 
     def __post_init__(self) -> None:
-        if not self.eps >= LEAST_EPS:
-            raise ConfigError(f"eps must be at least {LEAST_EPS:g}, but is {self.eps}")
+        check_eps(self.eps)
 
     def row_state_width(self, dimension: int) -> int:
         """Optimizer state of one row, in elements: h of each weight."""
@@ -59,6 +59,13 @@ class Adagrad:
         update_dense_adagrad(device, w, g, state, learning_rate, self.eps)
 
 
+def check_eps(eps: Any) -> None:
+    """Raise ConfigError where it is no number, or one that is 0 in float32."""
+    check_number(eps=eps)
+    if not eps >= LEAST_EPS:
+        raise ConfigError(f"eps must be at least {LEAST_EPS:g}, but is {eps}")
+
+
 def update_dense_adagrad(device: Device, w: Any, g: Any, h: Any, learning_rate: float, eps: float) -> None:
     """h += g**2;  w -= learning_rate * g / (sqrt(h) + eps).
 
@@ -69,8 +76,8 @@ def update_dense_adagrad(device: Device, w: Any, g: Any, h: Any, learning_rate: 
         raise ValueError(f"w, g and h must have one shape, but are {w.shape}, {g.shape} and {h.shape}")
     if isinstance(device, GpuStream):
         step = kernel("dense_update", "dense_adagrad")
-        numbers = np.int64(w.size), np.float32(learning_rate), np.float32(eps)
-        device.launch_over(step, -(-w.size // 4), w, g, h, *numbers)
+        settings = np.int64(w.size), np.float32(learning_rate), np.float32(eps)
+        device.launch_over(step, -(-w.size // 4), w, g, h, *settings)
         return
     if not w.dtype == g.dtype == h.dtype:
         raise TypeError(f"w, g and h must be of one dtype, but are {w.dtype}, {g.dtype} and {h.dtype}")

@@ -8,13 +8,11 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from cupyrec.config import LEAST_EPS
 from cupyrec.devices.device import Device
 from cupyrec.devices.numba_kernel import cpu_kernel, prefetched_rows
 from cupyrec.devices.numba_vector import load_vector, prefetch_vector, store_vector, zero_vector
-from cupyrec.errors import ConfigError
 from cupyrec.functions.embedding_bag import segment_gradient
-from cupyrec.optim.adagrad import DEFAULT_EPS, update_dense_adagrad
+from cupyrec.optim.adagrad import DEFAULT_EPS, check_eps, update_dense_adagrad
 from cupyrec.optim.row_update import RowUpdate, launch_row_update
 
 # Rows whose gradients a CPU's thread holds at once.
@@ -34,8 +32,7 @@ class RowwiseAdagrad:
     name: ClassVar[str] = "rowwise-adagrad"
 
     def __post_init__(self) -> None:
-        if not self.eps >= LEAST_EPS:
-            raise ConfigError(f"eps must be at least {LEAST_EPS:g}, but is {self.eps}")
+        check_eps(self.eps)
 
     def row_state_width(self, dimension: int) -> int:
         """Optimizer state of one row, in elements: its h."""

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import numbers
 from dataclasses import dataclass, fields
 
+from cupyrec.argument_kinds import check_number
 from cupyrec.errors import ConfigError
 
 
@@ -32,10 +32,8 @@ class WarmupPolynomialDecay:
 
     def __post_init__(self) -> None:
         for each in fields(self):
-            value: object = getattr(self, each.name)
-            if isinstance(value, bool) or not isinstance(value, numbers.Real):
-                name = "the learning rate" if each.name == "rate" else f"{each.name} of the schedule"
-                raise ConfigError(f"{name} must be a number, but is {value!r}")
+            name = "the learning rate" if each.name == "rate" else f"{each.name} of the schedule"
+            check_number(**{name: getattr(self, each.name)})
         if not self.rate > 0:
             raise ConfigError(f"the learning rate must be above 0, but is {self.rate}")
         if min(self.warmup_steps, self.decay_start_step, self.decay_steps) < 0:

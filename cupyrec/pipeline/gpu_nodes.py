@@ -12,6 +12,7 @@ import numpy as np
 
 from cupyrec.devices.gpu import GpuEvent, GpuStream
 from cupyrec.kernels import kernel
+from cupyrec.pipeline.known_batches import GROWTH, LEAST_NODES, LEAST_WINDOW
 from cupyrec.pipeline.planner_kernels import NODE_FIELDS
 from cupyrec.pipeline.told_array import ToldArray
 
@@ -19,9 +20,6 @@ from cupyrec.pipeline.told_array import ToldArray
 # which has two to four times as many. What a slot takes: its list, since when it is there, its node.
 GPU_NODE_BYTES = 4 * NODE_FIELDS + 8 + 4 + 4 * 16
 GPU_SLOT_BYTES = 4 + 8 + 4
-LEAST_NODES, LEAST_WINDOW = 64, 64
-# Memory that is too small grows to this many times its size.
-GROWTH = 1.25
 
 # Indices of `state`, as in kernels/planner.cuh.
 STATE_SIZE = 16

@@ -152,7 +152,7 @@ class GpuPlanner(KnownBatches):
         self._nodes.wait_for_counts()
         given_up, bubbles = -1, 0
         if not counts[IS_OK]:
-            given_up, bubbles = self._find_room(memory)
+            given_up, bubbles = self._give_up_holds(lambda nearest: self._has_room(memory, nearest))
             self._queue_moves(memory)
         self._nodes.planned()
         self._filled, self._begun = int(counts[FILLED]), None
@@ -169,26 +169,13 @@ class GpuPlanner(KnownBatches):
             bubbles=bubbles,
         )
 
-    def _find_room(self, memory: GpuPlanMemory) -> tuple[int, int]:
-        """Give up holds until there is room, as planner.Planner does, and wait for the answer each time."""
-        batch, nearest = self.planned, self.planned + self.holds.future + 1
-        given_up, bubbles = -1, 0
-        while not self._nodes.counts[IS_OK]:
-            if self._released < batch:
-                given_up = self._released
-                self._release_oldest()
-                bubbles += 1
-            elif nearest == batch + 1:
-                raise RuntimeError(f"batch {batch} finds no room, though its rows are no more than there are slots")
-            else:
-                nearest -= 1
-                bubbles += self._listed_for(nearest) > 0
-            self._queue_room(memory, nearest)
-            self._nodes.wait_for_counts()
-        return given_up, bubbles
+    def _has_room(self, memory: GpuPlanMemory, nearest: int) -> bool:
+        """Ask the device, and wait for the answer. nearest: see _give_up_holds."""
+        self._queue_room(memory, nearest)
+        self._nodes.wait_for_counts()
+        return bool(self._nodes.counts[IS_OK])
 
     def _listed_for(self, batch: int) -> int:
-        """How many rows that could leave are used next by a batch. Waits."""
         at, count = RANKS + (batch & (self._ring - 1)), np.empty(1, np.int32)
         self._stream.copy(self._lists[at : at + 1], count)
         self._stream.record().synchronize()

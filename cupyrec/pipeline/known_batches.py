@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 
@@ -11,6 +12,8 @@ from cupyrec.pipeline.plan import Holds
 from cupyrec.pipeline.planner_kernels import NEVER
 from cupyrec.pipeline.replacement import replacement_kind
 
+# Of what is known of rows and batches, at first; what is too small grows to GROWTH times its size.
+LEAST_NODES, LEAST_WINDOW, GROWTH = 64, 64, 1.25
 # Later batches hardly ever have so many times the rows of the largest of some first ones.
 MARGIN = 1.25
 
@@ -82,6 +85,36 @@ class KnownBatches:
         """Raise RuntimeError when no batch may be planned."""
         if not self.may_plan:
             raise RuntimeError(f"batch {self.planned} is to be planned, but only {self.looked} are known")
+
+    def _give_up_holds(self, has_room: Callable[[int], bool]) -> tuple[int, int]:
+        """Where there is no room for the batch that is planned, give up holds until there is: of past batches, the
+        oldest first, then of future ones, the furthest first.
+
+        has_room: whether there is, while the batches after this one and before `nearest` are held; asked whenever a
+        hold was given up. Returns the last past batch given up or -1, and how many were given up in all.
+        """
+        batch, nearest = self.planned, self.planned + self.holds.future + 1
+        given_up, bubbles = -1, 0
+        while True:
+            if self._released < batch:
+                given_up = self._released
+                self._release_oldest()
+                bubbles += 1
+            elif nearest == batch + 1:
+                raise RuntimeError(f"batch {batch} finds no room, though its rows are no more than there are slots")
+            else:
+                nearest -= 1
+                bubbles += self._listed_for(nearest) > 0
+            if has_room(nearest):
+                return given_up, bubbles
+
+    def _release_oldest(self) -> None:
+        """The oldest batch that is held is so no longer: its rows that no later one has used may leave."""
+        raise NotImplementedError
+
+    def _listed_for(self, batch: int) -> int:
+        """How many rows that could leave are used next by a batch."""
+        raise NotImplementedError
 
     def _add(self, unique: int) -> None:
         """The next batch is known, and has so many unique rows."""

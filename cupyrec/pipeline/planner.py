@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from cupyrec.embedding.hit_map import has_room, new_cells, rehash
+from cupyrec.embedding.hit_map import new_cells, with_room
 from cupyrec.pipeline import planner_kernels as kernels
-from cupyrec.pipeline.known_batches import KnownBatches
+from cupyrec.pipeline.known_batches import GROWTH, LEAST_NODES, LEAST_WINDOW, KnownBatches
 from cupyrec.pipeline.plan import Holds, Plan, PlanMemory
 from cupyrec.pipeline.planner_kernels import LISTED, NODE_FIELDS, NODES_FREE, NODES_USED, NONE, SLOTS_FILLED
 from cupyrec.pipeline.replacement import RANKS, replacement_kind
@@ -20,9 +20,6 @@ from cupyrec.pipeline.replacement import RANKS, replacement_kind
 # What a node takes: its fields, its row, its place on the list of free ones, and two cells of 16 bytes in the hit map,
 # which has up to twice as many because their number is a power of two.
 NODE_BYTES = 4 * NODE_FIELDS + 8 + 4 + 4 * 16
-LEAST_NODES, LEAST_WINDOW = 64, 64
-# Memory that is too small grows to this many times its size.
-GROWTH = 1.25
 
 
 class Planner(KnownBatches):
@@ -49,7 +46,7 @@ class Planner(KnownBatches):
         seed: of the policy random. Raises ConfigError.
         """
         super().__init__(slots, lookahead, holds, replacement)
-        self._kind, self._seed = replacement_kind(replacement), seed
+        self._kind, self._seed = replacement_kind(replacement), np.uint64(seed % 2**64)
         self._row_counts = np.zeros(0, np.int64) if row_counts is None else np.asarray(row_counts)
         self._lists = np.empty((RANKS + self._ring, 3), np.int32)
         self._lists[:] = NONE, NONE, 0
@@ -91,7 +88,9 @@ class Planner(KnownBatches):
         )  # fmt: skip
         while self._released < batch - holds.past:
             self._release_oldest()
-        given_up, bubbles = self._find_room(batch, missed)
+        given_up, bubbles = -1, 0
+        if missed > self._room(batch, batch + holds.future + 1):
+            given_up, bubbles = self._give_up_holds(lambda nearest: missed <= self._room(batch, nearest))
         evicted = max(missed - self.slots + int(self._state[SLOTS_FILLED]), 0)
         evict_slots, evict_rows = memory.evict_slots[:evicted], memory.evict_rows[:evicted]
         unused = kernels.choose_victims(
@@ -117,31 +116,12 @@ class Planner(KnownBatches):
             bubbles=bubbles,
         )
 
-    def _find_room(self, batch: int, missed: int) -> tuple[int, int]:
-        """Give up holds until there are enough slots: of past batches, the oldest first, then of future ones.
-
-        Returns the last past batch given up or -1, and how many were given up in all.
-        """
-        given_up, nearest, bubbles = -1, batch + self.holds.future + 1, 0
-        while missed > self._room(batch, nearest):
-            if self._released < batch:
-                given_up = self._released
-                self._release_oldest()
-                bubbles += 1
-            elif nearest == batch + 1:
-                raise RuntimeError(f"batch {batch} finds no room, though its rows are no more than there are slots")
-            else:
-                nearest -= 1
-                bubbles += self._listed_for(nearest) > 0
-        return given_up, bubbles
-
     def _room(self, batch: int, nearest: int) -> int:
-        """Slots that are empty, or whose rows may leave while the batches after this one up to `nearest` are held."""
+        """Slots that are empty or may be left. nearest: of the batches after this one, the first that is not held."""
         empty = self.slots - int(self._state[SLOTS_FILLED])
         return empty + int(self._state[LISTED]) - sum(self._listed_for(each) for each in range(batch + 1, nearest))
 
     def _listed_for(self, batch: int) -> int:
-        """How many rows that could leave are used next by a batch."""
         return int(self._lists[RANKS + (batch & (self._ring - 1)), 2])
 
     def _release_oldest(self) -> None:
@@ -160,11 +140,7 @@ class Planner(KnownBatches):
         in_use = int(self._state[NODES_USED]) - int(self._state[NODES_FREE])
         if in_use + unique > self._nodes.shape[0]:
             self._grow_nodes(in_use + unique)
-        # Its size is a power of two, and doubles: no more room is asked for than is needed.
-        if not has_room(self._cells, in_use + unique):
-            cells = new_cells(in_use + unique)
-            rehash(self._cells, cells)
-            self._cells = cells
+        self._cells = with_room(self._cells, in_use + unique)
 
     def _grow_window(self, first: int, needed: int) -> None:
         old, mask = self._window, self._window.shape[0] - 1

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import numpy as np
 
+from cupyrec.config import REPLACEMENTS
 from cupyrec.devices.numba_kernel import cpu_kernel
 from cupyrec.errors import ConfigError
 
-REPLACEMENTS = ("lookahead", "lru", "lfu", "random")
 # What kernels know the policies by.
 BY_COUNT, BY_AGE, BY_CHANCE = 0, 1, 2
 KIND_OF = {"lookahead": BY_COUNT, "lru": BY_AGE, "lfu": BY_COUNT, "random": BY_CHANCE}

@@ -5,11 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from cupyrec.batch import Batch
 
 
+@runtime_checkable
 class TraceSink(Protocol):
     """Where the boxes of a trace go; called by several threads at once."""
 

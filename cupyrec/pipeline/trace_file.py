@@ -11,6 +11,8 @@ import time
 from pathlib import Path
 from typing import TextIO
 
+from cupyrec.argument_kinds import check_paths
+from cupyrec.config import check_at_least
 from cupyrec.errors import OutputError
 
 # A trace is looked at, not archived: a box takes about 110 bytes, and a viewer a while for millions of them.
@@ -25,7 +27,9 @@ class TraceFile:
     """
 
     def __init__(self, path: str | Path, *, most_batches: int = MOST_BATCHES) -> None:
-        """most_batches: of later ones nothing is written. Raises OutputError; an existing file is replaced."""
+        """most_batches: of later ones nothing is written. A file there is replaced. Raises ConfigError, OutputError."""
+        check_paths(path=path)
+        check_at_least(1, most_batches=most_batches)
         self.path, self._most_batches = Path(path), most_batches
         self._lock = threading.Lock()
         self._began = time.perf_counter()

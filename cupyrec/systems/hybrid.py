@@ -32,18 +32,6 @@ class HybridSystem(TrainsHostTable):
         self._host_rows = HostRows(stage, table)
         self._inputs = make_inputs(stage.device, stage.model.config.dense_features)
 
-    @property
-    def steps_done(self) -> int:
-        return self._stage.steps_done
-
-    @property
-    def facts(self) -> dict[str, Any]:
-        """See System.facts."""
-        return {}
-
-    def prepare(self, read: Callable[[], Iterable[Batch]], say: Callable[[str], None]) -> None:
-        """Nothing to prepare."""
-
     def train(
         self, batches: Iterable[Batch], *, say: Callable[[str], None] = ignore
     ) -> Generator[StepResult, None, None]:

@@ -25,14 +25,14 @@ from cupyrec.pipeline.gpu_ring import LoadedBatch, largest_of_a_batch
 from cupyrec.pipeline.stage_clock import StageClock
 from cupyrec.pipeline.stages import TRAIN
 from cupyrec.systems.device_table import DeviceTable
-from cupyrec.systems.step import StepResult, ignore
+from cupyrec.systems.step import StepResult, SystemDefaults, ignore
 from cupyrec.systems.train_stage import TrainStage
 
 # Memory for batches on a GPU: one that is being queued, one that is being copied, and those that wait between.
 LOADED_BATCHES = 4
 
 
-class ResidentSystem:
+class ResidentSystem(SystemDefaults):
     """Trains and predicts with all rows in place."""
 
     name = "resident"
@@ -47,21 +47,9 @@ class ResidentSystem:
         )
 
     @property
-    def steps_done(self) -> int:
-        return self._stage.steps_done
-
-    @property
     def host_table_rests(self) -> bool:
         """See System.host_table_rests."""
         return isinstance(self._rows, _RowsOnGpu)
-
-    @property
-    def facts(self) -> dict[str, Any]:
-        """See System.facts."""
-        return {}
-
-    def prepare(self, read: Callable[[], Iterable[Batch]], say: Callable[[str], None]) -> None:
-        """Nothing to prepare."""
 
     def train(
         self, batches: Iterable[Batch], *, say: Callable[[str], None] = ignore

@@ -93,17 +93,10 @@ class ScratchpadSystem(TrainsHostTable):
         check_settings(slots, holds.future if lookahead is None else lookahead, holds, replacement)
 
     @property
-    def steps_done(self) -> int:
-        return self._stage.steps_done
-
-    @property
     def facts(self) -> dict[str, Any]:
         """See System.facts."""
         facts = {"slots": self.slots, "replacement": self.replacement, "lookahead": self._lookahead}
         return facts if self._exchange is None else {**facts, "exchange": self._exchange.name}
-
-    def prepare(self, read: Callable[[], Iterable[Batch]], say: Callable[[str], None]) -> None:
-        """Nothing to prepare: what has to be known of the data is seen ahead."""
 
     def train(
         self, batches: Iterable[Batch], *, say: Callable[[str], None] = ignore

@@ -70,10 +70,6 @@ class StaticSystem(TrainsHostTable):
             self._pin(row_counts)
 
     @property
-    def steps_done(self) -> int:
-        return self._stage.steps_done
-
-    @property
     def facts(self) -> dict[str, Any]:
         """See System.facts."""
         return {"slots": self.slots, "pinned": 0 if self._pinned is None else int(self._pinned.rows.shape[0])}

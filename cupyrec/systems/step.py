@@ -11,6 +11,7 @@ import numpy as np
 from cupyrec.batch import Batch
 from cupyrec.embedding.host_table import HostTable
 from cupyrec.models.dlrm import Dlrm
+from cupyrec.systems.train_stage import TrainStage
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,26 @@ class System(Protocol):
         """The host table was filled anew, while nothing trained: copies of its rows elsewhere are void."""
 
 
-class TrainsHostTable:
+class SystemDefaults:
+    """What most systems have in common."""
+
+    _stage: TrainStage
+
+    @property
+    def steps_done(self) -> int:
+        """See System.steps_done."""
+        return self._stage.steps_done
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """See System.facts: none."""
+        return {}
+
+    def prepare(self, read: Callable[[], Iterable[Batch]], say: Callable[[str], None]) -> None:
+        """See System.prepare: nothing has to be known beforehand."""
+
+
+class TrainsHostTable(SystemDefaults):
     """What is the same in systems whose rows come back to the host table at any time, and always when training ends."""
 
     host_table_rests = False

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import io
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cupyrec.byte_sizes import format_bytes
-from cupyrec.errors import ConfigError, OutputError
+from cupyrec.datasets.durable_files import write_durably
+from cupyrec.errors import ConfigError
 from cupyrec.training.advise_policies import POLICIES
 
 if TYPE_CHECKING:
@@ -71,16 +71,4 @@ def write_plot(path: Path, advice: Advice) -> None:
     )
     picture = io.BytesIO()
     figure.savefig(picture, format="png")
-    _write(path, picture.getvalue())
-
-
-def _write(path: Path, content: bytes) -> None:
-    """Beside its place first, so that a full disk leaves no half of a file."""
-    temporary = path.with_name(f".{path.name}.partial")
-    try:
-        temporary.write_bytes(content)
-        os.replace(temporary, path)
-    except OSError as error:
-        raise OutputError(f"{path}: cannot be written: {error.strerror}") from None
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_durably(path, picture.getvalue())

@@ -6,7 +6,7 @@ from collections import deque
 from typing import Any
 
 from cupyrec.devices.numba_kernel import cpu_kernel
-from cupyrec.embedding.hit_map import EMPTY, erase, find, new_cells, rehash, shift_of
+from cupyrec.embedding.hit_map import EMPTY, erase, find, new_cells, shift_of, with_room
 
 LEAST_ROWS = 64
 
@@ -21,9 +21,8 @@ class WindowRows:
         self.batches = batches
         self.rows = self._added = 0
         self._recent: deque[Any] = deque()
-        self._capacity = LEAST_ROWS
         # From each row of the window to the latest batch that uses it.
-        self._cells = new_cells(self._capacity)
+        self._cells = new_cells(LEAST_ROWS)
 
     def add(self, unique_rows: Any) -> int:
         """Take in the next batch; returns how many different rows the window has that ends with it.
@@ -32,19 +31,11 @@ class WindowRows:
         """
         if len(self._recent) == self.batches:
             self.rows -= _leave(self._recent.popleft(), self._added - self.batches, self._cells)
-        self._reserve(self.rows + unique_rows.shape[0])
+        self._cells = with_room(self._cells, self.rows + unique_rows.shape[0])
         self.rows += _enter(unique_rows, self._added, self._cells)
         self._recent.append(unique_rows.copy())
         self._added += 1
         return self.rows
-
-    def _reserve(self, rows: int) -> None:
-        if rows <= self._capacity:
-            return
-        self._capacity = max(rows, 2 * self._capacity)
-        cells = new_cells(self._capacity)
-        rehash(self._cells, cells)
-        self._cells = cells
 
 
 @cpu_kernel

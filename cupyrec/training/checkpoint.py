@@ -13,8 +13,8 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -178,16 +178,17 @@ def read_checkpoint(folder: str | Path) -> Checkpoint:
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise ModelError(f"{path}: not a cupyrec checkpoint")
     if content.get("version") != FORMAT_VERSION:
-        raise ModelError(f"{path}: format version {content.get('version')}, but this cupyrec reads {FORMAT_VERSION}")
+        raise ModelError(f"{path}: format version {content.get('version')!r}, but this cupyrec reads {FORMAT_VERSION}")
     checksum, _, checked = text.removeprefix(CHECKSUM_KEY).partition(b",")
     if checksum != str(zlib.crc32(checked)).encode():
         raise ModelError(f"{path}: damaged: its checksum is not that of its text")
     try:
         config = DlrmConfig(**content["model"])
         checkpoint = Checkpoint(folder, content, config, TrainingState.from_dict(content["state"]))
-        sizes = {name: (file["bytes"], file["crc32"])[0] for name, file in content["files"].items()}
-        if type(content["steps"]) is not int or content["steps"] < 0 or "name" not in content["optimizer"]:
-            raise ValueError("its steps or its optimizer")
+        sizes = {name: file["bytes"] for name, file in content["files"].items()}
+        counts = [content["steps"], *sizes.values(), *(file["crc32"] for file in content["files"].values())]
+        if not _are_counts(counts) or "name" not in content["optimizer"] or not _is_counted(checkpoint.state):
+            raise ValueError("its steps, its optimizer or its state")
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ModelError(f"{path}: damaged: {error!r}") from None
     for name, size_then in sizes.items():
@@ -208,8 +209,25 @@ def description_text(content: dict[str, Any]) -> bytes:
     return CHECKSUM_KEY + str(zlib.crc32(checked)).encode() + b"," + checked
 
 
+def _is_counted(state: TrainingState) -> bool:
+    """Whether all that a state counts are numbers."""
+    counts = [state.steps, state.samples, state.position.epoch, state.position.batches]
+    counts += [evaluation.step for evaluation in state.evaluations]
+    numbers = [state.seconds, state.data_wait_seconds, state.evaluation_seconds]
+    if state.traffic is not None:
+        numbers += asdict(state.traffic).values()
+    metrics = [value for evaluation in state.evaluations for value in asdict(evaluation.metrics).values()]
+    numbers += [value for value in metrics if value is not None]
+    return _are_counts(counts) and all(type(number) in (int, float) for number in numbers)
+
+
+def _are_counts(values: Iterable[Any]) -> bool:
+    return all(type(value) is int and value >= 0 for value in values)
+
+
 def _blocks(array: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
-    """Parts of an array's first axis, and where they begin."""
+    """Parts of an array's first axis, and where they begin; a number alone is an axis of one."""
+    array = array if array.ndim else array.reshape(1)
     if array.size:
         step = max(1, BLOCK_BYTES * array.shape[0] // array.nbytes)
         for start in range(0, array.shape[0], step):
@@ -217,4 +235,4 @@ def _blocks(array: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
 
 
 def _text(optimizer: dict[str, Any]) -> str:
-    return " ".join(f"{name} {value}" if name != "name" else f"{value}" for name, value in optimizer.items())
+    return " ".join(f"{name} {value!r}" if name != "name" else f"{value}" for name, value in optimizer.items())

@@ -9,8 +9,9 @@ import shutil
 from pathlib import Path
 
 from cupyrec.byte_sizes import format_bytes
+from cupyrec.datasets.durable_files import sync_folder
 from cupyrec.errors import OutputError
-from cupyrec.training.safetensors_file import as_output_error, sync_folder
+from cupyrec.training.safetensors_file import as_output_error
 
 WHOLE = re.compile(r"step-([0-9]{8,})")
 # In the folder of a run.

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from cupyrec.datasets.durable_files import sync_folder
 from cupyrec.errors import OutputError
 from cupyrec.training.changed_rows import ChangedRows
 from cupyrec.training.checkpoint import CHECKPOINT_FILE, DENSE_FILE, PATCH_FILE, TABLES_FILE, description_text
@@ -26,8 +27,6 @@ from cupyrec.training.safetensors_file import (
     ArraySource,
     WrittenFile,
     as_output_error,
-    sync,
-    sync_folder,
     write_file,
 )
 from cupyrec.training.safetensors_io import plan_shards
@@ -115,7 +114,7 @@ class CheckpointWriter:
             with open(path, "wb") as file:
                 file.write(description_text({**content, "files": files}))
                 file.flush()
-                sync(file.fileno())
+                os.fsync(file.fileno())
             sync_folder(self._partial)
             os.replace(self._partial, self.target)
             sync_folder(self.target.parent)

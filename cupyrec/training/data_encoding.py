@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from cupyrec.config import DlrmConfig
-from cupyrec.datasets.prepared.manifest import encoding_id
-from cupyrec.datasets.source import Source
+from cupyrec.datasets.prepared.manifest import Manifest, encoding_id
+from cupyrec.datasets.source import Source, name_of
 from cupyrec.errors import ConfigError, ModelError
 
 # As CriteoFiles computes dense features.
@@ -44,19 +44,32 @@ def check_same_encoding(source: Source, config: DlrmConfig, encoding: str | None
     if None in (encoding, of_data) or encoding == of_data:
         return
     raw = raw_encoding(config)
-    if of_data == raw:
-        raise ConfigError(
-            "the model was trained on data prepared with vocabularies, --modulo, texts or another dense transform, "
-            "which these files are read without: prepare them with `cupyrec prepare PATH... --vocabulary FOLDER`, "
-            "FOLDER being the prepared data of the training"
-        )
     if encoding == raw:
         raise ConfigError(
-            "the data were prepared with vocabularies, --modulo, texts or another dense transform, but the model was "
-            "trained on raw files, or on numbers that are hashed: give it the raw files"
+            f"{name_of(source)}: {_made(source)}, but the model was trained on raw files, or on data prepared with "
+            f"--hash-rows {_rows(config.table_rows)}: name the raw files, or data prepared in that way"
         )
-    raise ConfigError(
-        f"the data were prepared with other vocabularies or another dense transform (encoding {of_data}) than those "
-        f"of the training ({encoding}): prepare them with `cupyrec prepare PATH... --vocabulary FOLDER`, FOLDER being "
-        "the prepared data of the training"
+    trained = "the model was trained on data prepared with"
+    what = (
+        f"read as raw files, but {trained} vocabularies, --modulo, texts or another dense transform"
+        if of_data == raw
+        else f"{_made(source)}, encoding {of_data}, but {trained} other vocabularies, tables or another dense "
+        f"transform, encoding {encoding}"
     )
+    raise ConfigError(
+        f"{name_of(source)}: {what}: prepare them with `cupyrec prepare PATH... --vocabulary FOLDER`, FOLDER being the "
+        "prepared data of the training"
+    )
+
+
+def _made(source: Source) -> str:
+    """How they were prepared."""
+    manifest: Manifest | None = getattr(source, "manifest", None)
+    if manifest is None:
+        return "another encoding"
+    ids = f"--hash-rows {_rows(source.table_rows)}" if manifest.ids == "hash" else f"--ids {manifest.ids}"
+    return f"prepared with {ids} and --dense-transform {manifest.dense_transform}"
+
+
+def _rows(table_rows: Sequence[int]) -> str:
+    return ",".join(map(str, table_rows[:1] if len(set(table_rows)) == 1 else table_rows))

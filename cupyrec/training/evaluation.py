@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
+from cupyrec.batch import Batch
 from cupyrec.config import DlrmConfig
-from cupyrec.datasets.source import Source, check_source, read_batches
+from cupyrec.datasets.source import Source, check_source, name_of, read_batches
 from cupyrec.errors import ConfigError, DataError
-from cupyrec.systems.step import System
+from cupyrec.training.data_encoding import check_same_encoding
 from cupyrec.training.metrics import BinaryMetrics, MetricsResult
 
 
@@ -24,8 +25,15 @@ class Evaluation:
     metrics: MetricsResult
 
 
+class Predicts(Protocol):
+    """What is evaluated: a system, a model."""
+
+    def predict(self, batch: Batch) -> np.ndarray:
+        """Logits (B,), host; valid until the next call."""
+
+
 def evaluate(
-    system: System,
+    system: Predicts,
     source: Source,
     batch_size: int,
     *,
@@ -64,33 +72,28 @@ def overflow_is_seen_later() -> AbstractContextManager[Any]:
 def check_labelled(source: Source) -> None:
     """Raise ConfigError when a source says, by an attribute `labelled`, that its samples have no labels."""
     if not getattr(source, "labelled", True):
-        where = getattr(source, "path", "the data")
         raise ConfigError(
-            f"{where}: the samples have no labels, so they can be predicted, but not trained on or evaluated"
+            f"{name_of(source)}: the samples have no labels, so they can be predicted, but not trained on or evaluated"
         )
 
 
-OTHER_VOCABULARIES = (
-    "; data for a model that was trained on prepared data are made with `cupyrec prepare PATH... --vocabulary FOLDER`, "
-    "FOLDER being the prepared data of the training"
-)
+def check_source_fits(source: Source, config: DlrmConfig, encoding: str | None = None) -> None:
+    """Raise ConfigError when a source is none, or was made for other tables or dense features than a model.
 
-
-def check_source_fits(source: Source, config: DlrmConfig) -> None:
-    """Raise ConfigError when a source is none, or was made for other tables or dense features than a model."""
+    encoding: of the data that the model was trained with, where that must be the same, see check_same_encoding.
+    """
     check_source(source)
+    name = name_of(source)
     wanted, found = (config.features, config.dense_features), (len(source.table_rows), source.dense_features)
     if found != wanted:
         raise ConfigError(
-            f"the data have {found[0]} tables and {found[1]} dense features, but the model was made for {wanted[0]} "
-            f"and {wanted[1]}"
+            f"{name}: {found[0]} tables and {found[1]} dense features, but the model was made for {wanted[0]} and "
+            f"{wanted[1]}: name data with the same columns as those of the training"
         )
-    if tuple(source.table_rows) != config.table_rows:
-        raise ConfigError(
-            f"the data have tables of {_text(source.table_rows)} rows, but the model was made for "
-            f"{_text(config.table_rows)}{OTHER_VOCABULARIES if hasattr(source, 'encoding') else ''}"
-        )
-
-
-def _text(table_rows: tuple[int, ...]) -> str:
-    return str(table_rows[0]) if len(set(table_rows)) == 1 else ", ".join(str(rows) for rows in table_rows)
+    check_same_encoding(source, config, encoding)
+    for number, (rows, expected) in enumerate(zip(source.table_rows, config.table_rows, strict=True), start=1):
+        if rows != expected:
+            raise ConfigError(
+                f"{name}: table {number} of {found[0]} has {rows:,} rows, but that of the model has {expected:,}: the "
+                "data and the model must have the same table_rows, in the same order"
+            )

@@ -11,11 +11,13 @@ from typing import Any
 from cupyrec import __version__
 from cupyrec.byte_sizes import format_bytes
 from cupyrec.config import DlrmConfig
+from cupyrec.datasets.durable_files import make_folders
 from cupyrec.errors import ConfigError, ModelError, OutputError
 from cupyrec.folder_lock import FolderLock
 from cupyrec.training.checkpoint import CHECKPOINT_FILE
 from cupyrec.training.open_model import open_model, tensor_shapes
 from cupyrec.training.reference_names import infer_config, reference_name
+from cupyrec.training.safetensors_checksum import check_checksums
 from cupyrec.training.safetensors_io import (
     INDEX_NAME,
     PARTIAL_SUFFIX,
@@ -24,6 +26,7 @@ from cupyrec.training.safetensors_io import (
     ArraySource,
     open_tensors,
     read_metadata,
+    weights_files,
     write_sharded,
 )
 from cupyrec.training.saved_model import DESCRIPTION_FILE, MAX_SHARD_BYTES, model_bytes, write_model
@@ -81,6 +84,7 @@ def import_model(
     if (Path(path) / CHECKPOINT_FILE).exists():
         raise ModelError(f"{path}: a checkpoint of cupyrec's: evaluate, predict and export take it as it is")
     tensors, metadata = open_tensors(Path(path)), read_metadata(Path(path))
+    check_checksums(weights_files(Path(path)))
     known = metadata.get("pooling")
     if pooling is not None and known is not None and pooling != known:
         raise ConfigError(f"{path}: the model was trained with --pooling {known}; leave the option out")
@@ -105,7 +109,7 @@ def import_model(
 def _locked(output: Path) -> FolderLock:
     """The lock of the folder, which is made if need be. Raises OutputError."""
     try:
-        output.mkdir(parents=True, exist_ok=True)
+        make_folders(output)
     except OSError as error:
         raise OutputError(f"{output}: cannot be written: {error.strerror}; choose another --output") from None
     return FolderLock(output)

@@ -12,9 +12,9 @@ from typing import Any
 from cupyrec.datasets.prepared.manifest import BLOCK_SAMPLES, Manifest
 from cupyrec.datasets.prepared.prepared_data import PreparedData
 from cupyrec.datasets.prepared.splits import FORMAT, PARTS, Split, read_split
-from cupyrec.datasets.prepared.vocabulary_coverage import coverages
 from cupyrec.datasets.preparing.known_vocabularies import KnownVocabularies
 from cupyrec.datasets.preparing.output_folder import read_preparation
+from cupyrec.datasets.preparing.vocabulary_coverage import coverages
 from cupyrec.errors import DataError
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -37,8 +38,8 @@ def _read_config(path: Path) -> dict[str, Any] | None:
 
 
 def _metrics_facts(path: Path) -> dict[str, Any]:
-    """Counts of the lines, the last of each kind, and the best evaluation. A last line that breaks off is left out: the
-    run was killed while it was written.
+    """Counts of the lines, the last of each kind, and the best evaluation, as TrainingState.best. A last line that
+    breaks off is left out: the run was killed while it was written.
     """
     last: dict[str, Any] = {}
     counts = {"train": 0, "evaluation": 0}
@@ -47,7 +48,7 @@ def _metrics_facts(path: Path) -> dict[str, Any]:
         kind = entry.get("kind")
         if kind == "train" and first_loss is None:
             first_loss = entry.get("loss")
-        if kind == "evaluation" and (best is None or (entry.get("auc") or 0) > (best.get("auc") or 0)):
+        if kind == "evaluation" and (best is None or _auc(entry) >= _auc(best)):
             best = entry
         last[str(kind)] = entry
         if kind in counts:
@@ -95,6 +96,11 @@ def _is_whole(entry: dict[str, Any]) -> bool:
     elif entry.get("kind") == "end" and "stopped_by" not in entry:
         needed = {"samples": (int,), "seconds": (int, float), "evaluation_seconds": (int, float), "system": (dict,)}
     return all(isinstance(entry.get(name), kinds) for name, kinds in needed.items())
+
+
+def _auc(evaluation: dict[str, Any]) -> float:
+    auc = evaluation.get("auc")
+    return -math.inf if auc is None else auc
 
 
 def _state(end: dict[str, Any] | None) -> str:

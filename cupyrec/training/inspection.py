@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -21,13 +21,15 @@ from cupyrec.training.inspect_run import run_facts
 from cupyrec.training.open_model import OpenedModel, open_model
 from cupyrec.training.reference_names import are_own_names, are_reference_names, infer_config
 from cupyrec.training.run_folder import CONFIG_FILE, METRICS_FILE, UNSAVED
+from cupyrec.training.safetensors_checksum import check_checksums
 from cupyrec.training.safetensors_io import (
     INDEX_NAME,
-    SHARD_PATTERN,
     SINGLE_NAME,
     ArraySource,
+    TensorSource,
     open_tensors,
     read_metadata,
+    weights_files,
 )
 from cupyrec.training.saved_model import DESCRIPTION_FILE, model_bytes
 
@@ -88,17 +90,15 @@ def _facts(place: Path, verify: bool, watch: Watch) -> tuple[str, dict[str, Any]
 
 
 def _model_facts(place: Path, verify: bool, watch: Watch) -> dict[str, Any]:
-    opened = open_model(place)
-    if verify:
-        check_finite(opened.tensors, place, watch)
-    return _shape_facts(opened.config) | _description_facts(opened, place)
+    opened = open_model(place, compare_checksums=False)
+    checksums = verify and _verify(place, opened.tensors, watch)
+    return _shape_facts(opened.config) | _description_facts(opened, place) | {"checksums_compared": checksums}
 
 
 def _description_facts(opened: OpenedModel, place: Path) -> dict[str, Any]:
     description = opened.description
     return {
-        "file_bytes": sum(file.stat().st_size for file in _weights_files(place)),
-        "files": len(_weights_files(place)),
+        **_files_facts(place),
         "steps": opened.steps,
         "encoding": opened.encoding,
         "cupyrec": description.get("cupyrec"),
@@ -118,14 +118,26 @@ def _exported_facts(place: Path, verify: bool, watch: Watch) -> dict[str, Any]:
             "`cupyrec export` writes"
         )
     config = infer_config(tensors, metadata.get("pooling", "sum"), where=place)
-    if verify:
-        check_finite({name: ArraySource(tensor) for name, tensor in tensors.items()}, place, watch)
-    files = [place] if place.is_file() else _weights_files(place)
+    sources = {name: ArraySource(tensor) for name, tensor in tensors.items()}
     return _shape_facts(config) | {
-        "file_bytes": sum(file.stat().st_size for file in files),
-        "files": len(files),
+        **_files_facts(place),
         "metadata": metadata,
+        "checksums_compared": verify and _verify(place, sources, watch),
     }
+
+
+def _verify(place: Path, tensors: Mapping[str, TensorSource], watch: Watch) -> bool:
+    """Compare the checksums of the weights, and look for some that are not finite. Returns whether all files of them
+    have a checksum. Raises ModelError.
+    """
+    all_have = check_checksums(weights_files(place), lambda share: watch(share / 2))
+    check_finite(tensors, place, lambda share: watch(0.5 + share / 2))
+    return all_have
+
+
+def _files_facts(place: Path) -> dict[str, Any]:
+    files = weights_files(place)
+    return {"file_bytes": sum(file.stat().st_size for file in files), "files": len(files)}
 
 
 def _shape_facts(config: DlrmConfig) -> dict[str, Any]:
@@ -136,11 +148,6 @@ def _shape_facts(config: DlrmConfig) -> dict[str, Any]:
         "dense_parameters": dense,
         "weight_bytes": model_bytes(config),
     }
-
-
-def _weights_files(place: Path) -> list[Path]:
-    single = place / SINGLE_NAME
-    return [single] if single.exists() else sorted(place.glob(SHARD_PATTERN))
 
 
 def _ignore(share: float) -> None:

@@ -14,6 +14,8 @@ from cupyrec.systems.train_stage import TrainStage
 from cupyrec.training.saved_model import model_tensors
 
 DENSE_STATE = "dense.state"
+# Rows looked at at a time: a few megabytes.
+CHECKED_ROWS = 65_536
 
 
 class ModelState:
@@ -68,6 +70,14 @@ class ModelState:
         shapes = {name: tuple(array.shape) for name, array in self._dense_arrays().items()}
         size = self._stage.optimizer_state_size
         return shapes | ({DENSE_STATE: (size,)} if size else {})
+
+    def weights_are_finite(self) -> bool:
+        """Whether all weights and the state of the rows are numbers; the host table has all values by then."""
+        records = self.table.records
+        # Block by block: no second table is made, not even of booleans.
+        blocks = (records[row : row + CHECKED_ROWS] for row in range(0, records.shape[0], CHECKED_ROWS))
+        parameters = self._stage.device.download(self.system.model.parameters)
+        return bool(np.isfinite(parameters).all()) and all(np.isfinite(block).all() for block in blocks)
 
     def _dense_arrays(self) -> dict[str, Any]:
         tensors = model_tensors(self.system.model, self.table)

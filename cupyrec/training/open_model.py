@@ -16,7 +16,8 @@ from cupyrec.functions.dot_interaction import interaction_width
 from cupyrec.training.checkpoint import CHECKPOINT_FILE, read_checkpoint
 from cupyrec.training.checkpoint_folder import CHECKPOINTS_FOLDER, CheckpointFolder
 from cupyrec.training.data_encoding import model_encoding
-from cupyrec.training.safetensors_io import ArraySource, TensorSource, open_tensors
+from cupyrec.training.safetensors_checksum import check_checksums
+from cupyrec.training.safetensors_io import ArraySource, TensorSource, open_tensors, weights_files
 from cupyrec.training.saved_model import DESCRIPTION_FILE, read_model
 
 
@@ -35,21 +36,24 @@ class OpenedModel:
     tensors: dict[str, TensorSource]
 
 
-def open_model(path: str | Path) -> OpenedModel:
-    """Open the folder of a saved model, or of one checkpoint, which is read as a whole to compare its checksums.
+def open_model(path: str | Path, *, compare_checksums: bool = True) -> OpenedModel:
+    """Open the folder of a saved model, or of one checkpoint. compare_checksums: read all of it, and compare them.
 
     Raises ModelError that says what is missing, damaged or does not fit.
     """
     folder = Path(path)
     if (folder / CHECKPOINT_FILE).exists():
         checkpoint = read_checkpoint(folder)
-        checkpoint.check()
+        if compare_checksums:
+            checkpoint.check()
         config, tensors = checkpoint.config, checkpoint.weights()
         description = {"steps": checkpoint.steps, "training": checkpoint.content}
     else:
         _check_not_of_checkpoints(folder)
         config, description = read_model(folder)
         tensors = {name: ArraySource(tensor) for name, tensor in open_tensors(folder).items()}
+        if compare_checksums:
+            check_checksums(weights_files(folder))
     steps = description["steps"]
     if type(steps) is not int or steps < 0:
         raise ModelError(f"{folder}: the description of the model is damaged: steps is {steps!r}")

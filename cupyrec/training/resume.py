@@ -101,6 +101,7 @@ def check_options(config: RunConfig, checkpoint: Checkpoint) -> list[str]:
 
     Returns what is to be told: options with which the bits may be others.
     """
+    checkpoint.state.check_not_beyond(config.epochs, config.max_steps)
     before = config_of(checkpoint)
     names = [each.name for each in fields(RunConfig) if each.name not in FREE_OPTIONS]
     if not config.shuffle and not before.shuffle:

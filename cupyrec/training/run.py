@@ -157,9 +157,12 @@ def run_training(
                     checkpoints=checkpoints,
                 )
         except DivergenceError:
+            if folder is None or not folder.metrics_bytes():
+                data.discard_bad_rows()
             raise
         except Exception as error:
             if folder is None or trainer.system.steps_done == 0:
+                data.discard_bad_rows()
                 raise
             note = rescue(trainer, folder, records, data.facts, error)
             if isinstance(error, CupyrecError):

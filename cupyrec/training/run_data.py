@@ -90,7 +90,7 @@ class RunData:
             check_labelled(self._valid)
             _check_apart(self._train, self._valid)
         self.table_rows, self.dense_features = self._train.table_rows, self._train.dense_features
-        self.unused = [] if any(raw) else [f"--{option_name(name)}" for name in RAW_OPTIONS if _is_set(config, name)]
+        self.unused = [] if any(raw) else raw_options(config)
         self.facts = {**_how_values_are_used(self._train), "encoding": self._train.encoding}
 
     @property
@@ -127,9 +127,17 @@ class RunData:
         # Of a run that was stopped they keep the names that they had meanwhile.
         return {(written if written.exists() else final): count for (written, final), count in found if count}
 
+    def discard_bad_rows(self) -> None:
+        """Remove the files of bad rows that this run has written, as nothing else is left of it."""
+        for data in (self._train, self._valid):
+            if isinstance(data, CriteoFiles):
+                data.discard_bad_rows()
 
-def _is_set(config: RunConfig, name: str) -> bool:
-    return getattr(config, name) != getattr(RunConfig(), name)
+
+def raw_options(config: RunConfig) -> list[str]:
+    """The options that are set to something and mean nothing where all data are prepared."""
+    plain = RunConfig()
+    return [f"--{option_name(name)}" for name in RAW_OPTIONS if getattr(config, name) != getattr(plain, name)]
 
 
 def _how_values_are_used(data: CriteoFiles | PreparedData) -> dict[str, str]:

@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from cupyrec.byte_sizes import format_bytes
+from cupyrec.datasets.durable_files import sync_folder
 from cupyrec.datasets.prepared.manifest import MANIFEST_FILE
 from cupyrec.datasets.preparing.output_folder import PREPARATION_FILE
 from cupyrec.errors import OutputError
 from cupyrec.folder_lock import LOCK_FILE, FolderLock
 from cupyrec.training.checkpoint_folder import CHECKPOINTS_FOLDER, CheckpointFolder
-from cupyrec.training.safetensors_file import sync_folder
 from cupyrec.training.saved_model import DESCRIPTION_FILE, write_text
 
 METRICS_FILE = "metrics.jsonl"
@@ -270,8 +270,8 @@ class RunFolder:
 
     def _close_metrics(self) -> None:
         if self._metrics is not None:
-            with contextlib.suppress(OSError):
-                self._metrics.close()  # would write again what could not be written, which `record` has told
+            with contextlib.suppress(OSError), self._metrics as file:  # may write again what `record` could not
+                os.fsync(file.fileno())
             self._metrics = None
 
     def _remove(self, path: Path) -> None:

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from cupyrec.errors import ModelError, OutputError
+from cupyrec.training.safetensors_checksum import CHECKSUM_KEY, NO_CHECKSUM, place_of_checksum
 from cupyrec.training.safetensors_header import (
     LENGTH_BYTES,
     MAX_HEADER_BYTES,
@@ -98,7 +99,7 @@ def fill(target: np.ndarray, source: TensorSource) -> None:
 
 
 def open_file(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """Map one file: its tensors, in the order of the data, and its metadata. Raises ModelError."""
+    """Map one file: its tensors, in the order of the data, and its metadata but for a checksum. Raises ModelError."""
     try:
         with open(path, "rb") as file:
             size_bytes = os.fstat(file.fileno()).st_size
@@ -119,6 +120,7 @@ def open_file(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     except ValueError as error:
         # Of HeaderError, and of NumPy on a shape of more axes, or more elements, than an array can have.
         raise ModelError(f"{path}: damaged, or not a safetensors file: {error}") from error
+    metadata.pop(CHECKSUM_KEY, None)
     return tensors, metadata
 
 
@@ -126,9 +128,15 @@ def size_bytes_of(source: TensorSource) -> int:
     return math.prod(source.shape) * source.dtype.itemsize
 
 
-def write_file(path: Path, tensors: Mapping[str, TensorSource], metadata: Mapping[str, str]) -> WrittenFile:
-    """Write one file, its tensors in this order, and wait until it is on the disk. Raises as write_sharded does."""
+def write_file(
+    path: Path, tensors: Mapping[str, TensorSource], metadata: Mapping[str, str], *, own_checksum: bool = False
+) -> WrittenFile:
+    """Write one file, its tensors in this order, and wait until it is on the disk. Raises as write_sharded does.
+
+    own_checksum: the file has its checksum in its metadata; the one that is returned is then that of the file without.
+    """
     entries, end = [], 0
+    metadata = {CHECKSUM_KEY: NO_CHECKSUM, **metadata} if own_checksum else metadata
     for name, source in tensors.items():
         begin, end = end, end + size_bytes_of(source)
         entries.append(TensorEntry(name, source.dtype.newbyteorder("<"), tuple(source.shape), begin, end))
@@ -153,7 +161,11 @@ def write_file(path: Path, tensors: Mapping[str, TensorSource], metadata: Mappin
                     f"tensor {entry.name!r} has {entry.end - entry.begin} bytes, but its blocks have {written_bytes}"
                 )
         with as_output_error(path):
-            sync(file.fileno())
+            place = place_of_checksum(header) if own_checksum else None
+            if place is not None:
+                file.seek(place[0])
+                _write_all(file, b"%08x" % checksum)
+            os.fsync(file.fileno())
     return WrittenFile(len(header) + end, checksum)
 
 
@@ -162,21 +174,6 @@ def _write_all(file: Any, data: bytes | memoryview) -> None:
     unwritten = memoryview(data)
     while unwritten:
         unwritten = unwritten[file.write(unwritten) :]
-
-
-def sync(descriptor: int) -> None:
-    os.fsync(descriptor)
-
-
-def sync_folder(folder: Path) -> None:
-    """Bring renames to the disk, on systems where a folder can be opened for that."""
-    if not hasattr(os, "O_DIRECTORY"):
-        return
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        sync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 @contextlib.contextmanager

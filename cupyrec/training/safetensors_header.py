@@ -67,7 +67,8 @@ def encode_header(entries: Sequence[TensorEntry], metadata: Mapping[str, str]) -
             "shape": list(entry.shape),
             "data_offsets": [entry.begin, entry.end],
         }
-    text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+    # JSON of anybody may hold half a character (a surrogate), of which there are no bytes.
+    text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
     text += b" " * (-len(text) % ALIGNMENT_BYTES)
     return len(text).to_bytes(LENGTH_BYTES, "little") + text
 

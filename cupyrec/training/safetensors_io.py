@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from cupyrec.datasets.durable_files import make_folders, sync_folder
 from cupyrec.errors import ModelError
 from cupyrec.training.safetensors_file import ArraySource as ArraySource
 from cupyrec.training.safetensors_file import TensorSource as TensorSource
@@ -21,8 +22,6 @@ from cupyrec.training.safetensors_file import (
     as_output_error,
     open_file,
     size_bytes_of,
-    sync,
-    sync_folder,
     write_file,
 )
 from cupyrec.training.safetensors_header import NAMES
@@ -41,7 +40,7 @@ def write_sharded(
 ) -> list[Path]:
     """Write a model into a folder, which is made if need be; return its files, the one to be opened first last.
 
-    metadata:        strings kept in every file.
+    metadata:        strings kept in every file, beside its checksum.
     max_shard_bytes: data bytes of a file. A tensor is never split: a larger one has a file to itself.
 
     All files are written under other names and reach the disk before the first is renamed: a reader sees the old
@@ -56,11 +55,11 @@ def write_sharded(
     partials = [folder / (name + PARTIAL_SUFFIX) for name in names]
     try:
         with as_output_error(folder):
-            folder.mkdir(parents=True, exist_ok=True)
+            make_folders(folder)
             for leftover in folder.glob("model*.safetensors*" + PARTIAL_SUFFIX):
                 leftover.unlink()  # of a process that was killed; as large as a model, perhaps
         for partial, shard in zip(partials, shards, strict=True):
-            write_file(partial, {name: tensors[name] for name in shard}, metadata or {})
+            write_file(partial, {name: tensors[name] for name in shard}, metadata or {}, own_checksum=True)
         if len(shards) > 1:
             weight_map = {tensor: name for name, shard in zip(names, shards, strict=True) for tensor in shard}
             total_bytes = sum(size_bytes_of(source) for source in tensors.values())
@@ -68,7 +67,8 @@ def write_sharded(
             partials.append(folder / (INDEX_NAME + PARTIAL_SUFFIX))
             with as_output_error(partials[-1]), open(partials[-1], "wb") as file:
                 file.write(json.dumps(index, indent=2).encode())
-                sync(file.fileno())
+                file.flush()
+                os.fsync(file.fileno())
         with as_output_error(folder):
             return _publish(folder, partials)
     finally:
@@ -88,6 +88,11 @@ def open_tensors(folder: Path) -> dict[str, np.ndarray]:
 def read_metadata(folder: Path) -> dict[str, str]:
     """The metadata of the model in a folder. Raises ModelError as open_tensors does."""
     return {key: value for _, metadata in _open_model(folder) for key, value in metadata.items()}
+
+
+def weights_files(folder: Path) -> list[Path]:
+    """The files that have the tensors of the model in a folder. folder: as open_tensors. Raises ModelError."""
+    return list(_tensor_names(folder))
 
 
 def plan_shards(tensors: Mapping[str, TensorSource], max_shard_bytes: int) -> list[list[str]]:
@@ -126,25 +131,30 @@ def _publish(folder: Path, partials: list[Path]) -> list[Path]:
 
 def _open_model(folder: Path) -> list[tuple[dict[str, np.ndarray], dict[str, str]]]:
     """Tensors and metadata of each file of a model, checked against the index where there is one."""
+    opened = []
+    for file, names in _tensor_names(folder).items():
+        tensors, metadata = open_file(file)
+        if names is not None and set(tensors) != names:
+            odd = min(set(tensors) ^ names)
+            where = "is in the file, but not" if odd in tensors else "is not in the file, but"
+            raise ModelError(f"{file}: tensor {odd!r} {where} in {INDEX_NAME}")
+        opened.append((tensors, metadata))
+    return opened
+
+
+def _tensor_names(folder: Path) -> dict[Path, set[str] | None]:
+    """The files of a model, and the tensors that the index, where there is one, has in each. Raises ModelError."""
     if folder.is_file():
-        return [open_file(folder)]
+        return {folder: None}
     if (folder / SINGLE_NAME).exists():
-        return [open_file(folder / SINGLE_NAME)]
+        return {folder / SINGLE_NAME: None}
     index = folder / INDEX_NAME
     if not index.exists():
         raise ModelError(f"{folder}: holds no model (neither {SINGLE_NAME} nor {INDEX_NAME})")
-    expected: dict[str, set[str]] = {}
+    names: dict[str, set[str]] = {}
     for tensor, shard in _read_weight_map(index).items():
-        expected.setdefault(shard, set()).add(tensor)
-    opened = []
-    for shard, names in sorted(expected.items()):
-        tensors, metadata = open_file(folder / shard)
-        if set(tensors) != names:
-            odd = min(set(tensors) ^ names)
-            where = "is in the file, but not" if odd in tensors else "is not in the file, but"
-            raise ModelError(f"{folder / shard}: tensor {odd!r} {where} in {INDEX_NAME}")
-        opened.append((tensors, metadata))
-    return opened
+        names.setdefault(shard, set()).add(tensor)
+    return {folder / shard: names[shard] for shard in sorted(names)}
 
 
 def _read_weight_map(index: Path) -> dict[str, str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from cupyrec.argument_kinds import check_paths
 from cupyrec.datasets.prepared.manifest import MANIFEST_FILE
 from cupyrec.errors import OutputError
 from cupyrec.training.checkpoint import CHECKPOINT_FILE
@@ -20,6 +21,7 @@ def save_to_folder(
     own_checkpoints: where the checkpoints of the same training are, None where there are none; they stay.
     What is replaced stays whole until the model is written. Raises OutputError, and what `write` raises.
     """
+    check_paths(folder=path)
     if not str(path):
         raise OutputError("a folder is needed to save to, but its name is empty")
     folder = Path(path)

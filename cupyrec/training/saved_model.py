@@ -14,18 +14,17 @@ import numpy as np
 
 from cupyrec import __version__
 from cupyrec.config import DlrmConfig
+from cupyrec.datasets.durable_files import make_folders, sync_folder
 from cupyrec.datasets.prepared.manifest import MANIFEST_FILE
 from cupyrec.datasets.prepared.splits import SPLIT_SUFFIX
 from cupyrec.embedding.host_table import HostTable
 from cupyrec.errors import ModelError, OutputError
 from cupyrec.models.dlrm import Dlrm, dense_parameters
-from cupyrec.training.safetensors_file import sync_folder
 from cupyrec.training.safetensors_io import (
     INDEX_NAME,
     SINGLE_NAME,
     ArraySource,
     TensorSource,
-    open_tensors,
     read_metadata,
     write_sharded,
 )
@@ -96,7 +95,7 @@ def _staged_text(path: Path, content: str) -> Iterator[None]:
     """
     temporary = path.with_name(f".{path.name}.partial")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folders(path.parent)
         with open(temporary, "w", encoding="utf-8") as file:
             file.write(content)
             file.flush()
@@ -139,23 +138,6 @@ def _what_else(folder: Path) -> str:
     return ""
 
 
-def read_weights(folder: str | Path, model: Dlrm, table: HostTable) -> None:
-    """Fill a model and its tables, made for the saved shape, with the saved weights. Raises ModelError."""
-    tensors = open_tensors(Path(folder))
-    for name, target in model_tensors(model, table).items():
-        if name not in tensors:
-            raise ModelError(f"{folder}: tensor {name} is missing")
-        if tensors[name].shape != target.shape or tensors[name].dtype != target.dtype:
-            raise ModelError(
-                f"{folder}: tensor {name} is {tensors[name].shape} {tensors[name].dtype}, "
-                f"but {target.shape} {target.dtype} was expected"
-            )
-        if isinstance(target, np.ndarray):
-            np.copyto(target, tensors[name])
-        else:
-            model.device.upload(np.asarray(tensors[name]), target)
-
-
 def model_bytes(config: DlrmConfig) -> int:
     """The bytes of all weights of a model, which is what its files take but for their headers."""
     return WEIGHT_BYTES * (sum(config.table_rows) * config.dimension + dense_parameters(config))
@@ -190,6 +172,6 @@ def _read_description(folder: Path) -> dict[str, Any]:
         raise ModelError(f"{path}: not a cupyrec model")
     if description.get("version") != FORMAT_VERSION:
         raise ModelError(
-            f"{path}: format version {description.get('version')}, but this cupyrec reads {FORMAT_VERSION}"
+            f"{path}: format version {description.get('version')!r}, but this cupyrec reads {FORMAT_VERSION}"
         )
     return description

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from cupyrec.argument_kinds import check_paths
 from cupyrec.batch import Batch
 from cupyrec.config import DlrmConfig, check_at_least
 from cupyrec.datasets.source import Source, check_batch, check_batch_size, read_batches
@@ -20,7 +22,6 @@ from cupyrec.optim.schedule import WarmupPolynomialDecay
 from cupyrec.optim.sgd import Sgd
 from cupyrec.systems.resident import ResidentSystem
 from cupyrec.systems.train_stage import TrainStage
-from cupyrec.training.data_encoding import check_same_encoding
 from cupyrec.training.evaluation import check_source_fits, evaluate, overflow_is_seen_later
 from cupyrec.training.memory_plan import plan_memory
 from cupyrec.training.metrics import MetricsResult
@@ -29,8 +30,19 @@ from cupyrec.training.safetensors_file import fill
 from cupyrec.training.saved_model import model_tensors
 
 
+class _InTurns:
+    """Lets one thread at a time predict, in whose arrays all do, and gives each logits of its own."""
+
+    def __init__(self, system: ResidentSystem) -> None:
+        self._system, self._turn = system, threading.Lock()
+
+    def predict(self, batch: Batch) -> np.ndarray:
+        with self._turn:
+            return np.array(self._system.predict(batch), dtype=np.float32)
+
+
 class TrainedModel:
-    """Predicts. Made by load_model.
+    """Predicts. Made by load_model. Several threads may use it: they take turns, batch by batch.
 
     config: the model's shape; description: the whole of model.json; batch_size: the most samples of a batch;
     encoding: that of the data it was trained with, None where nobody knows.
@@ -47,7 +59,7 @@ class TrainedModel:
     ) -> None:
         self.config, self.description, self.batch_size = config, description, batch_size
         self.encoding = encoding
-        self._system, self._device = system, device
+        self._predictor, self._device = _InTurns(system), device
 
     def predict(self, batch: Batch) -> np.ndarray:
         """Logits (B,) float32; the probability of a click is 1 / (1 + exp(-logit)). Raises ConfigError, DataError.
@@ -57,18 +69,17 @@ class TrainedModel:
         check_batch(batch, self.config.table_rows, self.config.dense_features)
         check_batch_size(batch, self.batch_size)
         with self._device.running():
-            return np.array(self._system.predict(batch), dtype=np.float32)
+            return self._predictor.predict(batch)
 
     def check_fits(self, source: Source) -> None:
         """Raise ConfigError when a source was made for other tables, or encodes values in another way."""
-        check_source_fits(source, self.config)
-        check_same_encoding(source, self.config, self.encoding)
+        check_source_fits(source, self.config, self.encoding)
 
     def evaluate(self, source: Source, **watching: Any) -> MetricsResult | None:
         """Metrics on a source that was made for the same tables. watching: the keywords of evaluation.evaluate."""
         self.check_fits(source)
         with self._device.running():
-            return evaluate(self._system, source, self.batch_size, **watching)
+            return evaluate(self._predictor, source, self.batch_size, **watching)
 
     def predict_all(
         self,
@@ -80,8 +91,8 @@ class TrainedModel:
     ) -> bool:
         """Predict all samples of a source, in order; False when it was asked to stop before the end.
 
-        take: called for each batch with logits (B,), valid until it returns, and labels (B,), float32. With the same
-        batch size and threads the logits are the same bits; with others they differ by the rounding of sums.
+        take: called for each batch with logits (B,) and labels (B,), float32. With the same batch size and threads the
+        logits are the same bits; with others they differ by the rounding of sums.
         Raises ConfigError and what the source and take raise.
         """
         self.check_fits(source)
@@ -93,7 +104,7 @@ class TrainedModel:
             for batch in batches:
                 if stop_requested is not None and stop_requested():
                     return False
-                take(np.asarray(self._system.predict(batch), dtype=np.float32), batch.labels)
+                take(self._predictor.predict(batch), batch.labels)
         return True
 
 
@@ -103,9 +114,10 @@ def load_model(folder: str | Path, *, batch_size: int = 2048, threads: int | Non
     batch_size: the most samples of a batch; threads: every core when None.
     Raises ModelError, and MemoryPlanError before anything is allocated.
     """
+    check_paths(folder=folder)
+    check_at_least(1, batch_size=batch_size, threads=1 if threads is None else threads)
     opened = open_model(folder)
     config = opened.config
-    check_at_least(1, batch_size=batch_size)
     plan_memory(config, None, batch_size).check(available_bytes())
     device = CpuDevice(threads)
     model = Dlrm(device, config, max_samples=batch_size)

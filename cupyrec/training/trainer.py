@@ -8,8 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
+from cupyrec.argument_kinds import check_kind, check_paths
 from cupyrec.config import DlrmConfig, SystemConfig, check_at_least
 from cupyrec.datasets.source import Source
 from cupyrec.devices.device import Device
@@ -43,9 +42,6 @@ from cupyrec.training.training_batches import TrainingBatches
 from cupyrec.training.training_loop import TrainingLoop, Watching
 from cupyrec.training.training_state import TrainingResult, TrainingState
 
-# Rows looked at at a time: a few megabytes.
-CHECKED_ROWS = 65_536
-
 
 class Trainer:
     """One model, on one device, trained by one system."""
@@ -72,6 +68,10 @@ class Trainer:
         auto, cpu or gpu. trace: is told what each stage does when, see pipeline.trace_file.TraceFile.
         Raises ConfigError, DeviceError, and MemoryPlanError before allocating.
         """
+        check_kind(DlrmConfig, "a cupyrec.DlrmConfig", config=config)
+        check_kind(SystemConfig | str, "a name, or a cupyrec.SystemConfig", system=system)
+        check_kind(Device | str, "auto, cpu, gpu, or what make_device gives", device=device)
+        check_kind(TraceSink | None, "a cupyrec.TraceFile, or have its method box", trace=trace)
         check_at_least(1, batch_size=batch_size, threads=1 if threads is None else threads)
         check_at_least(0, seed=seed)
         self.config, self.batch_size = config, batch_size
@@ -138,11 +138,13 @@ class Trainer:
         epochs and max_steps count from the beginning of the run. checkpoints: made by `checkpoints`; written on the
         way, at the end and when stopped. A run that goes on from one has the bits of one that was never stopped.
 
-        Raises ConfigError on numbers that make no sense and when the source does not fit the model, DataError on an
-        epoch without samples, DivergenceError when the loss is not finite (the weights are of no use then), what the
-        system raises (ScratchpadError, MemoryPlanError, StageError), OutputError of a checkpoint, and what the source
-        raises; the weights are then those after the last whole step.
+        Raises ConfigError on numbers that make no sense, or end before `start`, and when the source does not fit the
+        model, DataError on an epoch without samples, DivergenceError when the loss is not finite (the weights are of no
+        use then), what the system raises (ScratchpadError, MemoryPlanError, StageError), OutputError of a checkpoint,
+        and what the source raises; the weights are then those after the last whole step.
         """
+        check_kind(TrainingState | None, "what load_checkpoint gave", start=start)
+        check_kind(Checkpoints | None, "what the method checkpoints gave", checkpoints=checkpoints)
         check_at_least(1, epochs=epochs, max_steps=1 if max_steps is None else max_steps)
         check_at_least(0, eval_every=eval_every)
         for part in (source, valid):
@@ -151,6 +153,7 @@ class Trainer:
                 check_labelled(part)
         self._encoding = getattr(source, "encoding", None)
         self.state = state = TrainingState() if start is None else start
+        state.check_not_beyond(epochs, max_steps)
         if checkpoints is not None:
             checkpoints.check_is_of(self._model_state)
         self._checkpoints = checkpoints
@@ -214,7 +217,7 @@ class Trainer:
         the last step's weights have shown none yet. DeviceError where the weights cannot be had from a GPU.
         """
         self._finish()
-        if not self._weights_are_finite():
+        if not self._model_state.weights_are_finite():
             raise diverged(f"weights are not finite after step {self.system.steps_done:,}, and are not saved")
         save_model(
             folder,
@@ -238,6 +241,7 @@ class Trainer:
         describe: JSON-safe facts to be kept with each, asked between two steps; at_once_bytes: see Checkpoints.
         Raises ConfigError.
         """
+        check_paths(folder=folder)
         check_at_least(1, every=every, keep=keep)
         return Checkpoints(
             CheckpointFolder(folder),
@@ -255,6 +259,7 @@ class Trainer:
         folder: is made, and is there whole or not at all; description: JSON-safe facts to be kept with it.
         Raises OutputError, also where it exists; DivergenceError when a weight is not finite; DeviceError.
         """
+        check_paths(folder=folder)
         self._finish()
         write_checkpoint(
             folder, self._model_state, checkpoint_content(self._model_state, self.state, self._described(description))
@@ -266,6 +271,7 @@ class Trainer:
         Schedule and seed are not compared: they must be the same for the same bits. Raises ModelError on a checkpoint
         that is damaged, or of another model or optimizer; the weights are of no use then. Not while fit is at work.
         """
+        check_paths(folder=folder)
         checkpoint = read_checkpoint(folder)
         with self.device.running():
             checkpoint.load(self._model_state)
@@ -292,10 +298,3 @@ class Trainer:
         if self._checkpoints is not None:
             self._checkpoints.let_host_table_change()
         self.system.finish()
-
-    def _weights_are_finite(self) -> bool:
-        records = self.system.table.records
-        # Block by block: no second table is made, not even of booleans.
-        blocks = (records[row : row + CHECKED_ROWS] for row in range(0, records.shape[0], CHECKED_ROWS))
-        parameters = self.device.download(self.system.model.parameters)
-        return bool(np.isfinite(parameters).all()) and all(np.isfinite(block).all() for block in blocks)

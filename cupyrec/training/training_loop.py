@@ -7,6 +7,7 @@ from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
 
+from cupyrec.argument_kinds import check_kind
 from cupyrec.datasets.source import Source
 from cupyrec.errors import DivergenceError
 from cupyrec.systems.step import StepResult, System, Traffic
@@ -25,6 +26,11 @@ class Watching:
     on_evaluation: Callable[[Evaluation], None] | None
     stop_requested: Callable[[], bool]
     say: Callable[[str], None]
+
+    def __post_init__(self) -> None:
+        """Raises ConfigError."""
+        check_kind(Callable | None, "a function", on_step=self.on_step, on_evaluation=self.on_evaluation)
+        check_kind(Callable, "a function", stop_requested=self.stop_requested, say=self.say)
 
 
 class TrainingLoop:

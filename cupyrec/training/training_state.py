@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from cupyrec.errors import ConfigError
 from cupyrec.systems.step import Traffic
 from cupyrec.training.evaluation import Evaluation
 from cupyrec.training.metrics import MetricsResult
@@ -48,6 +49,19 @@ class TrainingState:
     def is_evaluated_at(self, steps_done: int) -> bool:
         """Whether the last evaluation was after so many steps."""
         return bool(self.evaluations) and self.evaluations[-1].step == steps_done
+
+    def check_not_beyond(self, epochs: int, max_steps: int | None) -> None:
+        """Raise ConfigError where a run that is to end there has trained more than that: its weights would be others.
+
+        epochs, max_steps: from the beginning of the run.
+        """
+        begun = self.position.epoch + 1 if self.steps else 0
+        for name, least, given in (("epochs", begun, epochs), ("max-steps", self.steps, max_steps)):
+            if given is not None and given < least:
+                raise ConfigError(
+                    f"{name} must be at least {least}, but is {given}: training is at step {self.steps:,}, in epoch "
+                    f"{begun}; go on with that, or from an earlier checkpoint"
+                )
 
     def as_dict(self) -> dict[str, Any]:
         """All of it, JSON-safe."""

@@ -114,7 +114,7 @@ def test_bad_rows_stop_it_or_are_skipped(tmp_path, capsys, monkeypatch):
     assert files_in(tmp_path) == ["spoilt.tsv"]
     outcome = run_here(capsys, *arguments, "--on-bad-row=skip", "--bad-rows=bad.tsv")
     assert outcome.code == 0
-    assert outcome.out.splitlines()[-1] == "skipped 1 bad rows, written to bad.tsv"
+    assert outcome.out.splitlines()[-1] == "skipped 1 bad row, written to bad.tsv"
     assert "--on-bad-row skip" in outcome.out.splitlines()[-2]
     assert (tmp_path / "bad.tsv").read_text().startswith("spoilt.tsv\t7\t")
 

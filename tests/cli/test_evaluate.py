@@ -79,8 +79,34 @@ def test_bad_rows_stop_it_or_are_skipped(folder, tmp_path, capsys, monkeypatch):
     assert files_in(tmp_path) == ["spoilt.tsv"]
     outcome = run_here(capsys, "evaluate", folder / "run", "spoilt.tsv", "--on-bad-row=skip", "--bad-rows=bad.tsv")
     assert outcome.code == 0
-    assert outcome.out.splitlines()[-1] == "skipped 1 bad rows, written to bad.tsv"
+    assert outcome.out.splitlines()[-1] == "skipped 1 bad row, written to bad.tsv"
     assert (tmp_path / "bad.tsv").read_text().startswith("spoilt.tsv\t7\t")
+
+
+def test_bad_rows_of_what_comes_to_nothing_do_not_stay(folder, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "bad_only.tsv").write_text("1\n")
+    others = ("predict", ["--output=p.parquet"]), ("evaluate", [])
+    for command, options in (*others, ("advise", [])):
+        model = [] if command == "advise" else [folder / "run"]
+        for _ in range(2):
+            outcome = run_here(capsys, command, *model, "bad_only.tsv", "--on-bad-row=skip", *options)
+            assert outcome.err.splitlines()[-1].endswith("is this the right file?")
+            assert files_in(tmp_path) == ["bad_only.tsv"]
+
+
+def test_options_that_do_nothing_are_told(folder, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    data, prepared = folder / "data.tsv", tmp_path / "prepared"
+    outcome = run_here(capsys, "prepare", data, "--output", prepared, "--hash-rows=50", "--bad-rows=bad.tsv")
+    assert outcome.err.startswith("without effect: --bad-rows (needs --on-bad-row skip)\n")
+    for command, *options in (["evaluate"], ["predict", "--output=p", "--overwrite"], ["advise", "--hash-rows=50"]):
+        model = [] if command == "advise" else [folder / "run"]
+        outcome = run_here(capsys, command, *model, data, *options, "--bad-rows=bad.tsv")
+        assert outcome.err.startswith("without effect: --bad-rows (needs --on-bad-row skip)\n"), outcome
+        outcome = run_here(capsys, command, *model, prepared, *options, "--bad-rows=bad.tsv", "--on-bad-row=skip")
+        hash_rows = "--hash-rows, " if command == "advise" else ""
+        assert outcome.err.startswith(f"not used with prepared data: {hash_rows}--on-bad-row, --bad-rows\n"), outcome
 
 
 def test_bad_rows_replace_nothing_that_should_stay(model, tmp_path, capsys, monkeypatch):

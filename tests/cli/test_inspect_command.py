@@ -70,10 +70,7 @@ def test_each_is_one_screen_for_people_and_one_line_for_programs(folder, capsys,
     assert lines[0] == f"{place}: {PLACES[place]}"
     assert all(line.startswith("  ") for line in lines[1:])
     verified = lines_of(capsys, place, "--verify")
-    # Weights of models have no checksums.
-    of_a_model = place in ("run", "exported", "exported/model.safetensors")
-    found = "numbers are finite" if of_a_model else "checksums are right"
-    assert verified == [*lines, f"  verified      everything was read; all {found}"]
+    assert verified == [*lines, "  verified      everything was read; all checksums are right"]
     outcome = run_here(capsys, "inspect", place, "--json")
     assert outcome.out.count("\n") == 1
     facts = json.loads(outcome.out)
@@ -88,6 +85,14 @@ def test_a_run_says_how_it_went(folder, capsys):
     assert "step-00000005  5 steps, 20 samples" in text
     encoding = manifest.read_manifest(folder / "prepared").encoding
     assert f"encoding      {encoding}" in text
+
+
+def test_all_that_a_later_run_has_left_is_named(folder, capsys):
+    names = ["unsaved-bad_rows.tsv", "unsaved-bad_rows_valid.tsv", "unsaved-checkpoints", "unsaved-config.toml"]
+    for name in names:
+        (folder / "run" / name).touch()
+    text = " ".join(" ".join(lines_of(capsys, "run")).split())
+    assert f"a later run has left {', '.join(names)}" in text
 
 
 def test_prepared_data_say_tables_coverage_and_splits(folder, capsys):

@@ -105,7 +105,10 @@ def test_a_model_of_vocabularies_takes_its_data_only(folder, tmp_path, capsys):
         message = check_one_error_line(run_here(capsys, command, model, folder / "data.tsv", *options))
         assert "--vocabulary FOLDER" in message
         message = check_one_error_line(run_here(capsys, command, folder / "model", data, *options))
-        assert "tables of 21 rows" in message
+        assert message.startswith(
+            f"{data}: prepared with --ids frequency and --dense-transform dlrm, but the model was"
+        )
+        assert message.endswith("name the raw files, or data prepared in that way")
     assert files_in(tmp_path) == ["p"]
 
 
@@ -113,7 +116,7 @@ def test_a_model_of_hashes_does_not_take_vocabularies_of_as_many_rows(folder, tm
     rows = read_manifest(folder / "vocabulary" / "prepared").table_rows
     save_small(tmp_path / "model", DlrmConfig(rows, dimension=4, bottom=(8, 4), top=(8, 1)))
     outcome = run_here(capsys, "evaluate", tmp_path / "model", folder / "vocabulary" / "prepared")
-    assert "give it the raw files" in check_one_error_line(outcome)
+    assert "name the raw files" in check_one_error_line(outcome)
 
 
 @pytest.fixture(scope="module")
@@ -234,7 +237,7 @@ def test_bad_rows_stop_it_or_are_missing_from_the_output(folder, tmp_path, capsy
     assert files_in(tmp_path) == ["spoilt.tsv"]
     outcome = predict(capsys, folder / "model", "spoilt.tsv", "p.parquet", "--on-bad-row=skip", "--bad-rows=bad.tsv")
     assert outcome.code == 0
-    assert outcome.out.splitlines()[-1] == "skipped 1 bad rows, written to bad.tsv"
+    assert outcome.out.splitlines()[-1] == "skipped 1 bad row, written to bad.tsv"
     assert outcome.out.startswith("19 predictions")
     labels = [float(line[0]) for number, line in enumerate(learnable_text(20).splitlines()) if number != 6]
     assert columns("p.parquet")["label"].tolist() == labels

@@ -11,7 +11,7 @@ import time
 
 import numpy as np
 import pytest
-from commands import run_here, run_process
+from commands import check_one_error_line, run_here, run_process
 from criteo_lines import TINY_MODEL, files_in, learnable_text, with_cell, write_learnable
 
 from cupyrec.option_values import option_name
@@ -127,6 +127,51 @@ def test_the_saved_configuration_gives_the_same_weights_again(trained, tmp_path,
     assert (tmp_path / "again" / WEIGHTS).read_bytes() == (folder / WEIGHTS).read_bytes()
     first, second = (read_config_file(each / "config.toml") for each in (folder, tmp_path / "again"))
     assert second == first | {"output": str(tmp_path / "again")}
+
+
+def test_a_saved_configuration_with_bad_rows_is_used_again_in_another_folder(tmp_path, capsys, monkeypatch):
+    """The file of the bad rows is the first run's, as its output is."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "spoilt.tsv").write_text(with_cell(learnable_text(40), 5, 3, "1.5"))
+    arguments = ["spoilt.tsv", *SMALL, "--on-bad-row=skip", "--bad-rows=bad.tsv"]
+    assert run_here(capsys, "train", *arguments, "--output=one").code == 0
+    first = (tmp_path / "bad.tsv").read_bytes()
+    (tmp_path / "bad.tsv").write_bytes(b"kept\n")
+    outcome = run_here(capsys, "train", "--config=one/config.toml", "--output=two")
+    assert outcome.code == 0, outcome
+    assert (tmp_path / "bad.tsv").read_bytes() == b"kept\n"
+    assert (tmp_path / "two" / "bad_rows.tsv").read_bytes() == first
+    # Without another folder it is the file's as well.
+    message = check_one_error_line(run_here(capsys, "train", "--config=one/config.toml"))
+    assert message.startswith("one: holds an earlier run")
+    assert run_here(capsys, "train", "--config=one/config.toml", "--output=one", "--overwrite").code == 0
+    assert (tmp_path / "bad.tsv").read_bytes() == first
+
+
+@pytest.mark.parametrize("options", [["--output=run"], ["--output=run", "--bad-rows=bad.tsv"], []])
+def test_data_of_bad_rows_alone_leave_nothing_that_hinders_the_second_attempt(tmp_path, capsys, monkeypatch, options):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "bad_only.tsv").write_text("1\n2\n")
+    for _ in range(2):
+        outcome = run_here(capsys, "train", "bad_only.tsv", *SMALL, "--on-bad-row=skip", *options)
+        assert check_one_error_line_at_the_end(outcome) == (
+            "bad_only.tsv: none of the 2 lines is a row of Criteo data (the first: expected 40 columns separated by "
+            "tabs and found 1); is this the right file?"
+        )
+        assert files_in(tmp_path) == ["bad_only.tsv"]
+
+
+def test_a_run_that_diverges_at_once_leaves_no_bad_rows(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "spoilt.tsv").write_text(with_cell(learnable_text(40), 5, 3, "1.5"))
+    arguments = [*SMALL, "--on-bad-row=skip", "--output=run", "--optimizer=sgd", "--learning-rate=1e38"]
+    assert run_here(capsys, "train", "spoilt.tsv", *arguments).code == 2
+    assert files_in(tmp_path) == ["spoilt.tsv"]
+
+
+def check_one_error_line_at_the_end(outcome):
+    assert outcome.code == 2
+    return outcome.err.splitlines()[-1].removeprefix("cupyrec: error: ")
 
 
 def test_another_seed_gives_other_weights(data, tmp_path, capsys):
@@ -248,7 +293,7 @@ def test_bad_rows_are_skipped_counted_and_kept(tmp_path, capsys):
     outcome = run_here(capsys, "train", train, *arguments)
     assert outcome.code == 0, outcome
     assert f"skipped 2 bad rows, written to {output / 'bad_rows.tsv'}" in outcome.out
-    assert f"skipped 1 bad rows, written to {output / 'bad_rows_valid.tsv'}" in outcome.out
+    assert f"skipped 1 bad row, written to {output / 'bad_rows_valid.tsv'}" in outcome.out
     kept = [line.split("\t") for line in (output / "bad_rows.tsv").read_text().splitlines()]
     assert [cells[:2] for cells in kept] == [[str(train), "10"], [str(train), "60"]]
     assert ["\t".join(cells[3:]) for cells in kept] == [spoilt.splitlines()[9], spoilt.splitlines()[59]]

@@ -47,6 +47,23 @@ def test_a_row_met_again_is_neither_counted_nor_written(tmp_path):
     assert lines == [b"2", b"5", b"7", b"13"]
 
 
+def test_a_discarded_file_is_gone_and_what_is_none_stays(tmp_path):
+    path = tmp_path / "bad.tsv"
+    path.write_text("of another")
+    log = BadRowLog(path)
+    log.discard()
+    assert path.read_text() == "of another"  # not one that it has written
+    log.report(A, 0, 10, [bad(0)])
+    for _ in range(2):
+        log.discard()
+        assert not path.exists()
+    assert (log.count, log.first_reason) == (1, "two cells")
+    nowhere = BadRowLog("/dev/null")
+    nowhere.report(A, 0, 10, [bad(0)])
+    nowhere.discard()
+    assert Path("/dev/null").exists()
+
+
 def test_counts_without_a_file():
     log = BadRowLog()
     log.report(A, 0, 5, [bad(1)])

@@ -204,6 +204,15 @@ def test_a_file_that_is_gone_or_has_become_shorter_is_an_error(tmp_path):
         read(path, start_line=1, stop_line=3)
 
 
+def test_an_error_without_a_text_is_told_all_the_same(tmp_path, monkeypatch):
+    def fail(*_):
+        raise OSError
+
+    monkeypatch.setattr(module.pa, "OSFile", fail)
+    with pytest.raises(DataError, match=r"cannot be read: OSError\(\)"):
+        read(write(tmp_path / "file", b"1\n"))
+
+
 def test_closing_early_closes_the_file(tmp_path):
     path = write(tmp_path / "file.gz", b"1\n" * 100)
     chunks = line_chunks(path, chunk_bytes=10)

@@ -1,4 +1,5 @@
 import pytest
+from synced_files import record_syncs
 
 from cupyrec.datasets.staged_output import staged_output
 from cupyrec.errors import OutputError
@@ -17,6 +18,16 @@ def test_outputs_appear_together_at_the_end(tmp_path):
     assert names(tmp_path) == ["a", "b"]
     assert (tmp_path / "a").read_text() == "1"
     assert (tmp_path / "b" / "day_0").read_text() == "2"
+
+
+def test_outputs_are_on_the_disk_before_they_have_their_names(tmp_path, monkeypatch):
+    synced = record_syncs(monkeypatch)
+    with staged_output([tmp_path / "a", tmp_path / "b"], force=False) as (a, b):
+        a.write_text("1")
+        b.mkdir()
+        (b / "day_0").write_text("22")
+    assert [synced[path] for path in (a, b / "day_0")] == [1, 2]
+    assert {b, tmp_path} <= set(synced)
 
 
 @pytest.mark.parametrize("failure", [ValueError, KeyboardInterrupt])

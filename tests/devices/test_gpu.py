@@ -5,7 +5,7 @@ import pytest
 from emulated_cuda import adversarial_orders, rounded_factor
 from gpu_devices import emulated_device
 
-from cupyrec.devices.cuda_runtime import PRECISIONS
+from cupyrec.config import PRECISIONS
 from cupyrec.devices.gpu import MOST_BLOCKS, GpuDevice, GpuEvent
 from cupyrec.errors import ConfigError, DeviceMemoryError
 from cupyrec.kernels import kernel

@@ -69,6 +69,16 @@ def test_the_folder_is_the_first_that_can_be_written(home, monkeypatch):
     assert cache_folder().name.startswith("cupyrec-kernels-")
 
 
+def test_a_temporary_folder_goes_with_the_process(tmp_path):
+    (tmp_path / "file").touch()
+    blocked = dict.fromkeys(("NUMBA_CACHE_DIR", "XDG_CACHE_HOME", "HOME"), str(tmp_path / "file/below"))
+    command = [sys.executable, "-c", "from cupyrec.devices.kernel_cache import cache_folder; print(cache_folder())"]
+    environment = {**os.environ, **blocked, "TMPDIR": str(tmp_path)}
+    made = subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout.strip()
+    assert Path(made).parent == tmp_path
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
 def test_kernels_of_versions_long_unused_go(home):
     root = home / ".cache/cupyrec"
     long_ago = time.time() - 2 * kernel_cache.KEEP_UNUSED_S

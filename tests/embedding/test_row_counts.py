@@ -8,6 +8,8 @@ import pytest
 from batch_strategies import random_batch
 from hypothesis import given
 from hypothesis import strategies as st
+from small_disk import small_disk
+from synced_files import record_syncs
 
 from cupyrec.batch import Batch
 from cupyrec.embedding import row_counts
@@ -174,3 +176,19 @@ def test_a_write_that_fails_half_way_keeps_the_earlier_file(tmp_path, monkeypatc
     monkeypatch.undo()
     assert read_row_counts(path, 3).tolist() == [0, 1, 2]
     assert os.listdir(tmp_path) == ["counts.npy"]
+
+
+def test_a_disk_without_room():
+    with small_disk("1m") as folder:
+        write_row_counts(folder / "counts.npy", np.arange(3))
+        with pytest.raises(OutputError, match=r"counts\.npy: cannot be written: No space left on device; make room"):
+            write_row_counts(folder / "counts.npy", np.arange(200_000))
+        assert read_row_counts(folder / "counts.npy", 3).tolist() == [0, 1, 2]
+        assert os.listdir(folder) == ["counts.npy"]
+
+
+def test_counts_are_on_the_disk_before_they_have_their_name(tmp_path, monkeypatch):
+    synced = record_syncs(monkeypatch)
+    path = tmp_path / "counts.npy"
+    write_row_counts(path, np.arange(3))
+    assert synced[tmp_path / ".counts.npy.partial"] == path.stat().st_size

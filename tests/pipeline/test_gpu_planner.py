@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from plan_traces import run_planner, traces
 from reference_planner import reference_plans
 
+from cupyrec.config import REPLACEMENTS
 from cupyrec.devices.gpu import GpuEvent
 from cupyrec.errors import ConfigError, ScratchpadError
 from cupyrec.pipeline import gpu_victims
@@ -18,7 +19,6 @@ from cupyrec.pipeline.gpu_nodes import GpuNodes
 from cupyrec.pipeline.gpu_planner import GpuPlanMemory, GpuPlanner
 from cupyrec.pipeline.gpu_victims import digits_above
 from cupyrec.pipeline.plan import Holds
-from cupyrec.pipeline.replacement import REPLACEMENTS
 
 HOLDS = Holds(3, 2)
 ARRAYS = ("unique_slots", "miss_rows", "miss_slots", "evict_rows", "evict_slots")

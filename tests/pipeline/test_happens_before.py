@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from plan_traces import run_planner, traces
 
+from cupyrec.config import REPLACEMENTS
 from cupyrec.pipeline.plan import Holds
-from cupyrec.pipeline.replacement import REPLACEMENTS
 from cupyrec.pipeline.stages import (
     COLLECT,
     EXCHANGE,

@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from plan_traces import run_planner
 
+from cupyrec.config import REPLACEMENTS
 from cupyrec.errors import ConfigError, ScratchpadError
 from cupyrec.pipeline.offline_optimum import NEVER_USED, OfflineOptimum, next_uses_of, offline_misses
 from cupyrec.pipeline.plan import Holds
-from cupyrec.pipeline.replacement import REPLACEMENTS
 
 ROWS = 12
 

@@ -7,11 +7,11 @@ from hypothesis import strategies as st
 from plan_traces import plans_of, run_planner, traces
 from reference_planner import reference_plans
 
+from cupyrec.config import REPLACEMENTS
 from cupyrec.errors import ConfigError, ScratchpadError
 from cupyrec.pipeline.known_batches import size_with_margin
 from cupyrec.pipeline.plan import Holds, PlanMemory
 from cupyrec.pipeline.planner import Planner
-from cupyrec.pipeline.replacement import REPLACEMENTS
 
 HOLDS = Holds(3, 2)
 
@@ -184,6 +184,13 @@ def test_larger_traces_equal_the_reference(seed):
     }
     expected = reference_plans(batches, slots, past=3, future=2, **settings)
     assert run_planner(batches, slots, holds=HOLDS, **settings) == expected
+
+
+def test_a_seed_may_be_any_whole_number():
+    batches, settings = [[0, 1], [2, 3], [0, 4], [5, 1], [2, 6]], {"lookahead": 2, "replacement": "random"}
+    for seed in (5, 2**63 + 5, 2**64 - 1):
+        plans = run_planner(batches, 3, holds=HOLDS, seed=seed, **settings)
+        assert plans == run_planner(batches, 3, holds=HOLDS, seed=seed + 2**64, **settings)
 
 
 def test_the_size_for_later_batches_has_a_margin():

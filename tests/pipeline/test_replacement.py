@@ -6,13 +6,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from reference_planner import rank
 
-from cupyrec.config import REPLACEMENTS as CONFIGURED
+from cupyrec.config import REPLACEMENTS
 from cupyrec.errors import ConfigError
-from cupyrec.pipeline.replacement import KIND_OF, RANKS, REPLACEMENTS, rank_of, replacement_kind
+from cupyrec.pipeline.replacement import KIND_OF, RANKS, rank_of, replacement_kind
 
 
 def test_the_options_name_the_policies():
-    assert CONFIGURED == REPLACEMENTS == tuple(KIND_OF)
+    assert tuple(KIND_OF) == REPLACEMENTS
 
 
 @given(

@@ -19,9 +19,8 @@ from made_systems import (
 )
 
 from cupyrec.batch import Batch
-from cupyrec.config import SystemConfig
+from cupyrec.config import REPLACEMENTS, SystemConfig
 from cupyrec.errors import ScratchpadError
-from cupyrec.pipeline.replacement import REPLACEMENTS
 from cupyrec.pipeline.stages import PIPELINED
 
 DYNAMIC = ("serial", "scratchpipe")

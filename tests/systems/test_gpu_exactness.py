@@ -11,8 +11,8 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from made_systems import DENSE_FEATURES, DelayedSystem, made_system, run, small_config, stage_and_table
 
+from cupyrec.config import REPLACEMENTS
 from cupyrec.pipeline.exchange import Exchange, all_exchanges
-from cupyrec.pipeline.replacement import REPLACEMENTS
 from cupyrec.systems.scratchpipe import ScratchpipeSystem
 from cupyrec.systems.serial import SerialSystem
 

@@ -17,12 +17,12 @@ from usage_traces import (
     zipf_batches,
 )
 
+from cupyrec.config import REPLACEMENTS
 from cupyrec.datasets.source import BatchList
 from cupyrec.errors import ConfigError, DataError
 from cupyrec.pipeline.known_batches import size_with_margin
 from cupyrec.pipeline.plan import PlanMemory
 from cupyrec.pipeline.planner import Planner
-from cupyrec.pipeline.replacement import REPLACEMENTS
 from cupyrec.pipeline.stages import PIPELINED
 from cupyrec.training.advise_policies import POLICIES
 from cupyrec.training.advise_result import PolicyCost, SizeAdvice, recommend

@@ -17,7 +17,12 @@ VOCABULARY, OTHER = (encoding_id("dlrm", CONFIG.table_rows, [digest] * 26) for d
 
 
 def of(encoding):
-    return SimpleNamespace(encoding=encoding)
+    return SimpleNamespace(encoding=encoding, files=["day_0"], table_rows=CONFIG.table_rows)
+
+
+def prepared(encoding, ids, table_rows=CONFIG.table_rows):
+    manifest = SimpleNamespace(ids=ids, dense_transform="none")
+    return SimpleNamespace(encoding=encoding, path="p/train.json", manifest=manifest, table_rows=table_rows)
 
 
 def test_raw_files_have_the_encoding_that_models_without_one_are_taken_to_have(tmp_path):
@@ -59,11 +64,20 @@ def test_a_source_of_ones_own_need_not_have_one():
 @pytest.mark.parametrize(
     ("data", "model", "message"),
     [
-        (RAW, VOCABULARY, "prepare them with `cupyrec prepare PATH... --vocabulary FOLDER`"),
-        (VOCABULARY, RAW, "give it the raw files"),
-        (OTHER, VOCABULARY, f"encoding {OTHER}.*{VOCABULARY}.*--vocabulary FOLDER"),
+        (of(RAW), VOCABULARY, r"^day_0: read as raw files, but .*: prepare them with `cupyrec prepare .* FOLDER`"),
+        (
+            prepared(VOCABULARY, "first"),
+            RAW,
+            r"^p/train\.json: prepared with --ids first and --dense-transform none, but the model was trained on raw "
+            "files, or on data prepared with --hash-rows 50: name the raw files, or data prepared in that way$",
+        ),
+        (
+            prepared(OTHER, "hash", (50, 9)),
+            VOCABULARY,
+            rf"with --hash-rows 50,9 .*, encoding {OTHER}, but .*, encoding {VOCABULARY}: .*--vocabulary FOLDER",
+        ),
     ],
 )
-def test_another_one_is_refused_with_what_to_do(data, model, message):
+def test_another_one_is_refused_with_what_differs_and_what_to_do(data, model, message):
     with pytest.raises(ConfigError, match=message):
-        check_same_encoding(of(data), CONFIG, model)
+        check_same_encoding(data, CONFIG, model)

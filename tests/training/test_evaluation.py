@@ -55,10 +55,10 @@ def test_predictions_that_are_not_finite_are_an_error_and_no_warning():
 
 def test_refuses_what_does_not_fit():
     check_source_fits(made_source(0), CONFIG)
-    with pytest.raises(ConfigError, match=r"2 tables and 3 dense features, but the model was made for 3 and 3"):
+    with pytest.raises(ConfigError, match=r"^the data: 2 tables and 3 dense features, .* 3 and 3: name data"):
         check_source_fits(BatchList([], (7, 40), 3), CONFIG)
-    with pytest.raises(ConfigError, match=r"tables of 9 rows"):
-        check_source_fits(BatchList([], (9, 9, 9), 3), CONFIG)
+    with pytest.raises(ConfigError, match=r"^the data: table 2 of 3 has 9 rows, but that of the model has 40: "):
+        check_source_fits(BatchList([], (7, 9, 9), 3), CONFIG)
     check_batch_size(made_batch(0, samples=4), 4)
     with pytest.raises(ConfigError, match=r"5 samples.*4"):
         check_batch_size(made_batch(0, samples=5), 4)

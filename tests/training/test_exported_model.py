@@ -10,6 +10,7 @@ import pytest
 from checkpoint_runs import as_array
 from made_batches import BATCH_SIZE, CONFIG, made_batch, made_source
 from safetensors.numpy import load_file, save_file
+from synced_files import record_syncs
 
 from cupyrec import Trainer, load_model
 from cupyrec.config import DlrmConfig
@@ -268,3 +269,9 @@ def test_the_index_names_all_tensors(model, tmp_path):
     export_model(model, tmp_path / "out", max_shard_bytes=1)
     index = json.loads((tmp_path / "out" / "model.safetensors.index.json").read_text())
     assert set(index["weight_map"]) == {reference_name(name) for name in open_model(model).tensors}
+
+
+def test_folders_that_are_made_are_on_the_disk(model, tmp_path, monkeypatch):
+    synced = record_syncs(monkeypatch)
+    export_model(model, tmp_path / "a" / "b")
+    assert {tmp_path, tmp_path / "a", tmp_path / "a" / "b"} <= set(synced)

@@ -16,9 +16,14 @@ from cupyrec.datasets.preparing.job import prepare
 from cupyrec.datasets.preparing.prepare_options import PrepareOptions
 from cupyrec.errors import DataError, ModelError
 from cupyrec.training import safetensors_file
-from cupyrec.training.exported_model import export_model
+from cupyrec.training.evaluation import Evaluation
+from cupyrec.training.exported_model import export_model, import_model
 from cupyrec.training.inspection import inspect_path
+from cupyrec.training.metrics import MetricsResult
+from cupyrec.training.safetensors_io import ArraySource, open_tensors, read_metadata, write_sharded
 from cupyrec.training.saved_model import model_bytes
+from cupyrec.training.trained_model import load_model
+from cupyrec.training.training_state import TrainingState
 
 STEP = "step-00000003"
 
@@ -151,11 +156,18 @@ def test_how_a_run_ended(run, entries, tail, state):
     assert inspect_path(run)["state"] == state
 
 
-def test_the_best_evaluation(run):
-    several = [EVALUATION | {"step": step, "auc": auc} for step, auc in ((1, None), (2, 0.8), (3, 0.7))]
-    write_metrics(run, *several)
+@pytest.mark.parametrize(
+    ("aucs", "best"),
+    [([None, 0.8, 0.7], 2), ([0.7, 0.8, 0.8, 0.6], 3), ([None, None], 2), ([0.0, None], 1)],
+)
+def test_the_best_evaluation_is_that_of_the_run(run, aucs, best):
+    state = TrainingState()
+    for step, auc in enumerate(aucs, start=1):
+        state.evaluations.append(Evaluation(step, MetricsResult(9, 4, 0.4, auc, 0.5, 0.7, None, None, 0.6)))
+    write_metrics(run, *(EVALUATION | {"step": step, "auc": auc} for step, auc in enumerate(aucs, start=1)))
     metrics = inspect_path(run)["metrics"]
-    assert (metrics["best_evaluation"]["step"], metrics["last_evaluation"]["step"]) == (2, 3)
+    assert (metrics["best_evaluation"]["step"], metrics["last_evaluation"]["step"]) == (best, len(aucs))
+    assert state.best.step == best
 
 
 def test_a_run_that_saved_no_model(run):
@@ -198,12 +210,9 @@ def test_a_damaged_configuration_is_named(run):
 @pytest.mark.parametrize("kind", ["run", "exported"])
 def test_weights_that_are_no_numbers_are_found(run, tmp_path, kind, monkeypatch):
     monkeypatch.setattr(safetensors_file, "BLOCK_BYTES", 64)
-    weights = run / "model.safetensors"
-    content = bytearray(weights.read_bytes())
-    # The tables come first; element 2 of row 1 of the third.
-    at = len(content) - model_bytes(CONFIG) + 4 * ((7 + 40 + 1) * 4 + 2)
-    content[at : at + 4] = np.float32(np.inf).tobytes()
-    weights.write_bytes(content)
+    tensors = {name: np.array(tensor) for name, tensor in open_tensors(run).items()}
+    tensors["embedding.2.weight"][1, 2] = np.inf
+    write_sharded(run, {name: ArraySource(tensor) for name, tensor in tensors.items()}, read_metadata(run))
     path, name = run, "embedding.2.weight"
     if kind == "exported":
         path, name = tmp_path / "exported", "emb_l.2.weight"
@@ -211,6 +220,42 @@ def test_weights_that_are_no_numbers_are_found(run, tmp_path, kind, monkeypatch)
     inspect_path(path)
     with pytest.raises(ModelError, match=rf"tensor {name}\[1, 2\] is inf"):
         inspect_path(path, verify=True)
+
+
+def test_damage_of_weights_is_found_wherever_they_are_used(run, tmp_path):
+    exported = tmp_path / "exported"
+    export_model(run, exported)
+    flip(run / "model.safetensors", -3)
+    flip(exported / "model.safetensors", -3)
+    for path in (run, exported, exported / "model.safetensors"):
+        inspect_path(path)
+    for use in (
+        lambda: inspect_path(run, verify=True),
+        lambda: inspect_path(exported, verify=True),
+        lambda: inspect_path(exported / "model.safetensors", verify=True),
+        lambda: load_model(run),
+        lambda: export_model(run, tmp_path / "again"),
+        lambda: import_model(exported, tmp_path / "again"),
+    ):
+        with pytest.raises(ModelError, match=r"model\.safetensors: damaged, or changed by"):
+            use()
+    assert not (tmp_path / "again").exists()
+
+
+def test_weights_without_a_checksum_are_good(run, tmp_path):
+    """As those of an earlier cupyrec."""
+    facts = inspect_path(run, verify=True)["model"]
+    assert facts["checksums_compared"]
+    assert not inspect_path(run)["model"]["checksums_compared"]
+    weights = run / "model.safetensors"
+    save_file({name: np.array(tensor) for name, tensor in open_tensors(run).items()}, weights, read_metadata(run))
+    assert inspect_path(run, verify=True)["model"] == facts | {
+        "checksums_compared": False,
+        "file_bytes": weights.stat().st_size,
+    }
+    load_model(run)
+    export_model(run, tmp_path / "exported")
+    assert inspect_path(tmp_path / "exported", verify=True)["checksums_compared"]
 
 
 @pytest.mark.parametrize("file", ["tables-00001.safetensors", "dense.safetensors"])

@@ -108,9 +108,8 @@ def test_from_an_older_checkpoint(tmp_path):
         assert steps_kept(tmp_path / "again") == list(range(2, STEPS + 1, 2))
 
 
-@pytest.mark.parametrize("change", [{}, {"max_steps": 3}, {"epochs": 1}])
+@pytest.mark.parametrize("change", [{}, {"max_steps": STEPS}])
 def test_with_nothing_left_to_be_done(tmp_path, change):
-    """Also where fewer steps or epochs are wanted now than are done."""
     options = DATA["raw_files"](tmp_path) | HOW | {"output": tmp_path / "run"}
     first = train(**options)
     before = what_counts(tmp_path / "run")
@@ -119,6 +118,23 @@ def test_with_nothing_left_to_be_done(tmp_path, change):
     assert what_counts(tmp_path / "run") == before
     assert again.result.final == first.result.final
     assert steps_kept(tmp_path / "run") == [16, 18]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"max_steps": 17}, "max-steps must be at least 18, but is 17: training is at step 18, in epoch 3"),
+        ({"epochs": 2}, "epochs must be at least 3, but is 2: training is at step 18, in epoch 3"),
+    ],
+)
+def test_an_end_before_the_checkpoint_is_refused_and_nothing_changes(tmp_path, change, message):
+    """config.toml would say what does not give these weights."""
+    options = DATA["prepared"](tmp_path) | HOW | {"output": tmp_path / "run"}
+    train(**options)
+    before = {file: file.read_bytes() for file in (tmp_path / "run").rglob("*") if file.is_file()}
+    with pytest.raises(ConfigError, match=message):
+        train(**(options | change), resume=True)
+    assert {file: file.read_bytes() for file in (tmp_path / "run").rglob("*") if file.is_file()} == before
 
 
 def test_more_epochs_than_before(tmp_path):

@@ -101,6 +101,15 @@ def test_any_system_but_static_goes_on_from_any_other(tmp_path, system):
     assert (bits(other) == bits(whole)) == (system != "static")
 
 
+@pytest.mark.parametrize("end", [{"max_steps": 3}, {"epochs": 1}])
+def test_an_end_before_the_start_is_refused(tmp_path, end):
+    first, second = make_trainer("serial"), make_trainer("serial")
+    first.fit(made_source(), max_steps=STEPS + 1, epochs=2, checkpoints=first.checkpoints(tmp_path, every=100))
+    start = second.load_checkpoint(tmp_path / f"step-{STEPS + 1:08}")
+    with pytest.raises(ConfigError, match=r"(epochs|max-steps) must be at least \d+, but is .: training is at step "):
+        second.fit(made_source(), start=start, **end)
+
+
 def test_max_steps_count_from_the_beginning(tmp_path):
     first, second = make_trainer("serial"), make_trainer("serial")
     first.fit(made_source(), max_steps=6, checkpoints=first.checkpoints(tmp_path, every=2))

@@ -5,6 +5,7 @@ import os
 
 import pytest
 from criteo_lines import files_in
+from synced_files import record_syncs
 
 from cupyrec.errors import OutputError
 from cupyrec.training.run_folder import RunFolder
@@ -31,6 +32,15 @@ def test_the_first_record_writes_the_configuration_too(tmp_path):
     assert files_in(tmp_path) == ["a", "a/run", "a/run/config.toml", "a/run/metrics.jsonl"]
     lines = (tmp_path / "a" / "run" / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["kind"] for line in lines] == ["train", "end"]
+
+
+def test_all_lines_are_on_the_disk_at_the_end(tmp_path, monkeypatch):
+    synced = record_syncs(monkeypatch)
+    with RunFolder(tmp_path / "run") as folder:
+        folder.begin("")
+        folder.record({"kind": "end"})
+    metrics = tmp_path / "run" / "metrics.jsonl"
+    assert synced[metrics] == metrics.stat().st_size > 0
 
 
 def test_the_configuration_can_be_written_alone(tmp_path):

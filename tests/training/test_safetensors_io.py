@@ -3,7 +3,9 @@
 import io
 import json
 import os
+import re
 import tracemalloc
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +15,9 @@ import safetensors.numpy
 
 from cupyrec.errors import ModelError, OutputError
 from cupyrec.training import safetensors_file
+from cupyrec.training.safetensors_checksum import check_checksums
 from cupyrec.training.safetensors_header import DTYPES
-from cupyrec.training.safetensors_io import ArraySource, open_tensors, read_metadata, write_sharded
+from cupyrec.training.safetensors_io import ArraySource, open_tensors, read_metadata, weights_files, write_sharded
 
 INDEX = "model.safetensors.index.json"
 
@@ -58,13 +61,21 @@ def entry(dtype="F32", shape=(2,), begin=0, end=8):
     return {"dtype": dtype, "shape": list(shape), "data_offsets": [begin, end]}
 
 
+def file_checksum(path):
+    """As the format has it: of the file with zeros in place of the checksum itself."""
+    key = b'"crc32":"'
+    content = re.sub(key + b".{8}", key + b"0" * 8, path.read_bytes(), count=1)
+    return f"{zlib.crc32(content):08x}"
+
+
 def test_the_package_reads_what_we_write(tmp_path):
     tensors = example_tensors()
     files = write_sharded(tmp_path / "new" / "folder", sources(tensors), {"model": "dlrm", "λ": "µ"})
     assert files == [tmp_path / "new" / "folder" / "model.safetensors"]
     assert_same_tensors(safetensors.numpy.load_file(files[0]), tensors)
     with safetensors.safe_open(files[0], "numpy") as opened:
-        assert opened.metadata() == {"model": "dlrm", "λ": "µ"}
+        assert opened.metadata() == {"crc32": file_checksum(files[0]), "model": "dlrm", "λ": "µ"}
+    assert read_metadata(files[0].parent) == {"model": "dlrm", "λ": "µ"}
 
 
 def test_we_read_what_the_package_writes(tmp_path):
@@ -213,12 +224,13 @@ def test_a_disk_that_takes_a_little_at_a_time_gets_all():
 
 def test_every_file_is_on_the_disk_before_the_first_is_renamed(tmp_path, monkeypatch):
     """And while new shards take their names, no index points at any of them."""
-    events = []
+    events, sizes = [], []
     real_fsync, real_replace = os.fsync, os.replace
 
     def fsync(descriptor):
         target = Path(os.readlink(f"/proc/self/fd/{descriptor}"))
         events.append(("sync", target.name))
+        sizes.append((target.name.removesuffix(".partial"), target.stat().st_size))
         real_fsync(descriptor)
 
     def replace(source, target):
@@ -241,6 +253,7 @@ def test_every_file_is_on_the_disk_before_the_first_is_renamed(tmp_path, monkeyp
         *[("rename", name) for name in files],
         ("sync", tmp_path.name),
     ]
+    assert sizes[:3] == [(name, (tmp_path / name).stat().st_size) for name in files]
 
 
 def test_a_folder_that_cannot_be_is_an_output_error(tmp_path):
@@ -341,6 +354,41 @@ def test_any_flipped_or_missing_byte_of_a_header_is_found_or_harmless(tmp_path):
             assert sum(tensor.nbytes for tensor in opened.values()) == 29
     assert found > 0.75 * len(damaged)
     assert found >= len(content)  # every truncation
+
+
+@pytest.mark.parametrize("max_shard_bytes", [10**9, 20])
+def test_any_flipped_byte_of_a_model_is_found(tmp_path, max_shard_bytes):
+    tensors = {"first": np.arange(6, dtype=np.float32).reshape(2, 3), "second": np.ones(5, np.uint8)}
+    write_sharded(tmp_path, sources(tensors), {"key": "value", "steps": "3"}, max_shard_bytes)
+    shares = []
+    assert check_checksums(weights_files(tmp_path), shares.append)
+    assert shares == sorted(shares)
+    assert shares[-1] == 1
+    path = weights_files(tmp_path)[-1]
+    content = path.read_bytes()
+    for place in range(len(content)):
+        path.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
+        try:
+            open_tensors(tmp_path)
+            found = not check_checksums(weights_files(tmp_path))  # its name is spoilt
+        except ModelError as error:
+            found = "model" in str(error)
+        assert found, place
+
+
+def test_files_without_a_checksum_are_not_checked(tmp_path):
+    safetensors.numpy.save_file(example_tensors(), tmp_path / "model.safetensors", {"epoch": "3"})
+    assert not check_checksums(weights_files(tmp_path))
+
+
+def test_a_checksum_that_another_program_kept_is_told(tmp_path):
+    write_sharded(tmp_path, sources({"x": np.ones(3, np.float32)}))
+    path = tmp_path / "model.safetensors"
+    with safetensors.safe_open(path, "numpy") as opened:
+        metadata = opened.metadata()
+    safetensors.numpy.save_file({"x": np.zeros(3, np.float32)}, path, metadata)
+    with pytest.raises(ModelError, match=r"model\.safetensors: damaged, or changed by a program that kept `crc32`"):
+        check_checksums([path])
 
 
 def test_a_folder_without_a_model_says_so(tmp_path):

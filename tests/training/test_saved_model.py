@@ -7,13 +7,15 @@ import os
 import numpy as np
 import pytest
 import safetensors
+from checkpoint_runs import as_array
 from made_batches import BATCH_SIZE, CONFIG, TABLE_ROWS, made_source
 from safetensors.numpy import load_file
 
 from cupyrec import Adagrad, Trainer, load_model
 from cupyrec.errors import ModelError, OutputError
 from cupyrec.training import saved_model
-from cupyrec.training.saved_model import model_tensors, read_model, read_weights, save_model, write_text
+from cupyrec.training.open_model import checked_tensors, open_model
+from cupyrec.training.saved_model import model_tensors, read_model, save_model, write_text
 
 
 def make_trainer(config=CONFIG, **settings):
@@ -95,9 +97,7 @@ def test_a_round_trip_is_exact_in_one_file_or_many(trainer, tmp_path, max_shard_
     shards = sorted(tmp_path.glob("*.safetensors"))
     assert len(shards) == {10**9: 1, 700: 3, 1: 11}[max_shard_bytes]
     check_same({name: tensor for shard in shards for name, tensor in load_file(shard).items()}, tensors_of(trainer))
-    loaded = make_trainer(seed=99)
-    read_weights(tmp_path, loaded.system.model, loaded.system.table)
-    check_same(tensors_of(loaded), tensors_of(trainer))
+    check_same({name: as_array(tensor) for name, tensor in open_model(tmp_path).tensors.items()}, tensors_of(trainer))
 
 
 def test_the_same_weights_are_the_same_bytes(trainer, tmp_path):
@@ -174,6 +174,7 @@ def change_description(folder, **changes):
     [
         ({"format": "other"}, "not a cupyrec model"),
         ({"version": 2}, "format version 2, but this cupyrec reads 1"),
+        ({"version": "1\n2"}, r"format version '1\\n2', but"),
         ({"steps": 5}, "not of the same model"),
         ({"model": None}, "damaged"),
         ({"model": {"table_rows": [7, 40, 11], "heads": 3}}, "damaged.*heads"),
@@ -207,12 +208,11 @@ def test_missing_files_are_named(trainer, tmp_path):
 
 def test_weights_of_another_shape_are_named(trainer, tmp_path):
     save(trainer, tmp_path)
-    more_rows = make_trainer(dataclasses.replace(CONFIG, table_rows=(*TABLE_ROWS[:2], 12))).system
-    with pytest.raises(ModelError, match=r"embedding\.2\.weight is \(11, 4\) float32, but \(12, 4\) float32"):
-        read_weights(tmp_path, more_rows.model, more_rows.table)
-    more_layers = make_trainer(dataclasses.replace(CONFIG, top=(5, 3, 1))).system
-    with pytest.raises(ModelError, match=r"top\.1\.weight"):
-        read_weights(tmp_path, more_layers.model, more_layers.table)
-    more_tables = make_trainer(dataclasses.replace(CONFIG, table_rows=(*TABLE_ROWS, 5))).system
-    with pytest.raises(ModelError, match=r"embedding\.3\.weight is missing"):
-        read_weights(tmp_path, more_tables.model, more_tables.table)
+    tensors = open_model(tmp_path).tensors
+    for change, message in (
+        ({"table_rows": (*TABLE_ROWS[:2], 12)}, r"embedding\.2\.weight is \(11, 4\) float32, but \(12, 4\) float32"),
+        ({"top": (5, 3, 1)}, r"top\.1\.weight"),
+        ({"table_rows": (*TABLE_ROWS, 5)}, r"embedding\.3\.weight is missing"),
+    ):
+        with pytest.raises(ModelError, match=message):
+            checked_tensors(tensors, dataclasses.replace(CONFIG, **change), tmp_path)

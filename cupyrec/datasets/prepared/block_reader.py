@@ -41,7 +41,7 @@ class BlockReader:
         self._shard: ShardReader | None = None
 
     def samples(self, start: int, stop: int) -> Block:
-        """The samples start .. stop - 1, which are in one block, as views. Raises DataError."""
+        """The samples start .. stop - 1, which are in one block, as views to be read at once. Raises DataError."""
         shard_number, first = divmod(start, manifest.SHARD_SAMPLES)
         number, first = divmod(first, manifest.BLOCK_SAMPLES)
         reader = self._reader(shard_number)
@@ -54,7 +54,8 @@ class BlockReader:
         return block.part(first, first + stop - start)
 
     def _reader(self, number: int) -> ShardReader:
-        if self._shard is None or number != self._number:
+        # What a file has lost since it was mapped would end the process when it is read (SIGBUS).
+        if self._shard is None or number != self._number or self._shard.has_changed():
             shard = self._content.shards[number]
             self._shard, self._number = ShardReader(self._folder / shard.file, shard, self._content), number
         return self._shard

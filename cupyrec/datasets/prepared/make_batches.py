@@ -29,7 +29,7 @@ def make_batches(
     """Yield the batches of an epoch from first_batch on; windows before that one's are not read.
 
     first_rows: (F + 1,) int64, see table_offsets.
-    A batch of one window has memory of its own or views the mapped file; offsets may be shared and read-only.
+    A batch views no mapped file, which may be cut off before the batch is used; offsets may be shared and read-only.
     """
     begin, parts, filled = first_batch * batch_size, list[Batch](), 0
     if begin >= order.samples:
@@ -54,7 +54,7 @@ def _take_parts(
 ) -> Iterator[Batch]:
     """The samples of a window between each two cuts, as batches.
 
-    permutation: (samples of the window,) uint32; None, of one block: all stay in order, labels and dense are views.
+    permutation: (samples of the window,) uint32; None, of one block: all stay in order.
     """
     F = len(first_rows) - 1
     spans = list(pairwise(cuts))
@@ -67,7 +67,8 @@ def _take_parts(
             samples = (len(bounds) - 1) // F
             part = out[bounds[feature * samples] : bounds[(feature + 1) * samples]]
             _take_rows(column, take, first_rows[feature], part)
-    dense, labels = _join_arrays([b.dense for b in blocks]), _join_arrays([b.labels for b in blocks])
+    # Copies, of one block too.
+    dense, labels = np.concatenate([b.dense for b in blocks]), np.concatenate([b.labels for b in blocks])
     # Each is dropped here when it is handed out: the window need not stay until its last batch is done with.
     for number, take in enumerate(takes):
         yield Batch(_take(dense, take), rows[number], offsets[number], _take(labels, take))

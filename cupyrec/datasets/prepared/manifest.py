@@ -189,7 +189,7 @@ def read_manifest(folder: Path) -> Manifest:
         raise DataError("not the manifest of prepared data", path=path)
     if content.get("version") not in (FORMAT_VERSION, UNLABELLED_VERSION):
         raise DataError(
-            f"format version {content.get('version')}, but this cupyrec reads {UNLABELLED_VERSION} at most; prepare "
+            f"format version {content.get('version')!r}, but this cupyrec reads {UNLABELLED_VERSION} at most; prepare "
             "the data again",
             path=path,
         )

@@ -8,6 +8,7 @@ import operator
 from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
 
+from cupyrec.argument_kinds import check_kind, check_paths
 from cupyrec.batch import MOST_BAGS, Batch, table_offsets
 from cupyrec.config import check_share
 from cupyrec.datasets.prepared import manifest
@@ -52,6 +53,8 @@ class PreparedData:
         shuffle_window: samples that are shuffled among each other; seed: of the order.
         Raises ConfigError for the settings, DataError for the files.
         """
+        check_paths(path=path)
+        check_kind(bool, "True or False", shuffle=shuffle)
         self.path = path = Path(path)
         self._window = _whole_number(shuffle_window, 1, "the shuffle window") if shuffle else None
         if self._window is not None and self._window > MOST_WINDOW_SAMPLES:

@@ -56,7 +56,7 @@ class Block:
 class ShardReader:
     """One shard, mapped. Its blocks view the map, which stays as long as one of them does.
 
-    The map is private: an array of it can be written, as batches can be, and the file does not change.
+    The map is private: an array of it can be written, and the file does not change.
     state: tells the file from one that has been put or written in its place.
     """
 
@@ -73,7 +73,7 @@ class ShardReader:
                 )
         except OSError as error:
             raise _cannot_be_read(path, error) from None
-        self.state = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+        self.state = _state(status)
         try:
             self._file = pa.ipc.open_file(
                 pa.BufferReader(pa.py_buffer(self._bytes)), options=pa.ipc.IpcReadOptions(use_threads=False)
@@ -84,6 +84,13 @@ class ShardReader:
             raise self._damaged(error) from None
         if blocks != len(shard.checksums):
             raise self._damaged(f"it has {blocks} blocks, not {len(shard.checksums)}")
+
+    def has_changed(self) -> bool:
+        """Whether the file was written to, cut off, replaced or removed since it was mapped."""
+        try:
+            return _state(self.path.stat()) != self.state
+        except OSError:
+            return True
 
     def block(self, number: int) -> Block:
         """A block, 0-based in the file; what it holds is not checked, but that it lies within the file. Raises
@@ -148,6 +155,10 @@ class ShardReader:
 
     def _damaged(self, reason: object) -> DataError:
         return DataError(f"damaged: {reason}; {PREPARE_AGAIN}", path=self.path)
+
+
+def _state(status: os.stat_result) -> tuple[int, ...]:
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
 def check_size(path: Path, shard: Shard, size_bytes: int | None = None) -> None:

@@ -18,6 +18,7 @@ from typing import Any
 
 from cupyrec.datasets.durable_files import output_errors, write_durably
 from cupyrec.datasets.prepared.manifest import InputFile, Manifest
+from cupyrec.datasets.prepared.shard_reader import check_size
 from cupyrec.errors import ConfigError, DataError, OutputError
 
 FORMAT, FORMAT_VERSION = "cupyrec-split", 1
@@ -103,11 +104,14 @@ def write_splits(
 ) -> dict[Path, Split]:
     """Write NAME.json for each part into the folder. What is there already stays when it is the same.
 
-    Raises ConfigError for data without labels, of which no part can be trained on; OutputError when another split is
-    there and overwrite is false, and when a file cannot be written.
+    Raises ConfigError for data without labels, of which no part can be trained on; DataError when a shard is not there
+    or has another size; OutputError when another split is there and overwrite is false, and when a file cannot be
+    written.
     """
     if not content.labels:
         raise ConfigError(f"{folder}: the data have no labels, so there is nothing to split: predict takes them whole")
+    for shard in content.shards:
+        check_size(folder / shard.file, shard)
     splits = {
         folder / f"{name}{SPLIT_SUFFIX}": Split(how, content.encoding, content.samples, (part,))
         for name, part in parts.items()
@@ -140,7 +144,7 @@ def read_split(path: Path, content: Manifest) -> Split:
         raise DataError("not a split of prepared data", path=path)
     if found.get("version") != FORMAT_VERSION:
         raise DataError(
-            f"format version {found.get('version')}, but this cupyrec reads {FORMAT_VERSION}; split the data again",
+            f"format version {found.get('version')!r}, but this cupyrec reads {FORMAT_VERSION}; split the data again",
             path=path,
         )
     if found.get("encoding") != content.encoding or found.get("data_samples") != content.samples:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cupyrec.argument_kinds import check_kind
 from cupyrec.byte_sizes import format_bytes
 from cupyrec.datasets.durable_files import make_folders, output_errors
 from cupyrec.datasets.prepared.manifest import (
@@ -77,6 +78,7 @@ def prepare(
     or killed. Raises Stopped when stop says so; ConfigError, DataError, OutputError and MemoryPlanError. After any of
     these the same call goes on, unless it says otherwise; an error before the first shard leaves nothing behind.
     """
+    check_kind(PrepareOptions, "a cupyrec.PrepareOptions", options=options)
     return _Job(Plan(options), on_progress, on_rebuild, stop).run()
 
 

@@ -17,6 +17,7 @@ import pyarrow.ipc
 
 from cupyrec.datasets.durable_files import durable_file
 from cupyrec.datasets.preparing.journal import damaged
+from cupyrec.errors import first_line
 
 SCHEMA = pa.schema([("key", pa.uint64())])
 SCHEMA_WITH_TEXTS = SCHEMA.append(pa.field("text", pa.large_string()))
@@ -51,7 +52,7 @@ def read_new_values(path: Path, identity: dict[str, Any]) -> list[tuple[np.ndarr
         with pa.memory_map(str(path)) as file:
             content = file.read_buffer()
     except (OSError, pa.ArrowException) as error:
-        raise damaged(path, (str(error).splitlines() or [repr(error)])[0]) from None
+        raise damaged(path, first_line(error)) from None
     if {"size_bytes": content.size, "crc32": zlib.crc32(content)} != identity:
         raise damaged(path, "it is not what was written")
     reader = pa.ipc.open_file(content)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from cupyrec.argument_kinds import PATH, check_kind, check_paths
 from cupyrec.datasets.prepared.manifest import BLOCK_SAMPLES, MOST_TABLE_ROWS, SHARD_SAMPLES
 from cupyrec.errors import ConfigError
 
@@ -56,6 +57,10 @@ class PrepareOptions:
 
     def __post_init__(self) -> None:
         """Raises ConfigError for values, and combinations of them, that cannot be used."""
+        check_paths(output=self.output)
+        check_kind(PATH | None, "a path", vocabulary=self.vocabulary, bad_rows=self.bad_rows)
+        names = {"dense_columns": self.dense_columns, "category_columns": self.category_columns}
+        check_kind(list | tuple | None, "a list of names", **names)
         if self.ids is not None and self.ids not in IDS:
             raise ConfigError(f"ids must be one of {', '.join(IDS)}, but is {self.ids!r}")
         if self.on_bad_row not in ON_BAD_ROW:
@@ -80,7 +85,7 @@ class PrepareOptions:
             self._refuse("hash_rows", "hashing keeps no vocabulary", "min_count")
             for rows in self.hash_rows_list(1):
                 _check_number("--hash-rows", rows, MOST_TABLE_ROWS)
-        for name in ("min_count", "modulo", "threads"):
+        for name in ("min_count", "modulo", "memory_bytes", "threads"):
             if (value := getattr(self, name)) is not None:
                 _check_number(_option(name), value, 2**63 - 1)
 

@@ -14,7 +14,7 @@ import pyarrow.parquet
 
 from cupyrec.datasets.preparing import table_columns
 from cupyrec.datasets.preparing.raw_rows import ColumnKind, RawRows, join_rows
-from cupyrec.errors import ConfigError, DataError
+from cupyrec.errors import ConfigError, DataError, first_line
 
 PARQUET_SUFFIX = ".parquet"
 TABLE_SUFFIXES = (PARQUET_SUFFIX, ".arrow", ".feather", ".ipc")
@@ -268,9 +268,8 @@ def _read_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
-        cause = (str(error).splitlines() or [repr(error)])[0]
         kind = "a Parquet file" if path.suffix.lower() == PARQUET_SUFFIX else "an Arrow IPC file or stream"
-        raise DataError(f"cannot be read as {kind}: {cause}", path=path) from None
+        raise DataError(f"cannot be read as {kind}: {first_line(error)}", path=path) from None
 
 
 def _bytes_of(batch: pa.RecordBatch, names: Sequence[str]) -> int:

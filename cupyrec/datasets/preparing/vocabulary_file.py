@@ -20,7 +20,7 @@ import pyarrow.parquet
 from cupyrec.datasets.durable_files import durable_file
 from cupyrec.datasets.preparing.text_keys import text_keys
 from cupyrec.devices.kernel_cache import cached_njit
-from cupyrec.errors import DataError
+from cupyrec.errors import DataError, first_line
 
 Kind = Literal["hex", "integer", "text"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -87,8 +87,7 @@ def read_vocabulary(path: Path) -> VocabularyFile:
         with pa.parquet.ParquetFile(path, page_checksum_verification=True) as file:
             return _read(file, path)
     except (OSError, pa.ArrowException) as error:
-        cause = (str(error).splitlines() or [repr(error)])[0]
-        raise DataError(f"the vocabulary cannot be read: {cause}", path=path) from None
+        raise DataError(f"the vocabulary cannot be read: {first_line(error)}", path=path) from None
 
 
 def _read(file: pa.parquet.ParquetFile, path: Path) -> VocabularyFile:

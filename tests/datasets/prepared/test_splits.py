@@ -154,6 +154,16 @@ def test_another_split_is_replaced_only_when_asked(made, monkeypatch):
     assert splits.read_split(folder / "test.json", content).ranges == (new["test"],)
 
 
+def test_data_that_are_not_whole_are_not_split(tmp_path):
+    content = write_prepared(tmp_path / "data", random_samples(SAMPLES, (5, 6)))
+    shard = tmp_path / "data" / content.shards[0].file
+    for spoil, message in ((lambda: os.truncate(shard, 9), "it has 9 bytes"), (shard.unlink, "is missing")):
+        spoil()
+        with pytest.raises(DataError, match=rf"shard-00000\.arrow: .*{message}"):
+            splits.write_splits(tmp_path / "data", content, "kaggle", splits.kaggle(SAMPLES), overwrite=False)
+    assert not list((tmp_path / "data").glob("train*"))
+
+
 @pytest.fixture
 def valid_split(made):
     _, content = made
@@ -173,6 +183,7 @@ def valid_split(made):
     [
         ({"format": "other"}, "not a split"),
         ({"version": 2}, "format version 2, but this cupyrec reads 1"),
+        ({"version": "1\n2"}, r"format version '1\\n2', but"),
         ({"encoding": "0" * 16}, "made for other data.*run cupyrec split again"),
         ({"data_samples": 91}, "made for other data"),
         ({"samples": 29}, "its samples are not those of its ranges"),

@@ -4,9 +4,9 @@ import pytest
 from criteo_lines import learnable_text, with_cell, write_learnable
 
 from cupyrec.datasets.prepared.manifest import read_manifest
-from cupyrec.datasets.prepared.vocabulary_coverage import coverages
 from cupyrec.datasets.preparing.job import prepare
 from cupyrec.datasets.preparing.prepare_options import PrepareOptions
+from cupyrec.datasets.preparing.vocabulary_coverage import coverages
 from cupyrec.errors import DataError
 
 

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 
 from cupyrec.datasets.prepared.manifest import Category, Manifest
 from cupyrec.datasets.preparing.output_folder import read_preparation
-from cupyrec.errors import DataError
+from cupyrec.errors import DataError, first_line
 
 COUNT_COLUMN = "count"
 
@@ -34,6 +34,5 @@ def _coverage(folder: Path, category: Category, samples: int) -> float | None:
         with pq.ParquetFile(path) as file:
             counts = [pc.sum(batch.column(0)).as_py() or 0 for batch in file.iter_batches(columns=[COUNT_COLUMN])]
     except (OSError, pa.ArrowException, IndexError, KeyError) as error:
-        cause = (str(error).splitlines() or [repr(error)])[0]
-        raise DataError(f"the vocabulary cannot be read: {cause}", path=path) from None
+        raise DataError(f"the vocabulary cannot be read: {first_line(error)}", path=path) from None
     return sum(counts) / samples
