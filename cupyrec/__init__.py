@@ -1,4 +1,4 @@
-"""cupyrec: a trainer of recommendation models, on its way to tables larger than GPU memory.
+"""cupyrec trains recommendation models (DLRM) whose embedding tables may be larger than GPU memory.
 
 The names below are imported when they are first used: `import cupyrec` loads neither CuPy nor Numba nor pyarrow.
 """

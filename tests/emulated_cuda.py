@@ -16,7 +16,7 @@ import numpy as np
 from emulated_device_array import DeviceArray, as_shape
 from emulated_streams import Moment, Streams, Work
 
-from cupyrec.devices.cuda_runtime import MOST_PATIENCE
+from cupyrec.devices.cuda_runtime import HIGHEST_PRIORITY, LOWEST_PRIORITY
 from cupyrec.devices.host_memory import host_array
 from cupyrec.errors import DeviceError, DeviceMemoryError
 
@@ -158,9 +158,9 @@ class EmulatedCuda:
 
     # Streams and events
 
-    def stream(self, name, *, patience=0):
-        assert 0 <= patience <= MOST_PATIENCE
-        return self._streams.add(name, patience)
+    def stream(self, name, *, priority=HIGHEST_PRIORITY):
+        assert HIGHEST_PRIORITY <= priority <= LOWEST_PRIORITY
+        return self._streams.add(name, priority)
 
     def event(self, *, timed=False):
         return Event(timed)

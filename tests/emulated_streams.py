@@ -53,7 +53,7 @@ class Work:
 class Stream:
     name: str
     # Of no effect here: any order is allowed.
-    patience: int = 0
+    priority: int = 0
     queue: deque[Work] = field(default_factory=deque)
 
 
@@ -83,9 +83,9 @@ class Streams:
 
     # For threads of the host
 
-    def add(self, name, patience=0):
+    def add(self, name, priority=0):
         with self.lock:
-            self._streams.append(Stream(name, patience))
+            self._streams.append(Stream(name, priority))
             return self._streams[-1]
 
     def all(self):

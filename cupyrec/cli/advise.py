@@ -13,7 +13,7 @@ import click
 
 from cupyrec.cli import INTERRUPTED_EXIT_CODE, say
 from cupyrec.cli.advice_report import describe_advice
-from cupyrec.cli.data_options import BAD_ROWS, bad_rows_kept_if_done, bad_rows_options, say_unused
+from cupyrec.cli.data_options import bad_row_options, bad_row_values, bad_rows_kept_if_done, say_unused
 from cupyrec.cli.report import describe_skipped
 from cupyrec.errors import ConfigError
 from cupyrec.option_values import option_name
@@ -66,20 +66,7 @@ HELP = {
 )
 @click.option("--row-counts", metavar="FILE", help="Write how often each row is used, for train --row-counts.")
 @click.option("--plot", metavar="FILE", help="Draw the curves as a PNG (needs matplotlib, the extra 'plot').")
-@click.option(
-    "--on-bad-row",
-    type=click.Choice(["error", "skip"]),
-    default="error",
-    show_default=True,
-    help="Stop at a bad row, or count it, write it to a file and go on.",
-)
-@click.option(
-    "--bad-rows",
-    default=BAD_ROWS,
-    show_default=True,
-    metavar="FILE",
-    help="File for the bad rows that are skipped.",
-)
+@bad_row_options()
 @click.option("--overwrite", is_flag=True, help="Replace the files that are to be written when they exist.")
 @click.option("--json", "as_json", is_flag=True, help="Print the figures as one line of JSON.")
 def advise(
@@ -102,7 +89,7 @@ def advise(
     """
     given = {name: value for name, value in options.items() if value is not None}
     from_file = {} if config_file is None else _from_file(config_file)
-    config = RunConfig.from_values(from_file | given | {"paths": paths} | bad_rows_options(on_bad_row, bad_rows))
+    config = RunConfig.from_values(from_file | given | {"paths": paths} | bad_row_values(on_bad_row, bad_rows))
     if plot is not None and Path(plot).suffix.lower() != ".png":
         raise ConfigError(f"{plot}: the plot is a PNG; give it a name that ends with .png")
     tried = [] if sizes is None else [size.strip() for size in sizes.split(",")]
@@ -139,19 +126,22 @@ def advise(
         if advice is None:
             click.echo("interrupted before the end; no advice", err=True)
             sys.exit(INTERRUPTED_EXIT_CODE)
-    if row_counts is not None and counts is not None:
-        write_row_counts(row_counts, counts)
-    if plot is not None:
-        write_plot(Path(plot), advice)
-    command = _train_command(config, config_file, given, advice, row_counts)
-    skipped = getattr(data, "bad_rows", 0)
-    if as_json:
-        say(json.dumps(advice.as_dict() | {"command": command, "bad_rows": skipped}))
-        return
-    for line in describe_advice(advice, command):
-        say(line)
-    if skipped:
-        say(describe_skipped(skipped, bad_rows))
+    try:
+        if row_counts is not None and counts is not None:
+            write_row_counts(row_counts, counts)
+        if plot is not None:
+            write_plot(Path(plot), advice)
+    finally:
+        # Reading may have taken hours: what came of it is told, also where a disk has no room.
+        command = _train_command(config, config_file, given, advice, row_counts)
+        skipped = getattr(data, "bad_rows", 0)
+        if as_json:
+            say(json.dumps(advice.as_dict() | {"command": command, "bad_rows": skipped}))
+        else:
+            for line in describe_advice(advice, command):
+                say(line)
+            if skipped:
+                say(describe_skipped(skipped, bad_rows))
 
 
 def _from_file(config_file: str) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What `evaluate` and `predict` share: a trained model, the data to use it on, and what to do with bad rows."""
+"""What commands share that read data: the trained model to use on them, and what to do with bad rows."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cupyrec.cli.report import describe_skipped
+from cupyrec.cli.whole_number import WholeNumber
 from cupyrec.config import CRITEO_DENSE_FEATURES
 from cupyrec.errors import ConfigError
 from cupyrec.option_values import CRITEO_SPARSE_FEATURES
@@ -55,10 +56,22 @@ def data_options(overwritten: str) -> Callable[[Any], Any]:
     parameters = (
         click.argument("model", metavar="MODEL"),
         click.argument("paths", nargs=-1, required=True, metavar="PATH..."),
-        click.option(
-            "--batch-size", type=click.IntRange(min=1), default=2048, show_default=True, help="Samples at a time."
-        ),
-        click.option("--threads", type=click.IntRange(min=1), help="CPU threads; every usable core when not given."),
+        click.option("--batch-size", type=WholeNumber(), default=2048, show_default=True, help="Samples at a time."),
+        click.option("--threads", type=WholeNumber(), help="CPU threads; every usable core when not given."),
+        bad_row_options(),
+        click.option("--overwrite", is_flag=True, help=f"Replace {overwritten} when it exists."),
+    )
+
+    return _each_of(*parameters)
+
+
+def bad_row_options(default: str | None = BAD_ROWS) -> Callable[[Any], Any]:
+    """A decorator that gives a command --on-bad-row and --bad-rows.
+
+    default: the file when none is named; None: one in the folder DIR that the command writes.
+    """
+    in_folder = f"  [default: {BAD_ROWS} in DIR]" if default is None else ""
+    return _each_of(
         click.option(
             "--on-bad-row",
             type=click.Choice(["error", "skip"]),
@@ -68,17 +81,20 @@ def data_options(overwritten: str) -> Callable[[Any], Any]:
         ),
         click.option(
             "--bad-rows",
-            default=BAD_ROWS,
+            default=default,
             show_default=True,
             metavar="FILE",
-            help="File for the bad rows that are skipped.",
+            help=f"File for the bad rows that are skipped.{in_folder}",
         ),
-        click.option("--overwrite", is_flag=True, help=f"Replace {overwritten} when it exists."),
     )
 
+
+def _each_of(*decorators: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """One decorator of several, whose options are listed in this order."""
+
     def decorate(command: Any) -> Any:
-        for parameter in reversed(parameters):
-            command = parameter(command)
+        for decorator in reversed(decorators):
+            command = decorator(command)
         return command
 
     return decorate
@@ -119,7 +135,7 @@ def open_model_and_data(options: DataOptions, outputs: Sequence[Path] = ()) -> t
         check_log_file(Path(options.bad_rows), input_files(options), overwrite=options.overwrite)
         if Path(options.bad_rows).resolve() in [output.resolve() for output in outputs]:
             raise ConfigError(f"the bad rows would overwrite {options.bad_rows}; name another file with --bad-rows")
-    given = bad_rows_options(options.on_bad_row, options.bad_rows)
+    given = bad_row_values(options.on_bad_row, options.bad_rows)
     say_unused(RunConfig.from_values(given), prepared=prepared)
     warning = thread_warning(options.threads)
     if warning is not None:
@@ -157,7 +173,7 @@ def say_unused(config: RunConfig, *, prepared: bool) -> None:
         click.echo(f"{'not used with prepared data' if prepared else 'without effect'}: {', '.join(names)}", err=True)
 
 
-def bad_rows_options(on_bad_row: str, bad_rows: str) -> dict[str, Any]:
+def bad_row_values(on_bad_row: str, bad_rows: str) -> dict[str, Any]:
     """As options of train; the file only where it is not the usual one."""
     return {"on_bad_row": on_bad_row, **({} if bad_rows == BAD_ROWS else {"bad_rows": bad_rows})}
 

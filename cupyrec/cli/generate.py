@@ -5,12 +5,14 @@ from __future__ import annotations
 import dataclasses
 import importlib.metadata
 import json
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from cupyrec.cli import say
+from cupyrec.cli.share_progress import ShareProgress
+from cupyrec.cli.whole_number import WholeNumber
 from cupyrec.counted import counted
 from cupyrec.datasets.staged_output import staged_output
 from cupyrec.errors import ConfigError
@@ -23,25 +25,26 @@ DEFAULT_CATEGORIES = 10_000_000
 COMPRESSIONS = ("gz", "zst")
 # Of compressed files of other kinds, and of archives.
 OTHER_COMPRESSIONS = ("bz2", "xz", "lzma", "lz4", "br", "z", "zip", "7z", "rar", "tgz", "zlib", "snappy", "sz")
-REPORTS = 10  # lines of progress when nobody watches a terminal
 
 
 @click.command()
-@click.option("--rows", type=int, required=True, help="How many rows to write in all.")
+@click.option("--rows", type=WholeNumber(), required=True, help="How many rows to write in all.")
 @click.option(
     "--output",
     type=click.Path(path_type=Path),
     required=True,
     help="File to write; one that ends with .gz or .zst is compressed. With --files, the folder to write.",
 )
-@click.option("--seed", type=int, default=1, show_default=True, help="Another seed is another model and other rows.")
 @click.option(
-    "--files", type=int, default=1, show_default=True, help="More than 1 writes a folder of day_0, day_1, ..."
+    "--seed", type=WholeNumber(0), default=1, show_default=True, help="Another seed is another model and other rows."
+)
+@click.option(
+    "--files", type=WholeNumber(), default=1, show_default=True, help="More than 1 writes a folder of day_0, day_1, ..."
 )
 @click.option("--compress", type=click.Choice(COMPRESSIONS), help="Compress the files of a folder (with --files).")
 @click.option(
     "--categories",
-    type=int,
+    type=WholeNumber(),
     default=DEFAULT_CATEGORIES,
     show_default=True,
     help="Values of the largest category column; the other large ones follow. A few thousand suit a small set.",
@@ -54,7 +57,6 @@ REPORTS = 10  # lines of progress when nobody watches a terminal
     help="Added to the Zipf exponents of large columns, about 1.6: negative makes rare values more common.",
 )
 @click.option("--overwrite", is_flag=True, help="Replace output that exists.")
-@click.option("--force", is_flag=True, hidden=True, help="The former name of --overwrite.")
 def generate(
     rows: int,
     output: Path,
@@ -64,7 +66,6 @@ def generate(
     categories: int,
     skew: float,
     overwrite: bool,
-    force: bool,
 ) -> None:
     """Write Criteo-format data of any size from a known model.
 
@@ -80,14 +81,15 @@ def generate(
     compression = _compression(output, files, compress)
     report_path = report_path_of(output)
     with (
-        staged_output([output, report_path], force=overwrite or force) as (staged_data, staged_report),
+        staged_output([output, report_path], overwrite=overwrite) as (staged_data, staged_report),
         BinaryMetrics() as metrics,
     ):
-        progress = _Progress(rows)
-        for block in write_blocks(model, rows, staged_data, files=files, compression=compression):
-            metrics.update(block.logits, block.labels)
-            progress.advance(block.labels.shape[0])
-        progress.close()
+        written = 0
+        with ShareProgress() as progress:
+            for block in write_blocks(model, rows, staged_data, files=files, compression=compression):
+                metrics.update(block.logits, block.labels)
+                written += len(block.labels)
+                progress.show(written / rows)
         result = metrics.result()
         report = {
             "cupyrec": importlib.metadata.version("cupyrec"),
@@ -133,33 +135,7 @@ def _compression(output: Path, files: int, compress: str | None) -> str | None:
 
 def _print_result(result: MetricsResult, rows: int, output: Path, report_path: Path) -> None:
     auc = "undefined, as the labels are all alike" if result.auc is None else f"{result.auc:.6f}"
-    click.echo(f"{counted(rows, 'row')} written to {output}, figures to {report_path}")
-    click.echo(f"planted model:       log loss {result.log_loss:.6f}, AUC {auc}")
+    say(f"{counted(rows, 'row')} written to {output}, figures to {report_path}")
+    say(f"planted model:       log loss {result.log_loss:.6f}, AUC {auc}")
     constant = "undefined" if result.constant_log_loss is None else f"{result.constant_log_loss:.6f}"
-    click.echo(f"constant prediction: log loss {constant}, base rate {result.base_rate:.6f}")
-
-
-class _Progress:
-    """A bar where standard error is a terminal, else a plain line at every tenth of the work."""
-
-    def __init__(self, rows: int):
-        self.rows, self.done, self.reported = rows, 0, 0
-        self.bar = None
-        if sys.stderr.isatty():
-            from cupyrec.training.progress import QuietBar
-
-            self.bar = QuietBar(total=rows, unit=" rows", unit_scale=True)
-
-    def advance(self, rows: int) -> None:
-        """Count `rows` more rows as written."""
-        self.done += rows
-        if self.bar is not None:
-            self.bar.update(rows)
-        elif self.done * REPORTS // self.rows > self.reported:
-            self.reported = self.done * REPORTS // self.rows
-            click.echo(f"{self.done:,} of {self.rows:,} rows", err=True)
-
-    def close(self) -> None:
-        """End the bar, so that what is printed next starts on a line of its own."""
-        if self.bar is not None:
-            self.bar.close()
+    say(f"constant prediction: log loss {constant}, base rate {result.base_rate:.6f}")

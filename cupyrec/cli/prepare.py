@@ -6,7 +6,6 @@ import contextlib
 import re
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +13,9 @@ import click
 
 from cupyrec.byte_sizes import format_bytes, parse_bytes
 from cupyrec.cli import INTERRUPTED_EXIT_CODE, say
+from cupyrec.cli.data_options import bad_row_options
 from cupyrec.cli.prepare_progress import PrepareProgress
+from cupyrec.cli.whole_number import WholeNumber
 from cupyrec.counted import counted
 from cupyrec.errors import ConfigError
 from cupyrec.option_values import whole_number
@@ -26,18 +27,6 @@ if TYPE_CHECKING:
 # As in cupyrec.datasets.preparing; said again here so that `--help` need not load Numba and pyarrow.
 IDS = ("frequency", "first", "hash")
 TRANSFORMS = ("dlrm", "torchrec", "nvidia", "none")
-
-
-def _number(option: str) -> Callable[[Any, Any, str | None], int | None]:
-    """A callback that reads a whole number such as 1000 or 1e6."""
-
-    def convert(_context: Any, _parameter: Any, value: str | None) -> int | None:
-        try:
-            return None if value is None else whole_number(1)(value)
-        except ValueError as error:
-            raise ConfigError(f"{option} must be {error}, but is {value!r}") from None
-
-    return convert
 
 
 def _numbers(_context: Any, _parameter: Any, value: str | None) -> int | list[int] | None:
@@ -80,13 +69,13 @@ NAMED_TABLES = 6
 )
 @click.option(
     "--min-count",
-    callback=_number("--min-count"),
+    type=WholeNumber(),
     metavar="COUNT",
     help="Values that appear less often get the id 0, that of unknown values.  [default: 1]",
 )
 @click.option(
     "--modulo",
-    callback=_number("--modulo"),
+    type=WholeNumber(),
     metavar="NUMBER",
     help="Take each value modulo this first, which bounds the vocabularies; --max-ind-range of the DLRM reference.",
 )
@@ -109,24 +98,13 @@ NAMED_TABLES = 6
 @click.option("--label", metavar="COLUMN", help="Tables: the column of the label.")
 @click.option("--dense-columns", callback=_names, metavar="COLUMNS", help="Tables: the dense features, with commas.")
 @click.option("--category-columns", callback=_names, metavar="COLUMNS", help="Tables: the categories, with commas.")
-@click.option(
-    "--on-bad-row",
-    type=click.Choice(["error", "skip"]),
-    default="error",
-    show_default=True,
-    help="Stop at a bad row, or count it, write it to a file and go on.",
-)
-@click.option(
-    "--bad-rows", metavar="FILE", help="File for the bad rows that are skipped.  [default: bad_rows.tsv in DIR]"
-)
+@bad_row_options(default=None)
 @click.option(
     "--memory",
     metavar="SIZE",
     help="Most that rows on their way and vocabularies may take, such as 8GB.  [default: a quarter of what is free]",
 )
-@click.option(
-    "--threads", callback=_number("--threads"), metavar="COUNT", help="Threads at work.  [default: all cores]"
-)
+@click.option("--threads", type=WholeNumber(), metavar="COUNT", help="Threads at work.  [default: all cores]")
 @click.option("--overwrite", is_flag=True, help="Replace prepared data, or what was begun, in DIR.")
 def prepare(paths: tuple[str, ...], output: str, memory: str | None, **options: Any) -> None:
     """Turn raw files into data that are read at the speed of memory.

@@ -1,1 +1,1 @@
-"""Sources of mini-batches: Criteo files and generated data."""
+"""Sources of mini-batches: raw Criteo files, prepared data, generated data."""

@@ -33,22 +33,25 @@ def assemble_batches(
             taken, filled = taken + count, filled + count
             if filled == batch_size:
                 reached = progress_before + (progress - progress_before) * taken / len(part)
-                yield Batch(dense, rows.reshape(-1), one_lookup_offsets(filled), labels), reached
+                yield Batch(dense, rows.reshape(-1), _offsets(filled), labels), reached
                 dense, rows, labels = _unwritten_batch(batch_size)
                 filled = 0
     if filled:
         last = np.ascontiguousarray(rows[:, :filled]).reshape(-1)
-        offsets = one_lookup_offsets(filled)
-        yield Batch(dense[:filled].copy(), last, offsets, labels[:filled].copy()), progress
+        yield Batch(dense[:filled].copy(), last, _offsets(filled), labels[:filled].copy()), progress
 
 
 # Two sizes are in use at a time: that of all batches and that of the last one.
 @functools.lru_cache(maxsize=4)
-def one_lookup_offsets(samples: int) -> np.ndarray:
-    """(26 * samples + 1,) int64, 0, 1, 2, ...: one lookup in every bag. Shared and read-only."""
-    offsets = np.arange(SPARSE_FEATURES * samples + 1, dtype=np.int64)
+def one_lookup_offsets(bags: int) -> np.ndarray:
+    """(bags + 1,) int64, 0, 1, 2, ...: one lookup in every bag. Shared and read-only."""
+    offsets = np.arange(bags + 1, dtype=np.int64)
     offsets.flags.writeable = False
     return offsets
+
+
+def _offsets(samples: int) -> np.ndarray:
+    return one_lookup_offsets(SPARSE_FEATURES * samples)
 
 
 def _unwritten_batch(samples: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

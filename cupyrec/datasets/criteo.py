@@ -19,12 +19,8 @@ from cupyrec.datasets.file_lines import FileLines
 from cupyrec.datasets.input_files import find_input_files
 from cupyrec.datasets.line_chunks import CHUNK_BYTES, MAX_LINE_BYTES, LineChunk, too_long
 from cupyrec.datasets.prepared.manifest import encoding_id
-from cupyrec.datasets.read_ahead import read_ahead
+from cupyrec.datasets.read_ahead import batches_ahead, read_ahead
 from cupyrec.errors import ConfigError, DataError
-
-# Enough to bridge the making of a chunk or two, whatever the size of a batch.
-READ_AHEAD_BATCHES = 4
-READ_AHEAD_SAMPLES = 16_384
 
 # How they become dense features; see preparing.dense_transforms.
 DENSE_TRANSFORM = "dlrm"
@@ -139,8 +135,8 @@ class CriteoFiles:
         return self._deliver(_whole_number(batch_size, "the batch size"), on_progress)
 
     def _deliver(self, batch_size: int, on_progress: Callable[[float], None] | None) -> Generator[Batch, None, None]:
-        depth = max(READ_AHEAD_BATCHES, -(-READ_AHEAD_SAMPLES // batch_size))
-        with contextlib.closing(read_ahead(assemble_batches(self._good_rows(), batch_size), depth)) as ahead:
+        batches = assemble_batches(self._good_rows(), batch_size)
+        with contextlib.closing(read_ahead(batches, batches_ahead(batch_size))) as ahead:
             for batch, progress in ahead:
                 if on_progress is not None:
                     on_progress(progress)

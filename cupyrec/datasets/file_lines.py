@@ -40,7 +40,7 @@ class FileLines:
         line_chunks does, also when a file has become shorter since it was counted.
         """
         parts = self._parts_of_files()
-        sizes = [_stored_bytes(file) if stop is None else stop - start for file, start, stop in parts]
+        sizes = [stored_bytes(file) if stop is None else stop - start for file, start, stop in parts]
         done = 0
         for (file, start, stop), size in zip(parts, sizes, strict=True):
             mark = (0, 0) if stop is None else self._counts[file].mark_before(start)
@@ -80,7 +80,8 @@ class FileLines:
         return part
 
 
-def _stored_bytes(file: Path) -> int:
+def stored_bytes(file: Path) -> int:
+    """The size of a file as it is, compressed or not. Raises DataError."""
     try:
         return file.stat().st_size
     except OSError as error:

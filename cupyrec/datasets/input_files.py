@@ -10,8 +10,7 @@ from pathlib import Path
 from cupyrec.argument_kinds import PATH, check_kind, check_paths
 from cupyrec.errors import ConfigError, DataError
 
-COMPRESSED_SUFFIXES = (".gz", ".zst")
-# What a folder is searched for, each also with a compressed suffix. Not .csv: the format has tabs.
+# What a folder is searched for, each also with .gz or .zst. Not .csv: the format has tabs.
 FOLDER_PATTERN = re.compile(r"(day_.*|.*\.(tsv|txt))(\.gz|\.zst)?")
 # And where there are none of these, by those who can read tables.
 TABLE_PATTERN = re.compile(r"[^.].*\.(parquet|arrow|feather|ipc)")

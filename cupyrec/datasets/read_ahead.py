@@ -9,6 +9,15 @@ from typing import TypeVar
 
 Item = TypeVar("Item")
 
+# Of data: enough to bridge the making of a part of them or two, whatever the size of a batch.
+READ_AHEAD_BATCHES = 4
+READ_AHEAD_SAMPLES = 16_384
+
+
+def batches_ahead(batch_size: int, samples: int = READ_AHEAD_SAMPLES) -> int:
+    """How many batches may wait: those that hold so many samples, and a few in any case."""
+    return max(READ_AHEAD_BATCHES, -(-samples // batch_size))
+
 
 class _End:
     """The last thing in the queue: the iterable is exhausted, or has raised `error`."""

@@ -17,11 +17,11 @@ REPLACEABLE = re.compile(r"day_\d+(\.gz|\.zst)?")
 
 
 @contextlib.contextmanager
-def staged_output(outputs: Sequence[Path], *, force: bool) -> Iterator[list[Path]]:
+def staged_output(outputs: Sequence[Path], *, overwrite: bool) -> Iterator[list[Path]]:
     """Give a path to write for each of `outputs`, and move what was written into place at the end.
 
-    outputs: files or folders, all in one folder, which must exist.
-    force:   replace outputs that exist. A folder is replaced only when it holds nothing but day files.
+    outputs:   files or folders, all in one folder, which must exist.
+    overwrite: replace outputs that exist. A folder is replaced only when it holds nothing but day files.
 
     When the block raises or is interrupted, all that was written is deleted and the outputs stay as they were.
     Raises OutputError for outputs that exist or cannot be written, also for an OSError within the block.
@@ -31,7 +31,7 @@ def staged_output(outputs: Sequence[Path], *, force: bool) -> Iterator[list[Path
         reason = "is not a folder" if folder.exists() else "does not exist; create it first"
         raise OutputError(f"cannot write {outputs[0]}: {folder} {reason}")
     for output in outputs:
-        _check_free(output, force=force)
+        _check_free(output, overwrite=overwrite)
     try:
         stage = Path(tempfile.mkdtemp(prefix=f".{outputs[0].name}.", suffix=".partial", dir=folder))
     except OSError as error:
@@ -75,10 +75,10 @@ def _move(source: Path, output: Path, *, aside: Path) -> None:
         raise
 
 
-def _check_free(output: Path, *, force: bool) -> None:
+def _check_free(output: Path, *, overwrite: bool) -> None:
     if not output.exists():
         return
-    if not force:
+    if not overwrite:
         raise OutputError(f"{output} exists; give another name, or --overwrite to replace it")
     if output.is_dir():
         others = sorted(file.name for file in output.iterdir() if not REPLACEABLE.fullmatch(file.name))

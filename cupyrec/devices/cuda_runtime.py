@@ -14,7 +14,7 @@ import numpy as np
 from cupyrec.devices.cuda_kernel import CudaKernel
 
 # Of streams.
-MOST_PATIENCE = 2
+HIGHEST_PRIORITY, MIDDLE_PRIORITY, LOWEST_PRIORITY = -2, -1, 0
 
 
 class CudaRuntime(Protocol):
@@ -52,8 +52,8 @@ class CudaRuntime(Protocol):
     def mapped(self, array: np.ndarray) -> Any:
         """A device array over the memory of a page-locked or created host array, which kernels reach over the link."""
 
-    def stream(self, name: str, *, patience: int = 0) -> Any:
-        """A new stream; name: for people; patience, 0 to MOST_PATIENCE: of what could run the least goes first."""
+    def stream(self, name: str, *, priority: int = HIGHEST_PRIORITY) -> Any:
+        """A new stream; name: for people; priority: as CUDA counts, of what could run the lowest number goes first."""
 
     def event(self, *, timed: bool = False) -> Any:
         """A new event. Until it is recorded it counts as done. timed: for elapsed_ms; others are quicker to pass."""

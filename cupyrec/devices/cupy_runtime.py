@@ -16,7 +16,7 @@ from cupyrec.devices.created_probe import tried
 from cupyrec.devices.cublas import WORKSPACE_BYTES, Cublas, load_cublas
 from cupyrec.devices.cuda_driver import NOT_READY, DriverCalls, Launcher, load_driver
 from cupyrec.devices.cuda_kernel import CudaKernel
-from cupyrec.devices.cuda_runtime import MOST_PATIENCE
+from cupyrec.devices.cuda_runtime import HIGHEST_PRIORITY
 from cupyrec.devices.cupy_check import why_no_gpu
 from cupyrec.devices.cupy_errors import device_error, first_line, in_our_errors
 from cupyrec.devices.cupy_kernels import CompiledKernels
@@ -25,7 +25,7 @@ from cupyrec.devices.locked_pages import LockedPages
 from cupyrec.devices.memory_driver import MemoryDriver
 from cupyrec.errors import DeviceError
 
-# Priorities of streams are 0, CUDA's lowest, and less. A GPU that has fewer takes the highest that it has.
+# A GPU that has fewer priorities takes the highest that it has.
 CUPY_WITH_PRIORITIES = 14
 # A kernel that wants more shared memory than this has to say so before it is launched.
 SHARED_BYTES_WITHOUT_ASKING = 48 * 1024
@@ -140,11 +140,11 @@ class CupyRuntime:
         return first.devicePointer
 
     @in_our_errors
-    def stream(self, name: str, *, patience: int = 0) -> CupyStream:
+    def stream(self, name: str, *, priority: int = HIGHEST_PRIORITY) -> CupyStream:
         # Non-blocking: no order with CUDA's default stream.
         settings: dict[str, Any] = {"non_blocking": True}
         if int(self._cupy.__version__.split(".")[0]) >= CUPY_WITH_PRIORITIES:
-            settings["priority"] = patience - MOST_PATIENCE
+            settings["priority"] = priority
         return CupyStream(name, self._cupy.cuda.Stream(**settings))
 
     @in_our_errors

@@ -14,7 +14,7 @@ import numpy as np
 from cupyrec.config import PRECISIONS
 from cupyrec.devices.cpu import CpuDevice
 from cupyrec.devices.cuda_kernel import CudaKernel
-from cupyrec.devices.cuda_runtime import CudaRuntime
+from cupyrec.devices.cuda_runtime import HIGHEST_PRIORITY, CudaRuntime
 from cupyrec.devices.host_memory import host_array
 from cupyrec.devices.while_needed import WhileNeeded
 from cupyrec.errors import ConfigError, DeviceMemoryError
@@ -69,11 +69,16 @@ class GpuStream:
     """Runs what is queued on it in order, beside all other streams. One thread at a time may queue."""
 
     def __init__(
-        self, runtime: CudaRuntime, name: str, *, settings: StreamSettings | None = None, patience: int = 0
+        self,
+        runtime: CudaRuntime,
+        name: str,
+        *,
+        settings: StreamSettings | None = None,
+        priority: int = HIGHEST_PRIORITY,
     ) -> None:
-        """name: for people; patience: see CudaRuntime.stream. Raises DeviceError."""
+        """name: for people; priority: see CudaRuntime.stream. Raises DeviceError."""
         self.runtime, self._settings = runtime, settings or StreamSettings()
-        self._handle = runtime.stream(name, patience=patience)
+        self._handle = runtime.stream(name, priority=priority)
         self._nothing: dict[Any, Any] = {}
 
     @property
@@ -225,9 +230,9 @@ class GpuDevice(GpuStream):
         with quick_turns.needed(), self.host.running():
             yield self
 
-    def stream(self, name: str = "", *, patience: int = 0) -> GpuStream:
-        """A stream for a stage of the pipeline, or a part of it. patience: see CudaRuntime.stream."""
-        return GpuStream(self.runtime, name, settings=self._settings, patience=patience)
+    def stream(self, name: str = "", *, priority: int = HIGHEST_PRIORITY) -> GpuStream:
+        """A stream for a stage of the pipeline, or a part of it. priority: see CudaRuntime.stream."""
+        return GpuStream(self.runtime, name, settings=self._settings, priority=priority)
 
     def created_zeros(self, shape: int | Sequence[int], dtype: Any = np.float32) -> np.ndarray:
         """A host array of zeros in created memory, see CudaRuntime.created. Raises DeviceMemoryError."""

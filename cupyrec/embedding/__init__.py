@@ -1,1 +1,1 @@
-"""The host table of row records, and the coalescing of a batch's rows."""
+"""Row records: the host table, the hit map, the coalescing of a batch's rows, and their moving."""

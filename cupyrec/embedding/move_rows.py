@@ -47,20 +47,20 @@ def scatter_records(stream: Stream, gathered: Any, places: Any, records: Any, *,
     _move(stream, gathered, records, to_places=places)
 
 
-def insert_records(stream: Stream, gathered: Any, slots: Any, rows: Any, pad: Any, slot_rows: Any) -> None:
-    """pad[slots[i]] = gathered[i]; slot_rows[slots[i]] = rows[i].
+def insert_records(stream: Stream, gathered: Any, slots: Any, rows: Any, scratchpad: Any, slot_rows: Any) -> None:
+    """scratchpad[slots[i]] = gathered[i]; slot_rows[slots[i]] = rows[i].
 
-    gathered: (n, record width); slots: (n,) int32, which differ from each other; rows: (n,) int64; pad: (S, record
-    width) and slot_rows: (S,) int64, which row is in each slot: both modified. On a GPU it is one launch, so that an
-    interrupt cannot come between.
+    gathered: (n, record width); slots: (n,) int32, which differ from each other; rows: (n,) int64. Modified:
+    scratchpad, (S, record width), and slot_rows, (S,) int64, which row is in each slot. On a GPU it is one launch, so
+    that an interrupt cannot come between.
     """
     if isinstance(stream, GpuStream):
         n, width = gathered.shape
         insert = kernel("move_rows", "insert_records", WIDTH=width)
         blocks = min(-(-n * (width // part_floats(width)) // (BLOCK_THREADS * IN_FLIGHT)), MOST_MOVE_BLOCKS)
-        stream.launch(insert, blocks, BLOCK_THREADS, gathered, slots, rows, pad, slot_rows, np.int32(n))
+        stream.launch(insert, blocks, BLOCK_THREADS, gathered, slots, rows, scratchpad, slot_rows, np.int32(n))
         return
-    _move(stream, gathered, pad, to_places=slots)
+    _move(stream, gathered, scratchpad, to_places=slots)
     slot_rows[slots] = rows
 
 

@@ -16,7 +16,7 @@ AHEAD = 16
 class PinnedRows:
     """The pinned rows in their slots: slot i holds the i-th of them. Memory follows their number, not R.
 
-    rows: (n,) int64, ascending; so the slots of one table are neighbours, and the pad is laid out like a host table.
+    rows: (n,) int64, ascending; so the slots of one table are neighbours, and the scratchpad is like a host table.
     table_slots: (F,), how many pinned rows each table has.
     """
 

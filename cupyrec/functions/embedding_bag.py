@@ -38,8 +38,8 @@ def embedding_bag_forward(device: Device, records: Any, places: Any, offsets: An
     offsets: (F*B + 1,) int64, device: the batch's bags.
     Y: (B, F, D) of the same dtype as records, device; overwritten.
 
-    All are C-contiguous; on a GPU floats are float32. Raises ValueError, and TypeError on dtypes. What stands in places
-    and offsets is not looked at: one outside of records spoils memory, or ends the process. Batch.validate checks them.
+    All are C-contiguous; on a GPU floats are float32. Raises ValueError, and TypeError on dtypes. The values in
+    places and offsets are not checked (Batch.validate does): one outside of records spoils memory or ends the process.
     """
     check_bags(Y, offsets, "Y")
     B, F, D = Y.shape
@@ -72,7 +72,7 @@ def embedding_bag_backward(
     its bag where mean.
 
     dY: (B, F, D), device; offsets: (F*B + 1,) int64, device; dW: (U, D) of the same dtype as dY, device, or more rows,
-    which stay as they are; overwritten. plan: of the same batch, which is not looked at. partial_sums: as in
+    which stay as they are; overwritten. plan: of the same batch, which is not checked. partial_sums: as in
     sum_segments, for a GPU alone. All are C-contiguous; on a GPU floats are float32. Raises ValueError, TypeError.
     The optimizers do this and their step in one pass; here for models that need the gradient itself.
     """

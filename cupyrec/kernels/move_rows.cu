@@ -82,13 +82,13 @@ extern "C" __global__ void __launch_bounds__(MOST_THREADS) scatter_slots(
     move(OneArray<InOrder>{gathered, InOrder()}, records, places, n);
 }
 
-// pad[slots[i]] = gathered[i], and slot_rows[slots[i]] = rows[i]: in one launch, so that what a slot holds and what is
+// scratchpad[slots[i]] = gathered[i], and slot_rows[slots[i]] = rows[i]: in one launch, so that what a slot holds and what is
 // written down of it are queued together or not at all. slots: (n,), which differ from each other; rows: (n,); gathered:
-// (n, WIDTH); pad: (S, WIDTH) and slot_rows: (S,), both modified there.
+// (n, WIDTH); scratchpad: (S, WIDTH) and slot_rows: (S,), both modified there.
 extern "C" __global__ void insert_records(
     const float* __restrict__ gathered, const int* __restrict__ slots, const int64* __restrict__ rows,
-    float* __restrict__ pad, int64* __restrict__ slot_rows, int n) {
-    move(OneArray<InOrder>{gathered, InOrder()}, pad, slots, n);
+    float* __restrict__ scratchpad, int64* __restrict__ slot_rows, int n) {
+    move(OneArray<InOrder>{gathered, InOrder()}, scratchpad, slots, n);
     const int64 stride = (int64)gridDim.x * blockDim.x;
     for (int64 i = (int64)blockIdx.x * blockDim.x + threadIdx.x; i < n; i += stride) slot_rows[slots[i]] = rows[i];
 }

@@ -73,7 +73,7 @@ def launch_row_update(
     optimizer: whose step it is. kernel_for: makes its kernel for the CPU from D, the bytes of an element, and mean.
     settings: the kernel's last arguments: the learning rate, and eps where the optimizer has one.
     Raises TypeError where records and gradient differ in dtype, or the plan is not one for the device; ValueError where
-    an array has another shape, or is not C-contiguous. What stands in a plan and in slots is not looked at: a row or
+    an array has another shape, or is not C-contiguous. The values in a plan and in slots are not checked: a row or
     slot outside of records spoils memory, or ends the process.
     """
     records, dY, plan, slots = update.records, update.dY, update.plan, update.slots

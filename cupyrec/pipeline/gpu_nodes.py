@@ -59,7 +59,7 @@ class GpuNodes:
         return self._window, np.int32(self._window.shape[0])
 
     def queue_counts(self) -> None:
-        """Queue that `counts` are told."""
+        """Queue the transfer of `state` to the host, into `counts`."""
         self.counts = self._told.tell(self._stream, self.state)
         self._stream.record(self._counted)
 

@@ -33,7 +33,7 @@ from typing import Any
 import numpy as np
 
 from cupyrec.batch import Batch
-from cupyrec.devices.cuda_runtime import MOST_PATIENCE
+from cupyrec.devices.cuda_runtime import LOWEST_PRIORITY
 from cupyrec.devices.gpu import GpuDevice, GpuStream
 from cupyrec.embedding.gpu_coalesce import GpuCoalescer
 from cupyrec.embedding.host_table import HostTable
@@ -62,14 +62,14 @@ def loaded_ahead(depth: Depth) -> int:
 class GpuStageWork:
     """The state of one run through the pipeline on a GPU. The host table is given, and outlives it.
 
-    pad: (S, record width) float32, device: the scratchpad.
+    scratchpad: (S, record width) float32, device.
     """
 
     def __init__(
         self,
         device: GpuDevice,
         table: HostTable,
-        pad: Any,
+        scratchpad: Any,
         make_planner: Callable[[GpuStream], GpuPlanner],
         board: Board,
         exchange: Exchange,
@@ -78,13 +78,13 @@ class GpuStageWork:
         in_turn: bool,
     ) -> None:
         """make_planner: makes the planner on its stream; in_turn: whether each stage's work is waited for at once."""
-        self.table, self.pad, self.board = table, pad, board
+        self.table, self.scratchpad, self.board = table, scratchpad, board
         self._device, self._in_turn, self._dense_features = device, in_turn, dense_features
         self._into, self._out = exchange.into, exchange.out
         # As patient as pooling and updates: their blocks take turns, and products go before all of them.
         names = ("load", "plan", "collect", "insert")
         self._load_stream, self._plan_stream, self._collect_stream, self._insert_stream = (
-            device.stream(each, patience=MOST_PATIENCE) for each in names
+            device.stream(each, priority=LOWEST_PRIORITY) for each in names
         )
         # What crosses the link is few blocks, which wait for it.
         self._in_stream, self._out_stream = device.stream("in"), device.stream("out")
@@ -98,11 +98,11 @@ class GpuStageWork:
             for _ in range(board.depth.staging_sets)
         ]
         # (S,) int64, device: the row whose value is in each slot when all that is queued is done, -1 for none.
-        self._slot_rows = device.zeros(pad.shape[0], np.int64)
+        self._slot_rows = device.zeros(scratchpad.shape[0], np.int64)
         device.fill(self._slot_rows, 0xFF)
         device.record().synchronize()
         # Now, because memory may have run short when it is needed.
-        flushed = min(pad.shape[0], FLUSHED_ROWS)
+        flushed = min(scratchpad.shape[0], FLUSHED_ROWS)
         self._flushed = GrowingArray(device, np.float32, row=(width,), on_host=True, on_device=True)
         self._flushed.reserve(flushed)
         self._flushed_slots = device.empty(flushed, np.int32)
@@ -163,7 +163,7 @@ class GpuStageWork:
         for event in self._events_before_collect(number):
             stream.wait(event)
         slots = plan.evict_slots if self._out.by_host else self._sort_victims(plan, staging)
-        gather_records(stream, self.pad, slots, staging.device_out(evicted))
+        gather_records(stream, self.scratchpad, slots, staging.device_out(evicted))
         stream.record(entry.collected)
         if self._into.by_host:
             entry.told.synchronize()
@@ -206,7 +206,7 @@ class GpuStageWork:
         if not self._out.by_host:
             stream.wait(entry.went)
         device_in = staging.device_in(plan.miss_slots.shape[0])
-        insert_records(stream, device_in, plan.miss_slots, plan.miss_rows, self.pad, self._slot_rows)
+        insert_records(stream, device_in, plan.miss_slots, plan.miss_rows, self.scratchpad, self._slot_rows)
         stream.record(entry.inserted)
         self._end(stream)
 
@@ -234,7 +234,7 @@ class GpuStageWork:
             self._flushed.reserve(part.shape[0])
             gathered, on_host = self._flushed.device(part.shape[0]), self._flushed.host(part.shape[0])
             on_device = device.upload(part, self._flushed_slots[: part.shape[0]])
-            gather_records(device, self.pad, on_device, gathered)
+            gather_records(device, self.scratchpad, on_device, gathered)
             device.copy(gathered, on_host)
             device.record().synchronize()
             scatter_records(device.host, on_host, slot_rows[part], self.table.records)

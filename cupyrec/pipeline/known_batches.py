@@ -34,7 +34,7 @@ def check_settings(slots: int, lookahead: int, holds: Holds, replacement: str) -
 
 
 class KnownBatches:
-    """The batches that a planner over `slots` slots holds, plans next or sees ahead; all rules of who may come when.
+    """The batches that a planner over `slots` slots holds, plans next or sees ahead; when one may be shown or planned.
 
     looked, planned: how many were shown and planned so far. Each batch's unique rows have consecutive places in the
     window, which counts on without end.

@@ -18,9 +18,9 @@ NO_STAGE = "none"
 
 
 class _Bell:
-    """What one thread waits for and others ring, each with the lock that they share.
+    """A wake-up flag for one thread. Others set it while they hold the lock that all share; set twice, it counts once.
 
-    Rung twice it is rung once. It is a lock that is open when it was rung.
+    It is a lock that is open when the flag is set.
     """
 
     def __init__(self) -> None:

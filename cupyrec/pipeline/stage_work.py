@@ -23,11 +23,11 @@ from cupyrec.pipeline.stages import Board
 class StageWork:
     """The state of one run through the pipeline: ring, planner, scratchpad. The host table is given, and outlives it.
 
-    pad: (S, record width) of the table's dtype, device: the scratchpad.
+    scratchpad: (S, record width) of the table's dtype, device.
     """
 
-    def __init__(self, device: CpuDevice, table: HostTable, pad: Any, planner: Planner, board: Board) -> None:
-        self.table, self.pad, self.planner, self.board = table, pad, planner, board
+    def __init__(self, device: CpuDevice, table: HostTable, scratchpad: Any, planner: Planner, board: Board) -> None:
+        self.table, self.scratchpad, self.planner, self.board = table, scratchpad, planner, board
         # Entries are made when they are first used: a run may end before it has needed them all.
         self._ring: list[RingEntry | None] = [None] * board.ring_size
         width, dtype = table.records.shape[1], table.records.dtype
@@ -36,7 +36,7 @@ class StageWork:
         self._collect_stream, self._copy_stream, self._insert_stream = (device.stream() for _ in range(3))
         self._coalescer = Coalescer(self._load_stream, table.table_rows)
         # (S,) int64: the row whose value is in each slot now, -1 for none. Insert alone changes it.
-        self._rows = np.full(pad.shape[0], -1, np.int64)
+        self._rows = np.full(scratchpad.shape[0], -1, np.int64)
         self._shown = 0
 
     @property
@@ -90,7 +90,9 @@ class StageWork:
 
     def collect_victims(self, number: int) -> None:
         slots = self._plan(number).evict_slots
-        gather_records(self._collect_stream, self.pad, slots, self._staging_of(number).device_out[: slots.shape[0]])
+        gather_records(
+            self._collect_stream, self.scratchpad, slots, self._staging_of(number).device_out[: slots.shape[0]]
+        )
 
     def exchange(self, number: int) -> None:
         """Copy both over the link."""
@@ -123,7 +125,7 @@ class StageWork:
     def fill(self, number: int) -> None:
         plan = self._plan(number)
         device_in = self._staging_of(number).device_in[: plan.miss_slots.shape[0]]
-        insert_records(self._insert_stream, device_in, plan.miss_slots, plan.miss_rows, self.pad, self._rows)
+        insert_records(self._insert_stream, device_in, plan.miss_slots, plan.miss_rows, self.scratchpad, self._rows)
 
     def before_train(self, number: int) -> None:
         """Nothing to wait for: the rows of a batch that the board lets train are in their slots."""
@@ -138,7 +140,7 @@ class StageWork:
         failure or an interrupt anywhere.
         """
         slots = np.flatnonzero(self._rows >= 0)
-        copy_between(self._insert_stream, self.pad, slots, self.table.records, self._rows[slots])
+        copy_between(self._insert_stream, self.scratchpad, slots, self.table.records, self._rows[slots])
 
     def _coalesced(self, number: int) -> Any:
         return self.entry(number).coalesced

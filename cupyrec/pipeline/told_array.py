@@ -16,7 +16,7 @@ MOST_TELL_BLOCKS = 8
 
 
 class ToldArray:
-    """Page-locked memory that a kernel writes what stands on the device to.
+    """Page-locked host memory into which a kernel writes values from the device.
 
     A copy would wait for the copy engine, which may have many megabytes of rows to move first, and all that is queued
     on its stream with it. Where pages cannot be locked it is a copy all the same.
@@ -31,7 +31,7 @@ class ToldArray:
         self._mapped: Any = None
 
     def tell(self, stream: GpuStream, source: Any) -> np.ndarray:
-        """Queue it; where the numbers will stand on the host, (n,). source: (n,), device."""
+        """Queue the transfer of source, (n,), device; returns where the numbers will be on the host, (n,)."""
         items = source.shape[0]
         self._memory.reserve(items)
         told, whole = self._memory.host(items), self._memory.whole_host

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any, SupportsFloat
 
 from cupyrec.batch import Batch
+from cupyrec.devices.cuda_runtime import MIDDLE_PRIORITY
 from cupyrec.devices.device import Device
 from cupyrec.devices.gpu import GpuDevice, GpuEvent, GpuStream
 from cupyrec.devices.repeated import Repeated
@@ -65,7 +66,7 @@ class GraphedDensePart:
         self._labels = device.zeros(max_samples)
         self._samples, self._inputs = -1, (self._dense, self._labels)
         self._losses = LossReader(device)
-        self.beside = device.stream("gradients", patience=1)
+        self.beside = device.stream("gradients", priority=MIDDLE_PRIORITY)
         cut = first_upper_layer(model.top.widths)
         self._lower, self._upper = model.top.layers[:cut], model.top.layers[cut:]
         # Most batches are of one size.

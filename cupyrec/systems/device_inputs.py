@@ -14,7 +14,7 @@ UPLOADS = 2
 
 
 class HostInputs:
-    """On the CPU they are there already."""
+    """On the CPU: nothing is copied."""
 
     def put(self, batch: Batch) -> Batch:
         """The batch itself."""

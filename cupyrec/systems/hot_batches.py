@@ -10,7 +10,7 @@ import numpy as np
 
 from cupyrec.batch import Batch, CoalescePlan, GpuCoalescePlan
 from cupyrec.devices.cpu import CpuDevice
-from cupyrec.devices.cuda_runtime import MOST_PATIENCE
+from cupyrec.devices.cuda_runtime import LOWEST_PRIORITY
 from cupyrec.devices.device import Device
 from cupyrec.devices.gpu import GpuDevice
 from cupyrec.embedding.coalesce import Coalescer
@@ -31,7 +31,7 @@ class HotBatch:
 
 
 class HotOnCpu:
-    """They are there already."""
+    """On the CPU: nothing is copied."""
 
     def __init__(self, device: CpuDevice, table_slots: Sequence[int]) -> None:
         self._coalescer = Coalescer(device, table_slots)
@@ -53,7 +53,7 @@ class HotOnGpu:
     """Copies and coalesces on a stream of its own."""
 
     def __init__(self, device: GpuDevice, table_slots: Sequence[int], dense_features: int) -> None:
-        self._device, self._stream = device, device.stream("load", patience=MOST_PATIENCE)
+        self._device, self._stream = device, device.stream("load", priority=LOWEST_PRIORITY)
         coalescer = GpuCoalescer(self._stream, table_slots)
         # One is enough: the host waits for each batch's gradient before it comes to the next.
         self._loading = LoadedBatch(device, self._stream, coalescer, dense_features)

@@ -16,7 +16,7 @@ import numpy as np
 
 from cupyrec.batch import Batch
 from cupyrec.datasets.read_ahead import read_ahead
-from cupyrec.devices.cuda_runtime import MOST_PATIENCE
+from cupyrec.devices.cuda_runtime import LOWEST_PRIORITY
 from cupyrec.devices.gpu import GpuDevice
 from cupyrec.embedding.coalesce import Coalescer
 from cupyrec.embedding.gpu_coalesce import GpuCoalescer
@@ -125,7 +125,7 @@ class _RowsOnGpu:
         self._stage, self._device = stage, device
         self._table = DeviceTable(device, table)
         self._is_training = False
-        load_stream, dense_features = device.stream("load", patience=MOST_PATIENCE), stage.model.config.dense_features
+        load_stream, dense_features = device.stream("load", priority=LOWEST_PRIORITY), stage.model.config.dense_features
         coalescer = GpuCoalescer(load_stream, table.table_rows)
         largest = largest_of_a_batch()
         self._loaded = [

@@ -77,8 +77,8 @@ class ScratchpadSystem(TrainsHostTable):
         self.slots, self.replacement, self.row_counts = slots, replacement, row_counts
         self._wanted_lookahead, self._seed = lookahead, seed
         self._stage, self._clock = stage, clock or StageClock()
-        self._pad = stage.device.zeros((slots, table.records.shape[1]), table.records.dtype)
-        self._record_bytes = self._pad.shape[1] * self._pad.dtype.itemsize
+        self._scratchpad = stage.device.zeros((slots, table.records.shape[1]), table.records.dtype)
+        self._record_bytes = self._scratchpad.shape[1] * self._scratchpad.dtype.itemsize
         self._coalescer = Coalescer(stage.device.host, table.table_rows)
         self._host_rows = HostRows(stage, table, trains=False)
         self._wanted_exchange = exchange
@@ -183,7 +183,7 @@ class ScratchpadSystem(TrainsHostTable):
             assert plan is not None
             with clock.stage(TRAIN, number):
                 work.before_train(number)
-                loss = stage.run(batch, self._pad, entry.slots, entry.coalesced, plan.unique_slots)
+                loss = stage.run(batch, self._scratchpad, entry.slots, entry.coalesced, plan.unique_slots)
                 work.after_train(number)
             traffic = Traffic(
                 hits=plan.hits,
@@ -216,13 +216,13 @@ class ScratchpadSystem(TrainsHostTable):
             "seed": self._seed,
         }
         if not isinstance(device, GpuDevice):
-            return StageWork(device, self.table, self._pad, Planner(self.slots, **settings), board)
+            return StageWork(device, self.table, self._scratchpad, Planner(self.slots, **settings), board)
         if self._exchange is None:
             self._exchange = make_exchange(self._wanted_exchange, device, self.table, say, slots=self.slots)
         return GpuStageWork(
             device,
             self.table,
-            self._pad,
+            self._scratchpad,
             lambda stream: GpuPlanner(stream, self.slots, **settings),
             board,
             self._exchange,

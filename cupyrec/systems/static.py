@@ -5,7 +5,8 @@ these rows are what is looked up, and no further. The paper's name is prior GPU 
 
 A bag is the sum over its pinned rows, taken on the device, plus the sum over its other rows, taken on the host and sent
 over the link. Where a bag has rows of both kinds they are added in another order than in `resident`, so the weights
-agree to rounding. While `train` is under way a pinned row's value is in the pad; before and after, in the host table.
+agree to rounding. While `train` is under way a pinned row's value is in the scratchpad; before and after, in the host
+table.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from cupyrec.systems.hot_batches import make_hot_batches
 from cupyrec.systems.step import StepResult, Traffic, TrainsHostTable, ignore
 from cupyrec.systems.train_stage import TrainStage
 
-# Copied at a time between the host table and the pad.
+# Copied at a time between the host table and the scratchpad.
 COPIED_ROWS = 65_536
 
 
@@ -60,11 +61,11 @@ class StaticSystem(TrainsHostTable):
         self._stage, self._clock, self._counts_itself = stage, clock or StageClock(), row_counts is None
         self._host_rows = HostRows(stage, table)
         self._inputs = make_inputs(device, config.dense_features)
-        self._pad = device.zeros((self.slots, width), table.records.dtype)
+        self._scratchpad = device.zeros((self.slots, width), table.records.dtype)
         self._copied = device.page_locked((min(COPIED_ROWS, self.slots), width), table.records.dtype)
         self._cold_Y = device.zeros((stage.max_samples, config.features, config.dimension), table.records.dtype)
         self._pinned: PinnedRows | None = None
-        self._runs = 0  # calls of train under way; while there is one, the pinned rows' values are in the pad
+        self._runs = 0  # calls of train under way; while there is one, the pinned rows' values are in the scratchpad
         self._changed = False  # whether they differ from the host table's
         if row_counts is not None:
             self._pin(row_counts)
@@ -91,7 +92,7 @@ class StaticSystem(TrainsHostTable):
             raise ConfigError("static must know the most used rows before it trains: call prepare, or give row counts")
         self._clock.forget()
         if not self._runs:
-            self._fill_pad()
+            self._fill_scratchpad()
         self._runs += 1
         try:
             for number, (batch, waited_s) in enumerate(self._clock.each_loaded(batches)):
@@ -112,8 +113,8 @@ class StaticSystem(TrainsHostTable):
         if not self._changed:
             return
         self._stage.device.synchronize()  # an interrupt may have left a step cut in two, on two streams
-        for rows, pad, copied in self._parts():
-            self._stage.device.copy(pad, copied)
+        for rows, scratchpad, copied in self._parts():
+            self._stage.device.copy(scratchpad, copied)
             self._stage.device.record().synchronize()
             scatter_records(self._stage.device.host, copied, rows, self.table.records)
         self._changed = False
@@ -126,27 +127,27 @@ class StaticSystem(TrainsHostTable):
         self.finish()
         device, rows = self._stage.device, most_used_rows(counts, self.slots)
         self._pinned = PinnedRows(device.host, rows, self.table.starts)
-        # The pad is laid out like a host table: what is pinned of a table is a table.
+        # The scratchpad is laid out like a host table: what is pinned of a table is a table.
         self._hot = make_hot_batches(device, self._pinned.table_slots, self._stage.model.config.dense_features)
         if self._runs:
-            self._fill_pad()
+            self._fill_scratchpad()
         share = int(counts[rows].sum()) / max(int(counts.sum()), 1)
         self._description = f"static: {rows.shape[0]:,} of {R:,} rows pinned, which are {share:.1%} of all lookups"
 
-    def _fill_pad(self) -> None:
-        """Copy the pinned rows to the pad."""
-        for rows, pad, copied in self._parts():
+    def _fill_scratchpad(self) -> None:
+        """Copy the pinned rows to the scratchpad."""
+        for rows, scratchpad, copied in self._parts():
             gather_records(self._stage.device.host, self.table.records, rows, copied)
-            self._stage.device.copy(copied, pad)
+            self._stage.device.copy(copied, scratchpad)
             self._stage.device.record().synchronize()
 
     def _parts(self) -> Iterator[tuple[np.ndarray, Any, np.ndarray]]:
-        """For some pinned rows at a time: the rows, their part of the pad, and page-locked memory of that size."""
+        """For some pinned rows at a time: the rows, their part of the scratchpad, page-locked memory of that size."""
         assert self._pinned is not None
         pinned = self._pinned.rows
         for at in range(0, pinned.shape[0], COPIED_ROWS):
             rows = pinned[at : at + COPIED_ROWS]
-            yield rows, self._pad[at : at + rows.shape[0]], self._copied[: rows.shape[0]]
+            yield rows, self._scratchpad[at : at + rows.shape[0]], self._copied[: rows.shape[0]]
 
     def _step(self, number: int, batch: Batch, waited_s: float) -> StepResult:
         stage, clock, host_rows, learning_rate = self._stage, self._clock, self._host_rows, self._stage.learning_rate
@@ -160,7 +161,7 @@ class StaticSystem(TrainsHostTable):
         with clock.stage(EXCHANGE, number):
             bytes_in = host_rows.send(cold_Y)
         with clock.stage(TRAIN, number):
-            embedding_bag_forward(stage.device, self._pad, hot.batch.rows, hot.batch.offsets, Y, mean=False)
+            embedding_bag_forward(stage.device, self._scratchpad, hot.batch.rows, hot.batch.offsets, Y, mean=False)
             join_pooled(stage.device, Y, cold_Y, hot.offsets, mean=stage.mean)
             dY = stage.gradient(self._inputs.put(batch), Y)
         with clock.stage(EXCHANGE_BACK, number):
@@ -168,7 +169,7 @@ class StaticSystem(TrainsHostTable):
         with clock.stage(UPDATE, number):
             self._changed = True
             # A gradient is divided by the length of the whole bag, whichever side its row is on.
-            stage.update_rows(self._pad, dY, hot.offsets, hot.plan)
+            stage.update_rows(self._scratchpad, dY, hot.offsets, hot.plan)
             # Queued now, because the host is about to be busy.
             stage.complete_gradients()
             misses = host_rows.update(cold, batch.offsets)

@@ -54,7 +54,7 @@ class StepResult:
 
 
 def ignore(line: str) -> None:
-    """Takes a line for people, where there are none."""
+    """Discard a message."""
 
 
 class System(Protocol):

@@ -8,7 +8,7 @@ from typing import Any, SupportsFloat
 import numpy as np
 
 from cupyrec.batch import Batch, CoalescePlan, GpuCoalescePlan, most_chunks
-from cupyrec.devices.cuda_runtime import MOST_PATIENCE
+from cupyrec.devices.cuda_runtime import LOWEST_PRIORITY
 from cupyrec.devices.device import Device
 from cupyrec.devices.gpu import GpuDevice, GpuStream
 from cupyrec.functions.embedding_bag import embedding_bag_forward
@@ -23,9 +23,9 @@ from cupyrec.systems.dense_part import make_dense_part
 class TrainStage:
     """Pools, runs the model forward and backward, updates rows and dense parameters, and counts the steps.
 
-    On a GPU it works on batches whose arrays are in device memory. What is done to the dense part, which wants
-    arithmetic, is queued on the device's own stream; what is done to embedding rows, which wants memory, beside it; and
-    so are weight gradients of the top MLP, which nobody waits for:
+    On a GPU it works on batches whose arrays are in device memory. The dense part, which is compute-bound, is queued on
+    the device's own stream; the work on embedding rows, which is bound by memory bandwidth, beside it; and so are the
+    weight gradients of the top MLP, which nobody waits for:
 
         train     | bottom MLP, forward | interaction, top MLP, loss, back to dY | bottom MLP, backward | dense update |
         gradients |                     |                 weights of the top MLP, biases                |
@@ -59,7 +59,7 @@ class TrainStage:
         self._train: Any = device
         self.row_stream: Any = device
         if isinstance(device, GpuDevice):
-            self.row_stream = device.stream("rows", patience=MOST_PATIENCE)
+            self.row_stream = device.stream("rows", priority=LOWEST_PRIORITY)
         self._begun, self._pooled, self._updated = (self._train.record() for _ in range(3))
         self._rows_are_awaited = False
         self._partial_sums: Any = None

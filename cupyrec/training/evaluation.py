@@ -49,7 +49,7 @@ def evaluate(
     with (
         BinaryMetrics() as metrics,
         closing(read_batches(source, batch_size, on_progress=on_progress)) as batches,
-        overflow_is_seen_later(),
+        ignoring_overflow(),
     ):
         for batch in batches:
             if stop_requested is not None and stop_requested():
@@ -64,7 +64,7 @@ def evaluate(
     return result
 
 
-def overflow_is_seen_later() -> AbstractContextManager[Any]:
+def ignoring_overflow() -> AbstractContextManager[Any]:
     """Within it NumPy does not warn of numbers that overflow: the loss and the metrics look for them."""
     return np.errstate(over="ignore", invalid="ignore")
 

@@ -22,7 +22,7 @@ from cupyrec.optim.schedule import WarmupPolynomialDecay
 from cupyrec.optim.sgd import Sgd
 from cupyrec.systems.resident import ResidentSystem
 from cupyrec.systems.train_stage import TrainStage
-from cupyrec.training.evaluation import check_source_fits, evaluate, overflow_is_seen_later
+from cupyrec.training.evaluation import check_source_fits, evaluate, ignoring_overflow
 from cupyrec.training.memory_plan import plan_memory
 from cupyrec.training.metrics import MetricsResult
 from cupyrec.training.open_model import open_model
@@ -99,7 +99,7 @@ class TrainedModel:
         with (
             self._device.running(),
             closing(read_batches(source, self.batch_size, on_progress=on_progress)) as batches,
-            overflow_is_seen_later(),
+            ignoring_overflow(),
         ):
             for batch in batches:
                 if stop_requested is not None and stop_requested():

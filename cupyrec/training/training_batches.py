@@ -80,7 +80,7 @@ class TrainingBatches:
                 )
 
     def once_through(self) -> Generator[Batch, None, None]:
-        """What an epoch trains on, or, where max_steps ends before it, that; for who must know the data beforehand."""
+        """What an epoch trains on, or less where max_steps ends before; for systems that must see the data first."""
         with closing(read_batches(self._source, self._batch_size)) as batches:
             for batch in itertools.islice(batches, self._max_steps):
                 if self._stop_requested():

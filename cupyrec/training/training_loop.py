@@ -12,7 +12,7 @@ from cupyrec.datasets.source import Source
 from cupyrec.errors import DivergenceError
 from cupyrec.systems.step import StepResult, System, Traffic
 from cupyrec.training.checkpoints import Checkpoints
-from cupyrec.training.evaluation import Evaluation, evaluate, overflow_is_seen_later
+from cupyrec.training.evaluation import Evaluation, evaluate, ignoring_overflow
 from cupyrec.training.step_reports import OnStep, StepReports, diverged
 from cupyrec.training.training_batches import TrainingBatches
 from cupyrec.training.training_state import TrainingState
@@ -69,7 +69,7 @@ class TrainingLoop:
         system, state, watching, interrupted = self._system, self._state, self._watching, False
         if self._checkpoints is not None:
             self._checkpoints.begin()
-        with closing(self._batches.batches()) as batches, overflow_is_seen_later():
+        with closing(self._batches.batches()) as batches, ignoring_overflow():
             system.prepare(self._batches.once_through, watching.say)
             # Of a run that was stopped at this step, before its evaluation.
             self._evaluate_if_due()

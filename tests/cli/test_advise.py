@@ -1,5 +1,6 @@
 """`cupyrec advise`."""
 
+import errno
 import json
 import os
 import shlex
@@ -94,6 +95,21 @@ def test_writes_row_counts_and_a_plot(data, tmp_path, capsys):
         (tmp_path / file).rename(tmp_path / "kept")
         (tmp_path / "curves.png").unlink(missing_ok=True)
     assert run_here(capsys, *arguments, "--overwrite").code == 0
+
+
+@pytest.mark.parametrize("as_json", [[], ["--json"]])
+def test_what_was_found_is_told_though_counts_cannot_be_written(data, capsys, monkeypatch, as_json):
+    told = run_here(capsys, "advise", "data.tsv", *SMALL, *as_json).out
+    monkeypatch.setattr(os, "fsync", lambda _: raise_no_room())
+    outcome = run_here(capsys, "advise", "data.tsv", *SMALL, *as_json, "--row-counts=counts.npy")
+    assert "counts.npy: cannot be written: No space left on device" in outcome.err
+    assert outcome.code == 2
+    assert outcome.out[:500] == told[:500]
+    assert files_in(data.parent) == ["data.tsv"]
+
+
+def raise_no_room():
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def test_without_matplotlib_a_plot_is_refused_before_anything_is_read(data, tmp_path, capsys, monkeypatch):

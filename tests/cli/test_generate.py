@@ -1,4 +1,5 @@
 import json
+import os
 
 import numpy as np
 import pytest
@@ -45,8 +46,24 @@ def test_writes_rows_and_the_figures_of_the_planted_model(tmp_path):
 
 def test_progress_goes_to_standard_error_in_plain_lines(tmp_path):
     result = run("--output", tmp_path / "a.tsv")
-    assert result.stderr == "500 of 500 rows\n"
-    assert "of 500 rows" not in result.stdout
+    assert result.stderr == "100% done\n"
+    assert "% done" not in result.stdout
+
+
+def test_numbers_are_written_as_for_train(tmp_path):
+    assert run("--output", tmp_path / "a.tsv").exit_code == 0
+    assert run("--output", tmp_path / "b.tsv", "--rows", "5e2", "--categories", "1e4", "--seed", "1_0").exit_code == 0
+    assert json.loads((tmp_path / "b.json").read_text())["seed"] == 10
+    assert len((tmp_path / "b.tsv").read_bytes().splitlines()) == 500
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full, which is always full")
+def test_results_that_cannot_be_printed_are_told(tmp_path, monkeypatch):
+    with open("/dev/full", "w") as full:
+        monkeypatch.setattr("sys.stdout", full)
+        with pytest.raises(OutputError, match="standard output: cannot be written: No space left on device"):
+            generate.main(["--rows=9", f"--output={tmp_path / 'a.tsv'}"], standalone_mode=False)
+    assert names(tmp_path) == ["a.json", "a.tsv"]
 
 
 def test_several_files_make_a_folder(tmp_path):
@@ -68,10 +85,8 @@ def test_existing_output_is_refused_and_replaced_when_asked_for(tmp_path):
     refused = run("--output", tmp_path / "a.tsv", "--seed", 2)
     assert isinstance(refused.exception, OutputError)
     assert (tmp_path / "a.tsv").read_bytes() == first
-    for seed, option in ((2, "--overwrite"), (3, "--force")):
-        before = (tmp_path / "a.tsv").read_bytes()
-        assert run("--output", tmp_path / "a.tsv", "--seed", seed, option).exit_code == 0
-        assert (tmp_path / "a.tsv").read_bytes() != before
+    assert run("--output", tmp_path / "a.tsv", "--seed", 2, "--overwrite").exit_code == 0
+    assert (tmp_path / "a.tsv").read_bytes() != first
 
 
 @pytest.mark.parametrize("name", ["a.tsv.bz2", "a.xz", "a.tsv.ZIP"])
@@ -85,10 +100,13 @@ def test_a_compression_that_is_not_written_is_refused(tmp_path, name):
 @pytest.mark.parametrize(
     ("options", "error"),
     [
-        (["--rows", 0], "rows must be at least 1"),
+        (["--rows", 0], "--rows must be a whole number of at least 1, but is '0'"),
+        (["--rows", "1e-3"], "--rows must be a whole number of at least 1, but is '1e-3'"),
+        (["--files", 0], "--files must be a whole number of at least 1"),
         (["--files", 501], "files must lie between 1"),
         (["--categories", 10], "categories must lie between"),
-        (["--seed", -1], "seed must lie between"),
+        (["--seed", -1], "--seed must be a whole number of at least 0"),
+        (["--seed", 2**63], "seed must"),
         (["--skew", 9], "skew must lie between"),
         (["--compress", "gz"], "must end with .gz"),
     ],

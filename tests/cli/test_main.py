@@ -61,7 +61,8 @@ def test_prints_the_version(capsys):
         (["train", "--batchsize", "3", "x"], ["--batchsize", "--batch-size", "cupyrec train --help"]),
         (["train", "x", "--output"], ["--output", "argument"]),
         (["evaluate"], ["MODEL", "cupyrec evaluate --help"]),
-        (["evaluate", "m", "x", "--threads", "0"], ["--threads", "0 is not in the range"]),
+        (["evaluate", "m", "x", "--threads", "0"], ["--threads must be a whole number of at least 1, but is '0'"]),
+        (["evaluate", "m", "x", "--batch-size", "1e-3"], ["--batch-size must be a whole number of at least 1"]),
     ],
 )
 def test_a_mistake_on_the_command_line_is_one_line_that_helps(capsys, arguments, parts):

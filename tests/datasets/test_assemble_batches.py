@@ -42,9 +42,9 @@ def test_batches_hold_all_rows_in_order_whatever_the_pieces(lengths, batch_size)
 def test_batches_share_their_offsets_and_nothing_else():
     parts = [(numbered_rows(0, 25), 0.0, 1.0)]
     first, second, last = (batch for batch, _ in assemble_batches(parts, 10))
-    assert first.offsets is second.offsets is one_lookup_offsets(10)
+    assert first.offsets is second.offsets is one_lookup_offsets(26 * 10)
     assert not first.offsets.flags.writeable
-    assert last.offsets is one_lookup_offsets(5)
+    assert last.offsets is one_lookup_offsets(26 * 5)
     for name in ("dense", "rows", "labels"):
         arrays = [
             parts[0][0].__getattribute__(name),

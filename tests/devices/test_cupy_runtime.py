@@ -18,7 +18,7 @@ from cupyrec.devices import cupy_check, cupy_runtime
 from cupyrec.devices.cublas import COMPUTE_TYPES, OP_N, PROTOTYPES, WORKSPACE_BYTES, Cublas, gemm_arguments
 from cupyrec.devices.cuda_driver import DriverCalls
 from cupyrec.devices.cuda_kernel import CudaKernel
-from cupyrec.devices.cuda_runtime import MOST_PATIENCE
+from cupyrec.devices.cuda_runtime import HIGHEST_PRIORITY, LOWEST_PRIORITY, MIDDLE_PRIORITY
 from cupyrec.devices.cupy_check import gpu_is_available, why_no_gpu
 from cupyrec.devices.cupy_kernels import first_compile_error, source_of
 from cupyrec.devices.cupy_runtime import CupyRuntime
@@ -614,11 +614,11 @@ def test_copies_and_fills(runtime, cupy):
 
 
 @pytest.mark.parametrize(("version", "expected"), [("14.2.0", [-2, -1, 0]), ("13.6.0", [None] * 3)])
-def test_what_is_patient_has_a_lower_priority(runtime, cupy, version, expected):
-    """CUDA's lowest is 0; smaller numbers are higher. CuPy 13 has none."""
+def test_streams_have_priorities_where_cupy_has_them(runtime, cupy, version, expected):
+    """CuPy 13 has none."""
     cupy.__version__ = version
-    patiences = range(MOST_PATIENCE + 1)
-    assert [runtime.stream("rows", patience=patience).stream.priority for patience in patiences] == expected
+    priorities = HIGHEST_PRIORITY, MIDDLE_PRIORITY, LOWEST_PRIORITY
+    assert [runtime.stream("rows", priority=each).stream.priority for each in priorities] == expected
 
 
 def test_events(runtime, cupy):

@@ -78,9 +78,11 @@ def test_bits_that_are_no_numbers_are_moved_as_they_are():
 
 
 def test_insert_says_which_rows_are_where():
-    gathered, pad, slot_rows = np.ones((3, 20), np.float32), np.zeros((6, 20), np.float32), np.full(6, -1)
-    insert_records(CpuDevice(1).stream(), gathered, np.array([4, 0, 5], np.int32), np.array([7, 8, 9]), pad, slot_rows)
-    np.testing.assert_array_equal(pad[:, 0], [1, 0, 0, 0, 1, 1])
+    gathered, scratchpad, slot_rows = np.ones((3, 20), np.float32), np.zeros((6, 20), np.float32), np.full(6, -1)
+    insert_records(
+        CpuDevice(1).stream(), gathered, np.array([4, 0, 5], np.int32), np.array([7, 8, 9]), scratchpad, slot_rows
+    )
+    np.testing.assert_array_equal(scratchpad[:, 0], [1, 0, 0, 0, 1, 1])
     np.testing.assert_array_equal(slot_rows, [8, -1, -1, -1, 7, 9])
 
 

@@ -53,15 +53,15 @@ def test_gather_and_scatter(gpu_device, rows, width, n, dtype, over_link):
 
 @pytest.mark.parametrize(("rows", "width", "n"), SHAPES)
 def test_insert(gpu_device, rows, width, n):
-    pad, slot_rows = numbers((rows, width)), np.arange(rows) * 10
+    scratchpad, slot_rows = numbers((rows, width)), np.arange(rows) * 10
     gathered, slots, inserted = numbers((n, width), seed=3), some_places(rows, n, np.int32), np.arange(n) + 2**40
     put = OnDevice(gpu_device)
-    on_device = [put(each) for each in (gathered, slots, inserted, pad, slot_rows)]
+    on_device = [put(each) for each in (gathered, slots, inserted, scratchpad, slot_rows)]
     insert_records(gpu_device, *on_device)
-    insert_records(CpuDevice(1), gathered, slots, inserted, pad, slot_rows)
-    np.testing.assert_array_equal(gpu_device.download(on_device[3]), pad)
+    insert_records(CpuDevice(1), gathered, slots, inserted, scratchpad, slot_rows)
+    np.testing.assert_array_equal(gpu_device.download(on_device[3]), scratchpad)
     np.testing.assert_array_equal(gpu_device.download(on_device[4]), slot_rows)
-    np.testing.assert_array_equal(pad[slots], gathered)
+    np.testing.assert_array_equal(scratchpad[slots], gathered)
     np.testing.assert_array_equal(slot_rows[slots], inserted)
     assert (slot_rows >= 2**40).sum() == n
 
@@ -73,13 +73,13 @@ def test_any_order_of_threads(monkeypatch, order, most_blocks):
     device = emulated_device(thread_order=order)
     records, rows, slots = numbers((60, 260)), some_places(60, 50, np.int64), some_places(70, 50, np.int32)
     put = OnDevice(device)
-    pad, gathered = put(np.zeros((70, 260), np.float32)), put(np.zeros((50, 260), np.float32))
+    scratchpad, gathered = put(np.zeros((70, 260), np.float32)), put(np.zeros((50, 260), np.float32))
     on_device, from_rows, to_slots = put(records), put(rows), put(slots)
     gather_records(device, on_device, from_rows, gathered)
-    scatter_records(device, gathered, to_slots, pad)
+    scatter_records(device, gathered, to_slots, scratchpad)
     expected = np.zeros((70, 260), np.float32)
     expected[slots] = records[rows]
-    np.testing.assert_array_equal(device.download(pad), expected)
+    np.testing.assert_array_equal(device.download(scratchpad), expected)
 
 
 def test_a_page_locked_host_table_is_read_and_written_by_kernels(gpu_device):

@@ -91,11 +91,11 @@ def test_equals_loops_and_touches_used_weights_and_state_alone(gpu_device, name,
     # The same rows in slots of a scratchpad: the same bits.
     U = len(used)
     slots = np.random.default_rng(3).permutation(U + 5)[:U].astype(np.int32)
-    pad = np.full((U + 5, records.shape[1]), 7, np.float32)
-    pad[slots] = records[used]
-    after_pad = update_rows(gpu_device, optimizer, batch, pad, dY, mean=mean, slots=slots)
-    np.testing.assert_array_equal(after_pad[slots].view(np.int32), after[used].view(np.int32))
-    np.testing.assert_array_equal(np.delete(after_pad, slots, axis=0), 7)
+    scratchpad = np.full((U + 5, records.shape[1]), 7, np.float32)
+    scratchpad[slots] = records[used]
+    after_scratchpad = update_rows(gpu_device, optimizer, batch, scratchpad, dY, mean=mean, slots=slots)
+    np.testing.assert_array_equal(after_scratchpad[slots].view(np.int32), after[used].view(np.int32))
+    np.testing.assert_array_equal(np.delete(after_scratchpad, slots, axis=0), 7)
 
 
 @pytest.mark.parametrize("mean", [False, True])

@@ -78,11 +78,11 @@ def test_gather_and_scatter(large, kind):
 
 
 def test_insert(large):
-    pad, values, rows = large(), given(numbers(len(FAR), D)), given(np.arange(len(FAR)) + 2**40)
+    scratchpad, values, rows = large(), given(numbers(len(FAR), D)), given(np.arange(len(FAR)) + 2**40)
     slot_rows = large().view(np.int64).reshape(-1)[:ROWS]
-    arguments = values, given(FAR, np.int32), rows, pad, slot_rows, np.int32(len(FAR))
+    arguments = values, given(FAR, np.int32), rows, scratchpad, slot_rows, np.int32(len(FAR))
     run_kernel(kernel("move_rows", "insert_records", WIDTH=D), 1, 64, arguments)
-    np.testing.assert_array_equal(pad[FAR], values)
+    np.testing.assert_array_equal(scratchpad[FAR], values)
     np.testing.assert_array_equal(slot_rows[FAR], rows)
 
 

@@ -53,8 +53,8 @@ class Case:
         plans = list(plans_of(planner, batches))
         # As long a ring as there are batches: that entries are used again is another test's subject.
         self.board = board(PIPELINED, max(lookahead, len(batches)))
-        pad = np.zeros((slots, WIDTH), np.float32)
-        self.work = StageWork(CpuDevice(1), self.table, pad, planner, self.board)
+        scratchpad = np.zeros((slots, WIDTH), np.float32)
+        self.work = StageWork(CpuDevice(1), self.table, scratchpad, planner, self.board)
         for staging in self.work._staging:
             staging.reserve(max(map(len, batches)))
         self.held = [np.zeros((len(rows), WIDTH), np.float32) for rows in batches]
@@ -66,7 +66,7 @@ class Case:
             self.board.finished(LOAD)
             self.board.finished(PLAN)
         self.board.ended(len(batches))
-        arrays = [self.table.records, pad, self.work._rows, *self.held]
+        arrays = [self.table.records, scratchpad, self.work._rows, *self.held]
         for staging in self.work._staging:
             arrays += [staging.host_in, staging.device_in, staging.device_out, staging.host_out]
         self.arrays = arrays
@@ -88,9 +88,9 @@ class Case:
     def run(self, part, batch):
         plan = self.work.entry(batch).plan
         if part == "read":
-            self.held[batch][:] = self.work.pad[plan.unique_slots]
+            self.held[batch][:] = self.work.scratchpad[plan.unique_slots]
         elif part == "write":
-            self.work.pad[plan.unique_slots] = trained(self.held[batch], batch)
+            self.work.scratchpad[plan.unique_slots] = trained(self.held[batch], batch)
         else:
             getattr(self.work, part)(batch)
 

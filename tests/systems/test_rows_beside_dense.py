@@ -9,7 +9,7 @@ from gpu_devices import emulated_device
 from made_systems import made_system, small_config
 from test_gpu_systems import TABLE_ROWS, batches_of_one_size, system_config, trained
 
-from cupyrec.devices.cuda_runtime import MOST_PATIENCE
+from cupyrec.devices.cuda_runtime import HIGHEST_PRIORITY, LOWEST_PRIORITY, MIDDLE_PRIORITY
 from cupyrec.systems.dense_part import first_upper_layer
 
 POOL, UPDATE = "embedding_bag_of_rows", "update_short_at_rows"
@@ -120,20 +120,21 @@ def test_where_the_host_updates_rows_the_device_completes_the_gradients_meanwhil
     assert [labels.count("dense_sgd") for labels in queued] == [0, 1, 2]
 
 
-def test_what_waits_for_memory_is_the_most_patient_and_weight_gradients_next():
+def test_what_waits_for_memory_has_the_lowest_priority_and_weight_gradients_the_next():
     device = emulated_device()
     trained(system_config("scratchpipe"), device, batches_of_one_size(2))
-    patience = {stream.name: stream.patience for stream in device.runtime._streams.all()}
-    memory_bound = dict.fromkeys(("rows", "load", "plan", "collect", "insert"), MOST_PATIENCE)
-    assert patience == {"train": 0, "in": 0, "out": 0, "link": 0, "loss": 0, "gradients": 1, **memory_bound}
+    priority = {stream.name: stream.priority for stream in device.runtime._streams.all()}
+    memory_bound = dict.fromkeys(("rows", "load", "plan", "collect", "insert"), LOWEST_PRIORITY)
+    others = dict.fromkeys(("train", "in", "out", "link", "loss"), HIGHEST_PRIORITY)
+    assert priority == {**others, "gradients": MIDDLE_PRIORITY, **memory_bound}
 
 
 @pytest.mark.parametrize("name", ["resident", "static"])
-def test_loading_is_patient_without_a_pipeline_too(name):
+def test_loading_has_the_lowest_priority_without_a_pipeline_too(name):
     device = emulated_device()
     trained(system_config(name), device, batches_of_one_size(2))
-    patience = {stream.name: stream.patience for stream in device.runtime._streams.all()}
-    assert patience["load"] == patience["rows"] == MOST_PATIENCE
+    priority = {stream.name: stream.priority for stream in device.runtime._streams.all()}
+    assert priority["load"] == priority["rows"] == LOWEST_PRIORITY
 
 
 def test_what_the_host_must_know_of_a_batch_comes_without_a_copy():

@@ -78,7 +78,7 @@ def spoil(work, part, number):
     """What a part that fails in its middle may leave: half of what it writes is something else."""
     plan = work.entry(number).plan
     if part == "fill":
-        work.pad[plan.miss_slots[::2]] = np.nan
+        work.scratchpad[plan.miss_slots[::2]] = np.nan
     elif part == "write_back":
         work.table.records[plan.evict_rows[::2]] = np.nan
 

@@ -6,13 +6,13 @@ taken out in random order, which blocks that are taken apart sample by sample do
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
 import numpy as np
 
 from cupyrec.batch import MOST_BAGS, Batch
+from cupyrec.datasets.assemble_batches import one_lookup_offsets
 from cupyrec.datasets.prepared.block_reader import BlockReader
 from cupyrec.datasets.prepared.shard_reader import Block, IdColumn
 from cupyrec.datasets.prepared.shuffle import EpochOrder
@@ -95,15 +95,6 @@ def _ends(lengths: np.ndarray) -> np.ndarray:
     offsets = np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(lengths)])
     if offsets[-1] > MOST_BAGS:
         raise DataError(f"a batch holds at most {MOST_BAGS} lookups, but has {offsets[-1]}; take smaller batches")
-    return offsets
-
-
-# The batch size, and what is left of a range for its last batch.
-@functools.lru_cache(maxsize=4)
-def one_lookup_offsets(bags: int) -> np.ndarray:
-    """(bags + 1,) int64, 0, 1, 2, ...: one lookup in every bag. Shared and read-only."""
-    offsets = np.arange(bags + 1, dtype=np.int64)
-    offsets.flags.writeable = False
     return offsets
 
 

@@ -17,12 +17,8 @@ from cupyrec.datasets.prepared.make_batches import make_batches
 from cupyrec.datasets.prepared.shard_reader import ShardReader, check_size
 from cupyrec.datasets.prepared.shuffle import MOST_WINDOW_SAMPLES, order_of_epoch
 from cupyrec.datasets.prepared.splits import SPLIT_SUFFIX, read_split
-from cupyrec.datasets.read_ahead import read_ahead
+from cupyrec.datasets.read_ahead import READ_AHEAD_SAMPLES, batches_ahead, read_ahead
 from cupyrec.errors import ConfigError, DataError
-
-# Enough to bridge the making of a block or two, whatever the size of a batch.
-READ_AHEAD_BATCHES = 4
-READ_AHEAD_SAMPLES = 16_384
 
 
 class PreparedData:
@@ -137,7 +133,7 @@ class PreparedData:
     ) -> Generator[Batch, None, None]:
         # A whole window may wait, so that the consumer has work while the next one is in the making.
         waiting = READ_AHEAD_SAMPLES if self._window is None else min(self._window, self.samples)
-        depth = max(READ_AHEAD_BATCHES, -(-waiting // batch_size))
+        depth = batches_ahead(batch_size, waiting)
         done = first_batch * batch_size
         with contextlib.closing(read_ahead(self._make(batch_size, epoch, first_batch), depth)) as ahead:
             for batch in ahead:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from cupyrec.datasets.preparing.order_phase import Ordering
 from cupyrec.datasets.preparing.prepare_options import DEFAULT_TRANSFORM, PrepareOptions
 from cupyrec.datasets.preparing.raw_input import RawInput, TableInput, identities, is_table, open_input
 from cupyrec.datasets.preparing.read_phase import working_bytes
+from cupyrec.devices.cpu import usable_cores
 from cupyrec.devices.host_memory import available_bytes
 from cupyrec.errors import ConfigError
 
@@ -59,7 +59,7 @@ class Plan:
             self.known.check_columns(self.raw)
         self._check_columns()
         self.ordering = Ordering(options.chosen_ids, options.min_count or 1)
-        self.threads = options.threads or _cores()
+        self.threads = options.threads or usable_cores()
         asked = {"options": self._asked_options(columns), "inputs": identities(files)}
         self.asked: dict[str, Any] = json.loads(json.dumps(asked))
 
@@ -176,10 +176,3 @@ def _resolved(path: Path) -> Path:
 
 def _listed(names: Sequence[str] | None) -> list[str] | None:
     return None if names is None else list(names)
-
-
-def _cores() -> int:
-    try:
-        return len(os.sched_getaffinity(0))
-    except AttributeError:
-        return os.cpu_count() or 1

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 from cupyrec.datasets.criteo_rows import BadLine
 from cupyrec.datasets.file_identity import file_identity
+from cupyrec.datasets.file_lines import stored_bytes
 from cupyrec.datasets.line_chunks import CODECS, line_chunks
 from cupyrec.datasets.preparing.raw_criteo import CATEGORY_KINDS, CATEGORY_NAMES, DENSE_NAMES, parse_raw_rows
 from cupyrec.datasets.preparing.raw_rows import ColumnKind, RawRows
@@ -114,7 +115,7 @@ class TextInput:
         # The text, and at most as many bytes of keys and dense features.
         self.part_bytes = 2 * chunk_bytes
         self._transform, self._labelled, self._chunk_bytes = transform, labels, chunk_bytes
-        self._sizes = [_stored_bytes(file) for file in files]
+        self._sizes = [stored_bytes(file) for file in files]
         self.size_bytes = sum(self._sizes)
 
     @property
@@ -166,7 +167,7 @@ class TableInput:
             self.part_bytes += 2 * TABLE_BLOCK_BYTES
         # One more is in the making.
         self.parts_ahead = TABLE_BLOCKS_AHEAD + 1
-        self._sizes = [_stored_bytes(file) for file in files]
+        self._sizes = [stored_bytes(file) for file in files]
         self.size_bytes = sum(self._sizes)
 
     def parts(self, start: Position) -> Generator[InputPart, None, None]:
@@ -216,10 +217,3 @@ def _table_columns(table: RawTable, columns: dict[str, Any], labels: bool) -> Ta
 
 def _kind_text(kind: ColumnKind) -> str:
     return f"lists of {kind.values} values" if kind.multi_hot else f"{kind.values} values"
-
-
-def _stored_bytes(file: Path) -> int:
-    try:
-        return file.stat().st_size
-    except OSError as error:
-        raise DataError(f"cannot be read: {error.strerror}", path=file) from None
