@@ -6,7 +6,7 @@ import difflib
 import importlib
 import json
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -45,6 +45,11 @@ def option(default: Any, convert: Callable[[Any], Any], help_text: str, metavar:
     return field(default=default, metadata={"convert": convert, "help": help_text, "metavar": metavar})
 
 
+def one_of(names: Sequence[str], default: str, help_text: str) -> Any:
+    """A field of RunConfig whose value is one of a few names."""
+    return option(default, choice(*names), help_text, "|".join(names))
+
+
 @dataclass(frozen=True)
 class RunConfig:
     """Every option of `cupyrec train`; the command line and the TOML file use the names with hyphens.
@@ -68,8 +73,8 @@ class RunConfig:
     hash_rows: tuple[int, ...] = option(
         (100_000,), hash_rows, "Rows of each table, one number or 26; a category's row is its hex modulo this.", "ROWS"
     )
-    on_bad_row: str = option(
-        "error", choice("error", "skip"), "Stop at a bad row, or count it, write it to a file and go on.", "error|skip"
+    on_bad_row: str = one_of(
+        ("error", "skip"), "error", "Stop at a bad row, or count it, write it to a file and go on."
     )
     bad_rows: str | None = option(
         None, text, "File for the bad rows that are skipped; bad_rows.tsv in the output folder when not given.", "FILE"
@@ -85,14 +90,9 @@ class RunConfig:
         "WIDTHS",
     )
     top_mlp: tuple[int, ...] = option((512, 256, 1), widths, "Widths of the top MLP's layers; the last is 1.", "WIDTHS")
-    pooling: str = option("sum", choice("sum", "mean"), "How the rows of a bag become one vector.", "sum|mean")
+    pooling: str = one_of(("sum", "mean"), "sum", "How the rows of a bag become one vector.")
     self_interaction: bool = option(False, flag, "Let the dot interaction take each vector with itself too.")
-    optimizer: str = option(
-        "rowwise-adagrad",
-        choice("sgd", "adagrad", "rowwise-adagrad"),
-        "For embeddings and MLPs alike.",
-        "sgd|adagrad|rowwise-adagrad",
-    )
+    optimizer: str = one_of(("sgd", "adagrad", "rowwise-adagrad"), "rowwise-adagrad", "For embeddings and MLPs alike.")
     learning_rate: float = option(0.02, real_number(above=0), "Learning rate after the warm-up.", "RATE")
     eps: float = option(1e-10, real_number(least=LEAST_EPS), "Added to Adagrad's root, outside of it.", "EPS")
     warmup_steps: int = option(
@@ -128,7 +128,7 @@ class RunConfig:
         False, flag, "Go on from the last checkpoint in the output folder, or begin where there is none."
     )
     resume_step: int | None = option(None, whole_number(1), "Go on from the checkpoint of this step instead.", "STEP")
-    system: str = option("auto", choice(*SYSTEMS), "Where embeddings live and are trained.", "|".join(SYSTEMS))
+    system: str = one_of(SYSTEMS, "auto", "Where embeddings live and are trained.")
     scratchpad: str = option(
         DEFAULT_SCRATCHPAD,
         scratchpad_size,
@@ -143,12 +143,7 @@ class RunConfig:
         "not given, or what memory allows.",
         "K",
     )
-    replacement: str = option(
-        "lookahead",
-        choice(*REPLACEMENTS),
-        "Which row leaves the scratchpad of serial and scratchpipe.",
-        "lookahead|lru|lfu|random",
-    )
+    replacement: str = one_of(REPLACEMENTS, "lookahead", "Which row leaves the scratchpad of serial and scratchpipe.")
     row_counts: str | None = option(
         None,
         text,
@@ -161,30 +156,25 @@ class RunConfig:
         "Write what each stage did when, of the first 10,000 mini-batches, for chrome://tracing or ui.perfetto.dev.",
         "FILE",
     )
-    exchange: str = option(
+    exchange: str = one_of(
+        EXCHANGES,
         "auto",
-        choice(*EXCHANGES),
         "How rows move between host and GPU, for serial and scratchpipe. staged: gathered by the host and copied; "
         "direct: read and written by the GPU; direct-in, direct-out: one direction direct, the other staged; mixed: of "
         "the rows that come in a share staged and the others direct, those that go out staged; auto tries all.",
-        "|".join(EXCHANGES),
     )
-    host_memory: str = option(
+    host_memory: str = one_of(
+        HOST_MEMORIES,
         "auto",
-        choice(*HOST_MEMORIES),
         "Where all rows are, for serial and scratchpipe on a GPU: in ordinary memory, or in memory created by CUDA's "
         "driver, which may have larger pages; auto tries both.",
-        "|".join(HOST_MEMORIES),
     )
-    device: str = option(
-        "auto", choice(*DEVICES), "What computes; auto takes the GPU where there is one.", "|".join(DEVICES)
-    )
-    precision: str = option(
+    device: str = one_of(DEVICES, "auto", "What computes; auto takes the GPU where there is one.")
+    precision: str = one_of(
+        PRECISIONS,
         "fp32",
-        choice(*PRECISIONS),
         "Of the factors in matrix products on a GPU, at least; bf16 lets cuBLAS choose between it and tf32. All else "
         "is fp32.",
-        "|".join(PRECISIONS),
     )
     cuda_graphs: bool = option(
         True,
@@ -220,6 +210,16 @@ class RunConfig:
             except ValueError as error:
                 raise ConfigError(f"{where}{option_name(key)} must be {error}, but is {value!r}") from None
         return cls(**converted)
+
+    @property
+    def resumes(self) -> bool:
+        """Whether a run is to go on from a checkpoint."""
+        return self.resume or self.resume_step is not None
+
+    @property
+    def resume_option(self) -> str:
+        """The option that says so, for messages."""
+        return "--resume" if self.resume_step is None else "--resume-step"
 
     def to_toml(self) -> str:
         """The configuration as a TOML file that reads back to the same; options that are not set are left out."""
@@ -274,11 +274,14 @@ def _about_unknown(name: str, known: Mapping[str, Any]) -> str:
 
 def read_config_file(path: str | Path) -> dict[str, Any]:
     """The raw values of a TOML file. Raises ConfigError when it cannot be read or is no TOML."""
-    toml = importlib.import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")
     try:
-        with open(path, "rb") as file:
-            return toml.load(file)
-    except (toml.TOMLDecodeError, UnicodeDecodeError) as error:
+        return parse_toml(Path(path).read_bytes().decode("utf-8"))
+    except ValueError as error:
         raise ConfigError(f"{path}: not a TOML file: {error}") from None
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
+
+
+def parse_toml(text: str) -> dict[str, Any]:
+    """The raw values of a TOML text. Raises ValueError."""
+    return importlib.import_module("tomllib" if sys.version_info >= (3, 11) else "tomli").loads(text)

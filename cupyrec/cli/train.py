@@ -75,7 +75,7 @@ def train(paths: tuple[str, ...], config_file: str | None, **options: Any) -> No
     if stop.requested:
         raise KeyboardInterrupt
 
-    if config.resume or config.resume_step is not None:
+    if config.resumes:
         config = RunConfig.from_values(options_to_resume(config, values))
 
     progress = open_progress()

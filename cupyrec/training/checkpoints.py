@@ -37,16 +37,11 @@ class Checkpoints:
         every: int,
         keep: int,
         describe: Callable[[], dict[str, Any]] = dict,
-        at_once_bytes: int | None = None,
     ) -> None:
-        """every: steps; keep: how many; describe: what the run adds to checkpoint.json, asked between two steps.
-
-        at_once_bytes: tables below this size are written while training waits; AT_ONCE_BYTES when None.
-        """
+        """every: steps; keep: how many; describe: what the run adds to checkpoint.json, asked between two steps."""
         self.folder, self._model, self._every, self._keep = folder, model, every, keep
         self._describe = describe
-        at_once_bytes = AT_ONCE_BYTES if at_once_bytes is None else at_once_bytes
-        self._at_once = model.table_bytes < at_once_bytes
+        self._at_once = model.table_bytes < AT_ONCE_BYTES
         self._changed = ChangedRows(model.table.records.shape[0])
         self._writer: CheckpointWriter | None = None
         # Of a table that rests: taken when the thread began.

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import sys
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +9,7 @@ from typing import Any
 from cupyrec.config import DEFAULT_BOTTOM_LAYERS
 from cupyrec.errors import ConfigError, ModelError
 from cupyrec.option_values import option_name
-from cupyrec.run_config import RunConfig
+from cupyrec.run_config import RunConfig, parse_toml
 from cupyrec.systems.static import StaticSystem
 from cupyrec.training.checkpoint import Checkpoint, read_checkpoint
 from cupyrec.training.checkpoint_folder import CheckpointFolder
@@ -63,8 +61,7 @@ def options_to_resume(given: RunConfig, values: dict[str, Any]) -> dict[str, Any
     given: made of `values`; values: by field name, those that are given. Raises ConfigError, ModelError.
     """
     if given.output is None:
-        name = "--resume" if given.resume_step is None else "--resume-step"
-        raise ConfigError(f"{name} needs the folder of the run: name it with --output")
+        raise ConfigError(f"{given.resume_option} needs the folder of the run: name it with --output")
     checkpoint = find_checkpoint(CheckpointFolder(checkpoints_to_resume(Path(given.output))), given.resume_step)
     if checkpoint is None:
         return values
@@ -75,9 +72,8 @@ def options_to_resume(given: RunConfig, values: dict[str, Any]) -> dict[str, Any
 
 def config_of(checkpoint: Checkpoint) -> RunConfig:
     """The options with which a run made a checkpoint. Raises ModelError where no run did."""
-    toml = importlib.import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")
     try:
-        return RunConfig.from_values(toml.loads(checkpoint.content["config"]))
+        return RunConfig.from_values(parse_toml(checkpoint.content["config"]))
     except (KeyError, TypeError, ValueError) as error:
         raise ModelError(
             f"{checkpoint.folder}: holds no options of `cupyrec train` that could be used ({error})"

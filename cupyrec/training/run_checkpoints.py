@@ -23,8 +23,7 @@ from cupyrec.training.training_state import TrainingState
 
 def wants_to_resume(config: RunConfig) -> bool:
     """Whether a run is to go on from a checkpoint. Raises ConfigError on options that do not go together."""
-    resumes = config.resume or config.resume_step is not None
-    name = "--resume" if config.resume_step is None else "--resume-step"
+    resumes, name = config.resumes, config.resume_option
     if resumes and config.overwrite:
         raise ConfigError(f"{name} goes on with a run and --overwrite begins another in its place; give one of them")
     if config.output is None and (resumes or config.checkpoint_every):

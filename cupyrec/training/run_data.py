@@ -62,7 +62,7 @@ class RunData:
                 overwrite=may_replace,
                 what="the trace",
                 option="--trace",
-                can_overwrite=not _resumes(config),
+                can_overwrite=not config.resumes,
             )
             kept.append(Path(config.trace))
             if folder is not None:
@@ -198,7 +198,7 @@ def _bad_row_logs(
     logs = []
     for final in bad_rows_files(path)[: 1 + validation]:
         may_replace = config.overwrite or final.absolute() in own_files
-        check_log_file(final, inputs, overwrite=may_replace, can_overwrite=not _resumes(config))
+        check_log_file(final, inputs, overwrite=may_replace, can_overwrite=not config.resumes)
         in_folder = folder is not None and final.parent.resolve() == folder.path.resolve()
         if folder is None or not in_folder:
             logs.append((final, final))
@@ -206,10 +206,6 @@ def _bad_row_logs(
         _check_not_own(final, folder, "the bad rows")
         logs.append((folder.place(final.name), final))
     return logs
-
-
-def _resumes(config: RunConfig) -> bool:
-    return config.resume or config.resume_step is not None
 
 
 def bad_rows_files(path: Path) -> tuple[Path, Path]:

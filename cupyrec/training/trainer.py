@@ -234,12 +234,10 @@ class Trainer:
         every: int,
         keep: int = RunConfig.keep,
         describe: Callable[[], dict[str, Any]] = dict,
-        at_once_bytes: int | None = None,
     ) -> Checkpoints:
         """Checkpoints to be given to fit: every so many steps, the newest `keep` of them stay in the folder.
 
-        describe: JSON-safe facts to be kept with each, asked between two steps; at_once_bytes: see Checkpoints.
-        Raises ConfigError.
+        describe: JSON-safe facts to be kept with each, asked between two steps. Raises ConfigError.
         """
         check_paths(folder=folder)
         check_at_least(1, every=every, keep=keep)
@@ -249,7 +247,6 @@ class Trainer:
             every=every,
             keep=keep,
             describe=lambda: self._described(describe()),
-            at_once_bytes=at_once_bytes,
         )
 
     def save_checkpoint(self, folder: str | Path, description: dict[str, Any] | None = None) -> None:

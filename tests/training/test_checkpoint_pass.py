@@ -29,6 +29,7 @@ BLOCK_BYTES = 160
 def small_blocks(monkeypatch):
     for module in (safetensors_file, checkpoint_writer):
         monkeypatch.setattr(module, "BLOCK_BYTES", BLOCK_BYTES)
+    monkeypatch.setattr("cupyrec.training.checkpoints.AT_ONCE_BYTES", 0)
     monkeypatch.setattr(changed_rows, "BLOCK_OF_BITS", 4)
     yield
     assert [each.name for each in threading.enumerate() if each.name == "cupyrec-checkpoint"] == []
@@ -50,7 +51,7 @@ def stopped_after(step, system, *, device, steps):
 
 def train_with_a_pass(trainer, folder, gate, *, begins, opens, **options):
     """Begin after one step, and end after another. Returns the steps of which there are checkpoints."""
-    checkpoints = trainer.checkpoints(folder, every=begins, keep=100, at_once_bytes=0)
+    checkpoints = trainer.checkpoints(folder, every=begins, keep=100)
 
     def on_step(step, share):
         if trainer.system.steps_done == opens:
@@ -81,7 +82,7 @@ def test_on_an_emulated_gpu(tmp_path, monkeypatch, system):
     """There the host table of `resident` rests: the checkpoint is that of the step at which it began."""
     trainer, finished = make_trainer(system, device="gpu"), []
     gate = Gate(monkeypatch, table=5)
-    checkpoints = trainer.checkpoints(tmp_path, every=3, keep=100, at_once_bytes=0)
+    checkpoints = trainer.checkpoints(tmp_path, every=3, keep=100)
 
     def stop():
         if trainer.system.steps_done == 5 and gate.reached.is_set() and not finished:
@@ -112,7 +113,7 @@ def test_going_on_from_it_gives_the_same_bits(tmp_path, monkeypatch, system):
 def test_training_that_ends_meanwhile_ends_with_a_checkpoint(tmp_path, monkeypatch, system, device):
     trainer = make_trainer(system, device=device)
     gate = Gate(monkeypatch, table=3)
-    checkpoints = trainer.checkpoints(tmp_path, every=STEPS - 1, at_once_bytes=0)
+    checkpoints = trainer.checkpoints(tmp_path, every=STEPS - 1)
     end = checkpoints.end
     checkpoints.end = lambda state: (gate._open.set(), end(state))
     trainer.fit(made_source(), checkpoints=checkpoints)
@@ -123,7 +124,7 @@ def test_training_that_ends_meanwhile_ends_with_a_checkpoint(tmp_path, monkeypat
 @pytest.mark.parametrize("system", ["resident", "scratchpipe"])
 def test_training_that_fails_meanwhile_leaves_the_last_good_one_alone(tmp_path, monkeypatch, system):
     trainer = make_trainer(system)
-    trainer.fit(made_source(2), checkpoints=trainer.checkpoints(tmp_path, every=2, at_once_bytes=0))
+    trainer.fit(made_source(2), checkpoints=trainer.checkpoints(tmp_path, every=2))
     gate = Gate(monkeypatch, table=0)
 
     def fail(step, share):
@@ -136,14 +137,14 @@ def test_training_that_fails_meanwhile_leaves_the_last_good_one_alone(tmp_path, 
             made_source(),
             on_step=fail,
             start=trainer.state,
-            checkpoints=trainer.checkpoints(tmp_path, every=4, at_once_bytes=0),
+            checkpoints=trainer.checkpoints(tmp_path, every=4),
         )
     assert [path.name for path in tmp_path.iterdir()] == ["step-00000002"]
 
 
 def test_an_error_of_the_thread_stops_training_at_the_next_step(tmp_path, monkeypatch):
     trainer = make_trainer("scratchpipe")
-    checkpoints = trainer.checkpoints(tmp_path, every=2, at_once_bytes=0)
+    checkpoints = trainer.checkpoints(tmp_path, every=2)
 
     def full(writer, *_):
         raise OutputError("no space left")
@@ -210,7 +211,7 @@ def test_a_block_is_a_copy_however_the_table_lies(tmp_path):
 def test_a_model_that_is_saved_meanwhile_changes_nothing_of_it(tmp_path, monkeypatch, system, device):
     """On a GPU that brings later values to a host table that is to rest."""
     trainer, gate = make_trainer(system, device=device), Gate(monkeypatch, table=0)
-    checkpoints = trainer.checkpoints(tmp_path / "all", every=2, keep=100, at_once_bytes=0)
+    checkpoints = trainer.checkpoints(tmp_path / "all", every=2, keep=100)
 
     def stop():
         # After a step, also on a GPU, where on_step is told later; not where batches are read.
