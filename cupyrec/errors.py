@@ -12,6 +12,10 @@ class CupyrecError(Exception):
 
     exit_code = 2
 
+    def __str__(self) -> str:
+        """The message, one line: what is not printable in it, as a file of anybody may name something, is escaped."""
+        return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in super().__str__())
+
 
 class ConfigError(CupyrecError, ValueError):
     """An option, or a combination of options, that cannot be used."""

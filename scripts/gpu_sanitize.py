@@ -27,7 +27,7 @@ TOOLS = {
     "memcheck": (0.6, ["tests/kernels", "tests/pipeline/test_gpu_planner.py"]),
     "racecheck": (0.4, ["tests/kernels"]),
 }
-WITHOUT_SHARED_MEMORY = "not move_rows and not place_lookups and not join_pooled and not init_rows"
+WITHOUT_SHARED_MEMORY = "not move_rows and not place_lookups and not join_pooled"
 SUMMARIES = (
     re.compile(r"ERROR SUMMARY: (\d+) error"),
     re.compile(r"RACECHECK SUMMARY: (\d+) hazards? displayed"),

@@ -1,6 +1,8 @@
 """What a message takes of another error's."""
 
-from cupyrec.errors import first_line
+import pytest
+
+from cupyrec.errors import DataError, ModelError, OutputError, first_line
 
 
 def test_a_message_takes_one_line():
@@ -10,3 +12,9 @@ def test_a_message_takes_one_line():
 
 def test_an_error_without_a_text_is_named():
     assert (first_line(OSError()), first_line(ValueError("\n"))) == ("OSError()", "ValueError('\\n')")
+
+
+@pytest.mark.parametrize("kind", [DataError, ModelError, OutputError])
+def test_a_message_is_one_printable_line(kind):
+    """Whatever a file of somebody else names its columns, tensors or optimizer."""
+    assert str(kind("column a\nb\x1b[31m\u202e\udc80 of 'é\\'")) == r"column a\nb\x1b[31m\u202e\udc80 of 'é\'"

@@ -41,14 +41,14 @@ def test_runs_as_a_module():
 
 
 def test_kernel_sources_are_found_by_name():
-    assert source_path("init_rows").read_text(encoding="utf-8").startswith("//")
-    with pytest.raises(FileNotFoundError, match=r"no kernel file none\.cu; there are: .*init_rows"):
+    assert source_path("dense_update").read_text(encoding="utf-8").startswith("//")
+    with pytest.raises(FileNotFoundError, match=r"no kernel file none\.cu; there are: .*dense_update"):
         source_path("none")
 
 
 def test_kernel_sources_are_declared_as_package_data(setup_cfg):
     assert setup_cfg["options.package_data"]["cupyrec.kernels"] == "*.cu, *.cuh"
-    assert importlib.resources.files("cupyrec.kernels").joinpath("init_rows.cu").is_file()
+    assert importlib.resources.files("cupyrec.kernels").joinpath("dense_update.cu").is_file()
 
 
 def test_a_wheel_holds_every_module_and_kernel(tmp_path):
@@ -68,6 +68,6 @@ def test_a_wheel_holds_every_module_and_kernel(tmp_path):
     (wheel,) = (tmp_path / "wheel").glob(f"cupyrec-{cupyrec.__version__}-*.whl")
     with zipfile.ZipFile(wheel) as archive:
         packed = {name for name in archive.namelist() if ".dist-info/" not in name}
-        for name in ("cupyrec/kernels/init_rows.cu", "cupyrec/cli/__init__.py"):
+        for name in ("cupyrec/kernels/dense_update.cu", "cupyrec/cli/__init__.py"):
             assert archive.read(name) == (ROOT / name).read_bytes()
     assert packed == {str(path.relative_to(ROOT)) for path in files}

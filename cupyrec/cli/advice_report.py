@@ -92,7 +92,7 @@ def _notes(advice: Advice) -> Iterator[str]:
     if advice.safe_rows:
         yield (
             f"Read no further than {counted(advice.steps, 'step')}: later ones may use more rows, and nothing below "
-            f"{advice.safe_rows:,} rows is recommended."
+            f"{counted(advice.safe_rows, 'row')} is recommended."
         )
     fitting = next((size for size in advice.sizes if size.slots >= advice.rows_used), None)
     if fitting is not None:
@@ -108,5 +108,5 @@ def _recommendation(advice: Advice) -> Iterator[str]:
         why = "it holds all rows that are used, and each smaller size moves many more bytes"
     else:
         why = "the largest tried, and each smaller size moves many more bytes"
-    rows = "" if size.size == str(size.slots) else f"{size.slots:,} rows, "
+    rows = "" if size.size == str(size.slots) else f"{counted(size.slots, 'row')}, "
     yield f"Recommended: --scratchpad {size.size} ({rows}{format_bytes(size.size_bytes)}): {why}."

@@ -133,7 +133,7 @@ def advise(
             write_plot(Path(plot), advice)
     finally:
         # Reading may have taken hours: what came of it is told, also where a disk has no room.
-        command = _train_command(config, config_file, given, advice, row_counts)
+        command = _train_command(config, config_file, given, advice, row_counts, prepared=prepared)
         skipped = getattr(data, "bad_rows", 0)
         if as_json:
             say(json.dumps(advice.as_dict() | {"command": command, "bad_rows": skipped}))
@@ -156,7 +156,8 @@ def _question(config: RunConfig, sizes: list[str], features: int, *, row_counts_
     from cupyrec.batch import MOST_BAGS
     from cupyrec.embedding.host_table import record_width
     from cupyrec.optim.registry import make_optimizer
-    from cupyrec.training.advise_sizes import FLOAT_BYTES, Question
+    from cupyrec.training.advise_sizes import Question
+    from cupyrec.training.scratchpad_memory import FLOAT_BYTES
 
     if config.batch_size * features > MOST_BAGS:
         raise ConfigError(f"batch-size must be at most {MOST_BAGS // features:,}, but is {config.batch_size:,}")
@@ -205,17 +206,27 @@ def _new_counts(rows: int) -> Any:
 
 
 def _train_command(
-    config: RunConfig, config_file: str | None, given: dict[str, Any], advice: Advice, row_counts: str | None
+    config: RunConfig,
+    config_file: str | None,
+    given: dict[str, Any],
+    advice: Advice,
+    row_counts: str | None,
+    *,
+    prepared: bool,
 ) -> str:
-    """The command that trains with the recommended size, and otherwise as was asked here."""
+    """The command that trains with the recommended size, and otherwise as was asked here.
+
+    prepared: whether the data are, for which options of raw files mean nothing.
+    """
+    unused = ("max_steps", "hash_rows") if prepared else ("max_steps",)
     words = ["cupyrec", "train", *config.paths, *(("--config", config_file) if config_file is not None else ())]
     words += ["--system", "scratchpipe"]
     words += ["--scratchpad", advice.recommendation.advice.size]
     for name in TRAIN_OPTIONS:
-        if name in given and name != "max_steps":
+        if name in given and name not in unused:
             words += [f"--{option_name(name)}", str(given[name])]
     if row_counts is not None:
         words += ["--row-counts", row_counts]
-    if config.on_bad_row == "skip":
+    if config.on_bad_row == "skip" and not prepared:
         words += ["--on-bad-row", "skip"]
     return shlex.join(words)

@@ -9,6 +9,8 @@ from typing import Any, TextIO
 
 import click
 
+from cupyrec.counted import counted
+
 LINES = 10  # when nobody watches a terminal
 
 
@@ -32,7 +34,7 @@ class PrepareProgress:
             self._first = now, rows
             self._lines_shown = int(share * LINES)
         since, before = self._first
-        text = f"{rows:,} rows"
+        text = counted(rows, "row")
         if rows > before and now > since:
             text += f", {(rows - before) / (now - since):,.0f} rows/s"
         if self._is_terminal:

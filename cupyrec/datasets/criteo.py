@@ -12,6 +12,7 @@ from typing import Literal
 from cupyrec.argument_kinds import PATH, check_kind
 from cupyrec.batch import Batch
 from cupyrec.config import check_share
+from cupyrec.counted import counted
 from cupyrec.datasets.assemble_batches import assemble_batches
 from cupyrec.datasets.bad_rows import BadRowLog
 from cupyrec.datasets.criteo_rows import DENSE_FEATURES, SPARSE_FEATURES, BadLine, ParsedRows, parse_rows
@@ -114,7 +115,9 @@ class CriteoFiles:
         lines = self.count_lines()
         tail_lines = round(lines * share)
         if not 0 < tail_lines < lines:
-            raise ConfigError(f"a share of {share} of {lines} lines leaves one part empty; choose another share")
+            raise ConfigError(
+                f"a share of {share} of {counted(lines, 'line')} leaves one part empty; choose another share"
+            )
         head, tail = copy.copy(self), copy.copy(self)
         head._lines, tail._lines = self._lines.split(lines - tail_lines)
         return head, tail
@@ -156,7 +159,7 @@ class CriteoFiles:
         if not good_rows:
             first = self._bad_row_log.first_reason
             raise DataError(
-                f"none of the {lines} lines is a row of Criteo data{first and f' (the first: {first})'}; is this the "
+                f"no row of Criteo data in {counted(lines, 'line')}{first and f' (the first: {first})'}; is this the "
                 "right file?",
                 path=self.files[0],
             )

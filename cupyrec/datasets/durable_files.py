@@ -6,16 +6,20 @@ import contextlib
 import errno
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cupyrec.errors import OutputError
+from cupyrec.folder_lock import LOCK_FILE
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 PARTIAL_SUFFIX = ".partial"
+
+# What the system says of a disk, or a user's share of one, that is full.
+_FULL_DISK = (os.strerror(errno.ENOSPC), os.strerror(errno.EDQUOT))
 
 
 @contextlib.contextmanager
@@ -46,7 +50,7 @@ def output_errors(path: Path) -> Iterator[None]:
         raise
     except _write_errors() as error:
         reason = _system_message(error)
-        hint = "; make room, and run the same command again" if reason == os.strerror(errno.ENOSPC) else ""
+        hint = "; make room, and try again" if reason in _FULL_DISK else ""
         raise OutputError(f"{path}: cannot be written: {reason}{hint}") from None
 
 
@@ -58,16 +62,29 @@ def write_durably(path: Path, content: bytes | memoryview | pa.Buffer) -> None:
 
 def make_folders(path: Path) -> list[Path]:
     """Make a folder and those above it where they are missing, and bring their names to the disk; return those made,
-    the uppermost first. Raises OSError.
+    the uppermost first. Raises OSError, and none is left.
     """
-    made = []
-    for folder in reversed([path, *path.parents]):
-        if not folder.exists():
-            folder.mkdir()
-            made.append(folder)
-            with contextlib.suppress(PermissionError):
-                sync_folder(folder.parent)
+    made: list[Path] = []
+    try:
+        for folder in reversed([path, *path.parents]):
+            if not folder.exists():
+                folder.mkdir()
+                made.append(folder)
+                with contextlib.suppress(PermissionError):
+                    sync_folder(folder.parent)
+    except BaseException:
+        remove_unused(made)
+        raise
     return made
+
+
+def remove_unused(made: Sequence[Path]) -> None:
+    """Remove what make_folders made, where it holds nothing but the lock."""
+    with contextlib.suppress(OSError):
+        for folder in reversed(made):
+            if [file.name for file in folder.iterdir()] == [LOCK_FILE]:
+                (folder / LOCK_FILE).unlink()
+            folder.rmdir()
 
 
 def partial_path(path: Path) -> Path:

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from cupyrec.counted import counted
 from cupyrec.errors import DataError, first_line
 
 # Small enough for the second-level cache, large enough that what a chunk costs as such does not count.
@@ -89,7 +90,7 @@ def line_chunks(
         raise DataError("the file is empty", path=path)
     if stop_line is not None:
         raise DataError(
-            f"the file has {line} lines, but had at least {stop_line} when they were counted; "
+            f"the file has {counted(line, 'line')}, but had at least {stop_line} when they were counted; "
             "leave input files as they are while they are read",
             path=path,
         )

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from cupyrec.counted import counted
 from cupyrec.devices.host_memory import host_array
 from cupyrec.devices.while_needed import WhileNeeded, blas_on_one_thread
 from cupyrec.errors import ConfigError
@@ -75,7 +76,7 @@ class CpuDevice:
     @property
     def description(self) -> str:
         """For people."""
-        return f"cpu with {self.threads} threads"
+        return f"cpu with {counted(self.threads, 'thread')}"
 
     @property
     def host(self) -> CpuDevice:

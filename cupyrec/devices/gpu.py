@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from cupyrec.config import PRECISIONS
+from cupyrec.counted import counted
 from cupyrec.devices.cpu import CpuDevice
 from cupyrec.devices.cuda_kernel import CudaKernel
 from cupyrec.devices.cuda_runtime import HIGHEST_PRIORITY, CudaRuntime
@@ -222,7 +223,8 @@ class GpuDevice(GpuStream):
     @property
     def description(self) -> str:
         """For people."""
-        return f"gpu, {self.runtime.describe()['name']}, with {self.threads} CPU threads, {self.precision}"
+        threads = counted(self.threads, "CPU thread")
+        return f"gpu, {self.runtime.describe()['name']}, with {threads}, {self.precision}"
 
     @contextmanager
     def running(self) -> Iterator[GpuDevice]:

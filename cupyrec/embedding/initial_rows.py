@@ -1,4 +1,4 @@
-"""Initial embedding weights from a counter: any row can be made by itself, in any order, on any device."""
+"""Initial embedding weights from a counter: any row can be made by itself, in any order."""
 
 from __future__ import annotations
 
@@ -23,7 +23,6 @@ def fill_initial_rows(
     seed: int,
     table: int,
     bound: float,
-    first_row: int = 0,
 ) -> None:
     """records[r, d] = uniform in (-bound, bound), from seed, table, row and d alone.
 
@@ -31,11 +30,10 @@ def fill_initial_rows(
         value = (bound / 2**23) * ((bits >> 40) - 2**23 + 0.5)
 
     records: (rows, record width) of a floating dtype, device; the first `dimension` columns are overwritten.
-    first_row: the row within the table that records[0] is.
     Source: splitmix64, Steele, Lea and Flood 2014; its 24 highest bits fit float32 exactly.
     """
     key = _mix((int(_mix(np.uint64(seed % 2**64))) + table) % 2**64)
-    device.launch(_fill, records.shape[0], records, dimension, key, bound, first_row)
+    device.launch(_fill, records.shape[0], records, dimension, key, bound)
 
 
 def _mix(value: Any) -> np.uint64:
@@ -50,10 +48,10 @@ def _mix64(z):
 
 
 @cpu_kernel
-def _fill(start, stop, records, dimension, key, bound, first_row):
+def _fill(start, stop, records, dimension, key, bound):
     scale = bound / (1 << 23)
     for r in range(start, stop):
-        counter = np.uint64(first_row + r) * np.uint64(dimension)
+        counter = np.uint64(r) * np.uint64(dimension)
         for d in range(dimension):
             bits = _mix64(key + (counter + np.uint64(d + 1)) * GOLDEN_GAMMA)
             # The difference is exact and one product is left to round: the same bits on every device.

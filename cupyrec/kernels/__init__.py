@@ -9,7 +9,7 @@ from cupyrec.devices.cuda_kernel import CudaKernel
 
 
 def source_path(name: str) -> Path:
-    """Where the source of a kernel file is: `init_rows` names init_rows.cu. Raises FileNotFoundError."""
+    """Where the source of a kernel file is: `dense_update` names dense_update.cu. Raises FileNotFoundError."""
     folder = Path(__file__).parent
     path = folder / f"{name}.cu"
     if not path.is_file():

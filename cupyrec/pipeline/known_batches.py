@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from cupyrec.counted import counted
 from cupyrec.errors import ConfigError, ScratchpadError
 from cupyrec.pipeline.plan import Holds
 from cupyrec.pipeline.planner_kernels import NEVER
@@ -77,8 +78,8 @@ class KnownBatches:
             size = size_with_margin(unique)
             raise ScratchpadError(
                 f"batch {self.looked}, counted from 0, looks up {unique:,} different rows, the largest batch so far, "
-                f"but the scratchpad has {self.slots:,} slots; make it larger, as later batches may have still more: "
-                f"at least --scratchpad {size}, better several times that; or take smaller batches (--batch-size)"
+                f"but the scratchpad has {counted(self.slots, 'slot')}; make it larger, as later batches may have still "
+                f"more: at least --scratchpad {size}, better several times that; or take smaller batches (--batch-size)"
             )
 
     def _check_plan(self) -> None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from cupyrec.batch import Batch
 from cupyrec.byte_sizes import format_bytes
+from cupyrec.counted import counted
 from cupyrec.embedding.coalesce import PLAN_BYTES_PER_LOOKUP
 from cupyrec.errors import MemoryPlanError
 from cupyrec.pipeline.plan import PLAN_BYTES_PER_ROW
@@ -45,8 +46,8 @@ def choose_lookahead(
     if free_bytes is not None and chosen.window_bytes > free_bytes:
         most = free_bytes // batch_bytes
         raise MemoryPlanError(
-            f"looking {chosen.batches:,} batches ahead takes {format_bytes(chosen.window_bytes)} of memory, but "
-            f"{format_bytes(free_bytes)} are available; "
+            f"looking {counted(chosen.batches, 'batch', 'batches')} ahead takes {format_bytes(chosen.window_bytes)} of "
+            f"memory, but {format_bytes(free_bytes)} are available; "
             + (f"look at most {most:,} ahead (--lookahead), or " if most >= least else "")
             + "take smaller batches (--batch-size)"
         )

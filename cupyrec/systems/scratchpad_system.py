@@ -16,6 +16,7 @@ import numpy as np
 
 from cupyrec.batch import Batch
 from cupyrec.byte_sizes import format_bytes
+from cupyrec.counted import counted
 from cupyrec.devices.gpu import GpuDevice
 from cupyrec.devices.host_memory import available_bytes
 from cupyrec.embedding.coalesce import Coalescer
@@ -252,15 +253,15 @@ class ScratchpadSystem(TrainsHostTable):
 
     def _describe(self, lookahead: Lookahead) -> str:
         rows = self.table.records.shape[0]
-        ahead = f"looking {lookahead.batches:,} batches ahead"
+        ahead = f"looking {counted(lookahead.batches, 'batch', 'batches')} ahead"
         if self.replacement != "lookahead":
             ahead = f"knowing only the {lookahead.batches:,} next batches"
         ahead += f", which takes {format_bytes(lookahead.window_bytes)}"
         if lookahead.limited:
             ahead += " (more would move fewer rows, but not fit beside the rest; --lookahead sets it)"
         return (
-            f"scratchpad of {self.slots:,} rows, {format_bytes(self.slots * self._record_bytes)}, for {rows:,} "
-            f"({self.slots / rows:.1%}); replacement {self.replacement}, {ahead}"
+            f"scratchpad of {counted(self.slots, 'row')}, {format_bytes(self.slots * self._record_bytes)}, for "
+            f"{rows:,} ({self.slots / rows:.1%}); replacement {self.replacement}, {ahead}"
         )
 
 

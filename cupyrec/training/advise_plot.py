@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cupyrec.byte_sizes import format_bytes
+from cupyrec.counted import counted
 from cupyrec.datasets.durable_files import write_durably
 from cupyrec.errors import ConfigError
 from cupyrec.training.advise_policies import POLICIES
@@ -65,7 +66,8 @@ def write_plot(path: Path, advice: Advice) -> None:
         axes.grid(alpha=0.3)
     hits.legend(fontsize="small")
     figure.suptitle(
-        f"{advice.steps:,} steps of {advice.batch_samples:,} samples; the last {advice.counted_steps:,} counted"
+        f"{counted(advice.steps, 'step')} of {counted(advice.batch_samples, 'sample')}; "
+        f"the last {advice.counted_steps:,} counted"
         + ("" if advice.sample_rate == 1 else f"; estimated from 1 row in {1 / advice.sample_rate:,.0f}"),
         fontsize="medium",
     )

@@ -26,8 +26,8 @@ from cupyrec.training.advise_policies import POLICIES, Moved, Replay
 from cupyrec.training.advise_result import Advice, PolicyCost, SizeAdvice
 from cupyrec.training.advise_sample import RowSample
 from cupyrec.training.advise_usage import Usage
+from cupyrec.training.scratchpad_memory import FLOAT_BYTES
 
-FLOAT_BYTES = 4
 # The first half of the steps fills the scratchpad and counts for nothing.
 WARM_UP_SHARE = 0.5
 # Of the progress shown.

@@ -77,7 +77,7 @@ class Checkpoint:
             target = targets.get(name)
             stop = start + block.shape[0]
             if target is None or target.shape[1:] != block.shape[1:] or stop > target.shape[0]:
-                raise ModelError(f"tensor {name} does not belong to this model")
+                raise ModelError(f"tensor {name!r} does not belong to this model")
             target[start:stop] = block
             if stop == target.shape[0]:
                 missing.discard(name)
@@ -187,7 +187,13 @@ def read_checkpoint(folder: str | Path) -> Checkpoint:
         checkpoint = Checkpoint(folder, content, config, TrainingState.from_dict(content["state"]))
         sizes = {name: file["bytes"] for name, file in content["files"].items()}
         counts = [content["steps"], *sizes.values(), *(file["crc32"] for file in content["files"].values())]
-        if not _are_counts(counts) or "name" not in content["optimizer"] or not _is_counted(checkpoint.state):
+        optimizer = content["optimizer"]
+        if (
+            not _are_counts(counts)
+            or not isinstance(optimizer, dict)
+            or "name" not in optimizer
+            or not _is_counted(checkpoint.state)
+        ):
             raise ValueError("its steps, its optimizer or its state")
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ModelError(f"{path}: damaged: {error!r}") from None

@@ -9,9 +9,8 @@ import shutil
 from pathlib import Path
 
 from cupyrec.byte_sizes import format_bytes
-from cupyrec.datasets.durable_files import sync_folder
+from cupyrec.datasets.durable_files import output_errors, sync_folder
 from cupyrec.errors import OutputError
-from cupyrec.training.safetensors_file import as_output_error
 
 WHOLE = re.compile(r"step-([0-9]{8,})")
 # In the folder of a run.
@@ -28,7 +27,9 @@ class CheckpointFolder:
 
     def steps(self) -> list[int]:
         """Of the checkpoints that are there, ascending."""
-        return sorted(step for step, _ in self._whole())
+        if not self.path.is_dir():
+            return []
+        return sorted(int(match[1]) for path in self.path.iterdir() if (match := WHOLE.fullmatch(path.name)))
 
     def place(self, step: int) -> Path:
         """The folder of a step's checkpoint."""
@@ -42,7 +43,7 @@ class CheckpointFolder:
 
     def clean(self) -> None:
         """Remove what a process that was killed left half-made or half-removed. Raises OutputError."""
-        with as_output_error(self.path):
+        with output_errors(self.path):
             for suffix in (PARTIAL, OLD):
                 for left in self.path.glob(f".step-*{suffix}"):
                     if left.is_dir() and not left.is_symlink():
@@ -71,17 +72,11 @@ class CheckpointFolder:
 
     def _remove(self, step: int) -> None:
         """Under another name at once: what is half-removed is never taken for whole."""
-        with as_output_error(self.path):
+        with output_errors(self.path):
             old = self.path / f".step-{step:08}{OLD}"
             os.replace(self.place(step), old)
             sync_folder(self.path)
             shutil.rmtree(old)
-
-    def _whole(self) -> list[tuple[int, str]]:
-        if not self.path.is_dir():
-            return []
-        names = [path.name for path in self.path.iterdir()]
-        return [(int(match[1]), name) for name in names if (match := WHOLE.fullmatch(name))]
 
 
 def partial_of(target: Path) -> Path:
@@ -92,7 +87,7 @@ def partial_of(target: Path) -> Path:
 def check_space(folder: Path, needed_bytes: int) -> None:
     """Raise OutputError when a checkpoint does not fit on the disk of a folder, which need not be there."""
     there = next(each for each in (folder, *folder.absolute().parents) if each.is_dir())
-    with as_output_error(folder):
+    with output_errors(folder):
         free_bytes = shutil.disk_usage(there).free
     if needed_bytes > free_bytes:
         raise OutputError(

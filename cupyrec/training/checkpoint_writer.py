@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from cupyrec.datasets.durable_files import sync_folder
+from cupyrec.datasets.durable_files import make_folders, output_errors, remove_unused, sync_file, sync_folder
 from cupyrec.errors import OutputError
 from cupyrec.training.changed_rows import ChangedRows
 from cupyrec.training.checkpoint import CHECKPOINT_FILE, DENSE_FILE, PATCH_FILE, TABLES_FILE, description_text
@@ -26,7 +26,6 @@ from cupyrec.training.safetensors_file import (
     BLOCK_BYTES,
     ArraySource,
     WrittenFile,
-    as_output_error,
     write_file,
 )
 from cupyrec.training.safetensors_io import plan_shards
@@ -51,11 +50,11 @@ class CheckpointWriter:
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
         check_space(target.parent, model.table_bytes)
-        with as_output_error(self._partial):
+        with output_errors(self._partial):
             if self._partial.exists():
                 shutil.rmtree(self._partial)
-            self._made_parent = not target.parent.exists()
-            self._partial.mkdir(parents=True)
+            self._made = make_folders(target.parent)
+            self._partial.mkdir()
 
     def start_tables(self) -> None:
         """Let a thread write the tables."""
@@ -110,16 +109,12 @@ class CheckpointWriter:
         self._write(DENSE_FILE, {name: ArraySource(array) for name, array in dense.items()})
         files = {name: {"bytes": file.size_bytes, "crc32": file.crc32} for name, file in self._files.items()}
         path = self._partial / CHECKPOINT_FILE
-        with as_output_error(path):
-            with open(path, "wb") as file:
-                file.write(description_text({**content, "files": files}))
-                file.flush()
-                os.fsync(file.fileno())
+        with output_errors(path):
+            path.write_bytes(description_text({**content, "files": files}))
+            sync_file(path)
             sync_folder(self._partial)
             os.replace(self._partial, self.target)
             sync_folder(self.target.parent)
-            if self._made_parent:
-                sync_folder(self.target.parent.parent)
 
     def give_up(self) -> None:
         """Wait until the thread has ended, and remove what was written. Never raises OutputError."""
@@ -127,8 +122,7 @@ class CheckpointWriter:
         self.wait_until_tables_ended()
         with contextlib.suppress(OSError):
             shutil.rmtree(self._partial)
-            if self._made_parent:
-                self._partial.parent.rmdir()
+        remove_unused(self._made)
 
     def check_finite(self, array: np.ndarray, name: str) -> None:
         """Raise GivenUp, or DivergenceError where a number is not finite: no step could go on from it."""

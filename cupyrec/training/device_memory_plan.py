@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from cupyrec.batch import most_chunks
 from cupyrec.byte_sizes import format_bytes
 from cupyrec.config import DlrmConfig, SystemConfig
+from cupyrec.counted import counted
 from cupyrec.embedding.gpu_coalesce import GPU_PLAN_BYTES_PER_LOOKUP, GPU_SORT_BYTES_PER_LOOKUP
 from cupyrec.embedding.host_table import record_width
 from cupyrec.errors import MemoryPlanError
@@ -16,16 +17,15 @@ from cupyrec.optim.registry import Optimizer
 from cupyrec.pipeline.gpu_nodes import GROWTH as PLANNER_GROWTH
 from cupyrec.pipeline.gpu_stage_work import loaded_ahead
 from cupyrec.pipeline.growing_array import GROWTH
+from cupyrec.pipeline.plan import PLAN_BYTES_PER_ROW
 from cupyrec.scratchpad_size import scratchpad_slots
 from cupyrec.systems.device_inputs import UPLOADS
 from cupyrec.systems.hybrid import HybridSystem
 from cupyrec.systems.resident import LOADED_BATCHES, ResidentSystem
 from cupyrec.systems.static import StaticSystem
-from cupyrec.training.scratchpad_memory import DEPTH_OF, ScratchpadMemory, scratchpad_memory
+from cupyrec.training.memory_plan import plan_lines
+from cupyrec.training.scratchpad_memory import DEPTH_OF, FLOAT_BYTES, ScratchpadMemory, scratchpad_memory
 
-FLOAT_BYTES = 4
-# Of a unique row of a batch: its slot, and row and slot of as many misses and victims.
-PLAN_BYTES_PER_ROW = 4 + 2 * (8 + 4)
 # How often a row is used in all data.
 COUNT_BYTES = 4
 # Kernels, and what the library of matrix products works in, for each of two streams.
@@ -62,7 +62,9 @@ class DeviceMemoryPlan:
 
     def lines(self) -> list[str]:
         """The plan as a person reads it."""
-        what = f"scratchpad ({self.slots:,} rows), with what is known of them" if self.slots else "embedding rows"
+        what = (
+            f"scratchpad ({counted(self.slots, 'row')}), with what is known of them" if self.slots else "embedding rows"
+        )
         parts = (
             (what, self.records_bytes),
             ("planning", self.planner_bytes),
@@ -73,7 +75,7 @@ class DeviceMemoryPlan:
             ("kernels and libraries", self.library_bytes),
             ("total", self.total_bytes),
         )
-        return [f"{what:<42} {format_bytes(size):>10}" for what, size in parts if size]
+        return plan_lines((what, size) for what, size in parts if size)
 
     def check(self, free_bytes: int) -> None:
         """Raise MemoryPlanError, with the setting that would do, when the plan does not fit."""
@@ -103,7 +105,7 @@ class DeviceMemoryPlan:
             others_bytes = self.total_bytes - self.scratchpad.total_bytes(self.slots)
             slots = self.scratchpad.most_slots(free_bytes - others_bytes)
             if slots:
-                return f"a scratchpad of {slots:,} rows would fit (--scratchpad {slots})"
+                return f"a scratchpad of {counted(slots, 'row')} would fit (--scratchpad {slots})"
         if self.system == ResidentSystem.name and self.total_bytes - self.records_bytes < free_bytes:
             return "train them through a scratchpad: --system scratchpipe"
         return "take smaller batches (--batch-size) or narrower MLPs"

@@ -11,6 +11,7 @@ import numpy as np
 
 from cupyrec.batch import Batch
 from cupyrec.config import DlrmConfig
+from cupyrec.counted import counted
 from cupyrec.datasets.source import Source, check_source, name_of, read_batches
 from cupyrec.errors import ConfigError, DataError
 from cupyrec.training.data_encoding import check_same_encoding
@@ -87,13 +88,13 @@ def check_source_fits(source: Source, config: DlrmConfig, encoding: str | None =
     wanted, found = (config.features, config.dense_features), (len(source.table_rows), source.dense_features)
     if found != wanted:
         raise ConfigError(
-            f"{name}: {found[0]} tables and {found[1]} dense features, but the model was made for {wanted[0]} and "
-            f"{wanted[1]}: name data with the same columns as those of the training"
+            f"{name}: {counted(found[0], 'table')} and {counted(found[1], 'dense feature')}, but the model was made "
+            f"for {wanted[0]} and {wanted[1]}: name data with the same columns as those of the training"
         )
     check_same_encoding(source, config, encoding)
     for number, (rows, expected) in enumerate(zip(source.table_rows, config.table_rows, strict=True), start=1):
         if rows != expected:
             raise ConfigError(
-                f"{name}: table {number} of {found[0]} has {rows:,} rows, but that of the model has {expected:,}: the "
-                "data and the model must have the same table_rows, in the same order"
+                f"{name}: table {number} of {found[0]} has {counted(rows, 'row')}, but that of the model has "
+                f"{expected:,}: the data and the model must have the same table_rows, in the same order"
             )

@@ -19,10 +19,8 @@ from cupyrec.training.open_model import open_model, tensor_shapes
 from cupyrec.training.reference_names import infer_config, reference_name
 from cupyrec.training.safetensors_checksum import check_checksums
 from cupyrec.training.safetensors_io import (
-    INDEX_NAME,
     PARTIAL_SUFFIX,
-    SHARD_PATTERN,
-    SINGLE_NAME,
+    WEIGHTS_FILES,
     ArraySource,
     open_tensors,
     read_metadata,
@@ -36,7 +34,6 @@ TENSOR_FORMAT = "pt"
 ARCHITECTURE = "DLRM_Net"
 # Of a writing that was killed.
 PARTIAL_PATTERN = f"model*.safetensors*{PARTIAL_SUFFIX}"
-WEIGHTS_FILES = (SINGLE_NAME, INDEX_NAME, SHARD_PATTERN)
 
 
 def export_model(

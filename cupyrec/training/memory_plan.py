@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from cupyrec.byte_sizes import format_bytes
 from cupyrec.config import DlrmConfig, SystemConfig
+from cupyrec.counted import counted
 from cupyrec.embedding.coalesce import PLAN_BYTES_PER_LOOKUP, SORT_BYTES_PER_LOOKUP
 from cupyrec.embedding.host_table import record_width
 from cupyrec.errors import MemoryPlanError
@@ -77,7 +78,7 @@ class MemoryPlan:
             ("on the way to the device and back", self.staging_bytes),
         )
         parts = (
-            (f"embedding tables ({self.rows:,} rows)", self.tables_bytes),
+            (f"embedding tables ({counted(self.rows, 'row')})", self.tables_bytes),
             ("optimizer state of the rows", self.row_state_bytes),
             ("MLPs with gradients and state", self.dense_bytes),
             ("activations", self.activation_bytes),

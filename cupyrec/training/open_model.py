@@ -42,6 +42,7 @@ def open_model(path: str | Path, *, compare_checksums: bool = True) -> OpenedMod
     Raises ModelError that says what is missing, damaged or does not fit.
     """
     folder = Path(path)
+    _check_no_file(folder)
     if (folder / CHECKPOINT_FILE).exists():
         checkpoint = read_checkpoint(folder)
         if compare_checksums:
@@ -59,6 +60,12 @@ def open_model(path: str | Path, *, compare_checksums: bool = True) -> OpenedMod
         raise ModelError(f"{folder}: the description of the model is damaged: steps is {steps!r}")
     encoding = model_encoding(config, description, folder)
     return OpenedModel(config, description, steps, encoding, checked_tensors(tensors, config, folder))
+
+
+def _check_no_file(path: Path) -> None:
+    """Raise ModelError where a file of a model is named in place of its folder."""
+    if path.is_file() and any((path.parent / name).exists() for name in (DESCRIPTION_FILE, CHECKPOINT_FILE)):
+        raise ModelError(f"{path}: a file; name the folder of the model, {path.parent}")
 
 
 def last_checkpoint(folder: Path) -> Path | None:

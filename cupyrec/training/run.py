@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from cupyrec.config import DlrmConfig
+from cupyrec.config import DlrmConfig, SystemConfig
 from cupyrec.devices.device import Device
 from cupyrec.devices.gpu import GpuDevice
 from cupyrec.devices.make_device import make_device
@@ -100,7 +100,7 @@ def run_training(
             config.device, threads=config.threads, precision=config.precision, graphs=config.cuda_graphs, say=say
         )
         say_warnings(config, say)
-        system = check_memory(config, shape, device, say, shuffled_samples=data.shuffled_samples)
+        system, why = check_memory(config, shape, device, say, shuffled_samples=data.shuffled_samples)
         check_row_counts(config, system, shape)
         if folder is not None:
             with_checkpoint = checkpoint_bytes(config, shape) if config.checkpoint_every else 0
@@ -113,7 +113,8 @@ def run_training(
         trace = None if config.trace is None else TraceFile(config.trace)
         if trace is not None:
             stack.callback(_close, trace)
-        trainer = _trainer(config, shape, device, trace, say)
+        trainer = _trainer(config, shape, system, device, trace)
+        _say_system(trainer, why, config, say)
         records = RunRecords(folder, progress, log_every=config.log_every)
         start, steps_before, checkpoints = None, 0, None
         if folder is not None:
@@ -217,20 +218,25 @@ def _resolved(config: RunConfig, shape: DlrmConfig, trainer: Trainer) -> RunConf
 
 
 def _trainer(
-    config: RunConfig, shape: DlrmConfig, device: Device, trace: TraceFile | None, say: Callable[[str], None]
+    config: RunConfig, shape: DlrmConfig, system: SystemConfig, device: Device, trace: TraceFile | None
 ) -> Trainer:
-    trainer = Trainer(
+    """system: resolved; what is free on a GPU may be other than when the plans were made for it."""
+    return Trainer(
         shape,
         optimizer=make_optimizer(config.optimizer, eps=config.eps),
         schedule=schedule_of(config),
         batch_size=config.batch_size,
         seed=config.seed,
-        system=config.system_config(),
+        system=system,
         device=device,
         trace=trace,
     )
-    why = f" ({trainer.why_system})" if trainer.why_system else ""
-    say(f"system {trainer.system.name}{why}, device {device.description}")
+
+
+def _say_system(trainer: Trainer, why: str, config: RunConfig, say: Callable[[str], None]) -> None:
+    """What trains and where, and which options say nothing to it. why: this system, if there is anything to say."""
+    device = trainer.device
+    say(f"system {trainer.system.name}{f' ({why})' if why else ''}, device {device.description}")
     if trainer.table_memory.why:
         say(f"host memory {trainer.table_memory.name}: {trainer.table_memory.why}")
     unused = unused_options(trainer.system_config, device)
@@ -239,4 +245,3 @@ def _trainer(
     of_a_gpu = [] if isinstance(device, GpuDevice) else options_of_a_gpu(config)
     if of_a_gpu:
         say(f"not used on the CPU: {', '.join(of_a_gpu)}")
-    return trainer

@@ -102,11 +102,14 @@ def toml_of(config: RunConfig) -> str:
 
 def check_memory(
     config: RunConfig, shape: DlrmConfig, device: Device, say: Say, *, shuffled_samples: int = 0
-) -> SystemConfig:
-    """Print the memory plans; the system, resolved. shuffled_samples: of a window. Raises MemoryPlanError."""
+) -> tuple[SystemConfig, str]:
+    """Print the memory plans; the system that they are for, as resolve_system gives it.
+
+    shuffled_samples: of a window. Raises MemoryPlanError.
+    """
     optimizer = make_optimizer(config.optimizer, eps=config.eps)
     resident = plan_device_memory(shape, optimizer, config.batch_size)
-    system, _ = resolve_system(config.system_config(), device, resident.total_bytes)
+    system, why = resolve_system(config.system_config(), device, resident.total_bytes)
     on_gpu, free_bytes = isinstance(device, GpuDevice), available_bytes()
     plan = plan_memory(
         shape, optimizer, config.batch_size, system, device_apart=on_gpu, shuffled_samples=shuffled_samples
@@ -122,7 +125,7 @@ def check_memory(
         _say_plan("memory plan of the GPU:", [*on_device.lines(), *ahead], say)
         on_device.check(device.runtime.memory_bytes()[0])
     plan.check(free_bytes)
-    return system
+    return system, why
 
 
 @contextmanager

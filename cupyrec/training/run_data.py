@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
+from cupyrec.counted import counted
 from cupyrec.datasets.bad_rows import check_log_file
 from cupyrec.datasets.criteo import CriteoFiles
 from cupyrec.datasets.open_data import data_files, is_prepared, open_data
@@ -236,9 +237,9 @@ def _share(valid: tuple[str, ...]) -> float | None:
 def _name(data: CriteoFiles | PreparedData) -> str:
     """Which data they are, for people."""
     if isinstance(data, PreparedData):
-        return f"{data.samples:,} samples of {data.path}"
-    return str(data.files[0]) if len(data.files) == 1 else f"{len(data.files)} files"
+        return f"{counted(data.samples, 'sample')} of {data.path}"
+    return str(data.files[0]) if len(data.files) == 1 else counted(len(data.files), "file")
 
 
 def _count(data: CriteoFiles | PreparedData) -> str:
-    return f"{data.samples:,} samples" if isinstance(data, PreparedData) else f"{data.count_lines():,} lines"
+    return counted(data.samples, "sample") if isinstance(data, PreparedData) else counted(data.count_lines(), "line")

@@ -12,19 +12,19 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from cupyrec.byte_sizes import format_bytes
-from cupyrec.datasets.durable_files import sync_folder
+from cupyrec.datasets.durable_files import make_folders, output_errors, remove_unused, sync_folder, write_durably
 from cupyrec.datasets.prepared.manifest import MANIFEST_FILE
 from cupyrec.datasets.preparing.output_folder import PREPARATION_FILE
 from cupyrec.errors import OutputError
-from cupyrec.folder_lock import LOCK_FILE, FolderLock
+from cupyrec.folder_lock import FolderLock
 from cupyrec.training.checkpoint_folder import CHECKPOINTS_FOLDER, CheckpointFolder
-from cupyrec.training.saved_model import DESCRIPTION_FILE, write_text
+from cupyrec.training.safetensors_io import WEIGHTS_FILES
+from cupyrec.training.saved_model import DESCRIPTION_FILE
 
 METRICS_FILE = "metrics.jsonl"
 CONFIG_FILE = "config.toml"
 BAD_ROWS_FILE = "bad_rows.tsv"
 BAD_ROWS_FILES = (BAD_ROWS_FILE, "bad_rows_valid.tsv")
-WEIGHTS_FILES = ("model.safetensors", "model.safetensors.index.json", "model-*-of-*.safetensors")
 # Before the names of the files of a run whose model is not saved, where another run's files have those names.
 UNSAVED = "unsaved-"
 # The folder of the model of a run that was stopped or failed before it could take the place of an earlier one.
@@ -86,7 +86,7 @@ class RunFolder:
             if resume:
                 self._find_own_files()
         except BaseException as error:
-            self._remove_made()
+            remove_unused(self._made)
             self._lock.close()
             if isinstance(error, OSError) and not isinstance(error, OutputError):
                 raise OutputError(f"{path}: cannot be written: {error.strerror}; choose another --output") from None
@@ -178,7 +178,7 @@ class RunFolder:
     def write_config(self) -> None:
         """Write config.toml. Raises OutputError."""
         assert self._config_toml is not None  # begin() was called
-        write_text(self.place(CONFIG_FILE), self._config_toml)
+        write_durably(self.place(CONFIG_FILE), self._config_toml.encode())
 
     def record(self, entry: dict[str, Any]) -> None:
         """Append one line to metrics.jsonl; the first begins the file anew, beside config.toml. Raises OutputError."""
@@ -211,7 +211,7 @@ class RunFolder:
 
     def __exit__(self, *_: object) -> None:
         self._close_metrics()
-        self._remove_made()
+        remove_unused(self._made)
         self._lock.close()
 
     def _files_there(self) -> list[Path]:
@@ -241,24 +241,17 @@ class RunFolder:
         """
         names = sorted(self._names, key=lambda name: (name != CONFIG_FILE, name))
         for name in names:
-            unsaved = self.path / f"{UNSAVED}{name}"
-            try:
-                if unsaved.exists():
-                    os.replace(unsaved, self.path / name)
-            except OSError as error:
-                raise OutputError(f"{self.path / name}: cannot be written: {error.strerror}") from None
+            if (unsaved := self.path / f"{UNSAVED}{name}").exists():
+                _rename(unsaved, self.path / name)
         unsaved, checkpoints = self.path / f"{UNSAVED}{CHECKPOINTS_FOLDER}", self.path / CHECKPOINTS_FOLDER
         CheckpointFolder(checkpoints).remove_all()
-        try:
-            if unsaved.exists() and not checkpoints.exists():
-                os.replace(unsaved, checkpoints)
-            # One by one, the newest last, where files of others have kept the folder in its place.
-            for step in CheckpointFolder(unsaved).steps():
-                os.replace(CheckpointFolder(unsaved).place(step), CheckpointFolder(checkpoints).place(step))
-            with contextlib.suppress(OSError):
-                unsaved.rmdir()
-        except OSError as error:
-            raise OutputError(f"{checkpoints}: cannot be written: {error.strerror}") from None
+        if unsaved.exists() and not checkpoints.exists():
+            _rename(unsaved, checkpoints)
+        # One by one, the newest last, where files of others have kept the folder in its place.
+        for step in CheckpointFolder(unsaved).steps():
+            _rename(CheckpointFolder(unsaved).place(step), CheckpointFolder(checkpoints).place(step))
+        with contextlib.suppress(OSError):
+            unsaved.rmdir()
 
     def _remove_unsaved_model(self) -> None:
         """Files of others in its folder stay."""
@@ -282,19 +275,13 @@ class RunFolder:
 
     def _make(self) -> None:
         """Make the folders that are missing, and try to write. Raises OSError."""
-        for folder in reversed([self.path, *self.path.parents]):
-            if not folder.exists():
-                folder.mkdir()
-                self._made.append(folder)
-                with contextlib.suppress(PermissionError):
-                    sync_folder(folder.parent)
+        self._made = make_folders(self.path)
         with tempfile.TemporaryFile(dir=self.path):
             pass
 
-    def _remove_made(self) -> None:
-        """Those that are still empty."""
-        for folder in reversed(self._made):
-            with contextlib.suppress(OSError):
-                if [each.name for each in folder.iterdir()] == [LOCK_FILE]:
-                    (folder / LOCK_FILE).unlink()
-                folder.rmdir()
+
+def _rename(old: Path, new: Path) -> None:
+    """Rename, and wait until the disk has it: what is renamed next comes later there too. Raises OutputError."""
+    with output_errors(new):
+        os.replace(old, new)
+        sync_folder(new.parent)

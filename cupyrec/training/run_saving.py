@@ -6,6 +6,7 @@ import contextlib
 from pathlib import Path
 from typing import Any
 
+from cupyrec.counted import counted
 from cupyrec.errors import CupyrecError, DataError
 from cupyrec.training.run_folder import RunFolder
 from cupyrec.training.run_records import RunRecords, describe
@@ -28,7 +29,8 @@ def save(trainer: Trainer, folder: RunFolder, training: dict[str, Any], *, ended
 
 def rescue(trainer: Trainer, folder: RunFolder, records: RunRecords, facts: dict[str, Any], error: Exception) -> str:
     """Save the steps trained before an error, and say how that went."""
-    steps = f"the {trainer.system.steps_done:,} steps trained before"
+    done = trainer.system.steps_done
+    steps, are = f"the {counted(done, 'step')} trained before", "is" if done == 1 else "are"
     try:
         place = save(trainer, folder, {**facts, "stopped_by": describe(error)}, ended=False)
     except CupyrecError as failure:
@@ -37,7 +39,7 @@ def rescue(trainer: Trainer, folder: RunFolder, records: RunRecords, facts: dict
     with contextlib.suppress(CupyrecError):
         records.stopped(error)
     stays = "" if place == folder.path else f"; the earlier run in {folder.path} stays as it was"
-    return f"{steps} are saved in {place}{stays}"
+    return f"{steps} {are} saved in {place}{stays}"
 
 
 def with_note(error: CupyrecError, note: str) -> CupyrecError:

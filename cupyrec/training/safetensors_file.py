@@ -14,7 +14,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from cupyrec.errors import ModelError, OutputError
+from cupyrec.datasets.durable_files import output_errors
+from cupyrec.errors import ModelError
 from cupyrec.training.safetensors_checksum import CHECKSUM_KEY, NO_CHECKSUM, place_of_checksum
 from cupyrec.training.safetensors_header import (
     LENGTH_BYTES,
@@ -141,7 +142,7 @@ def write_file(
         begin, end = end, end + size_bytes_of(source)
         entries.append(TensorEntry(name, source.dtype.newbyteorder("<"), tuple(source.shape), begin, end))
     with contextlib.ExitStack() as stack:
-        with as_output_error(path):
+        with output_errors(path):
             file = stack.enter_context(open(path, "wb", buffering=0))
             header = encode_header(entries, metadata)
             _write_all(file, header)
@@ -153,14 +154,14 @@ def write_file(
                     raise TypeError(f"tensor {entry.name!r} is {entry.dtype}, but a block is {block.dtype}")
                 written_bytes += block.nbytes
                 little_endian = np.ascontiguousarray(block, dtype=entry.dtype).reshape(-1).view(np.uint8)
-                with as_output_error(path):
+                with output_errors(path):
                     _write_all(file, little_endian.data)
                 checksum = zlib.crc32(little_endian.data, checksum)
             if written_bytes != entry.end - entry.begin:
                 raise ValueError(
                     f"tensor {entry.name!r} has {entry.end - entry.begin} bytes, but its blocks have {written_bytes}"
                 )
-        with as_output_error(path):
+        with output_errors(path):
             place = place_of_checksum(header) if own_checksum else None
             if place is not None:
                 file.seek(place[0])
@@ -174,14 +175,3 @@ def _write_all(file: Any, data: bytes | memoryview) -> None:
     unwritten = memoryview(data)
     while unwritten:
         unwritten = unwritten[file.write(unwritten) :]
-
-
-@contextlib.contextmanager
-def as_output_error(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise OutputError(
-            f"{path}: cannot be written ({error.strerror or error}): "
-            f"check that the folder may be written to and that its disk has room"
-        ) from error

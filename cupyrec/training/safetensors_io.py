@@ -14,12 +14,11 @@ from pathlib import Path
 
 import numpy as np
 
-from cupyrec.datasets.durable_files import make_folders, sync_folder
+from cupyrec.datasets.durable_files import make_folders, output_errors, sync_file, sync_folder
 from cupyrec.errors import ModelError
 from cupyrec.training.safetensors_file import ArraySource as ArraySource
 from cupyrec.training.safetensors_file import TensorSource as TensorSource
 from cupyrec.training.safetensors_file import (
-    as_output_error,
     open_file,
     size_bytes_of,
     write_file,
@@ -28,7 +27,8 @@ from cupyrec.training.safetensors_header import NAMES
 
 SINGLE_NAME = "model.safetensors"
 INDEX_NAME = "model.safetensors.index.json"
-SHARD_PATTERN = "model-?????-of-?????.safetensors"
+# Whatever files the weights of a model are in.
+WEIGHTS_FILES = (SINGLE_NAME, INDEX_NAME, "model-?????-of-?????.safetensors")
 PARTIAL_SUFFIX = ".partial"
 
 
@@ -54,7 +54,7 @@ def write_sharded(
         names = [f"model-{i:05}-of-{len(shards):05}.safetensors" for i in range(1, len(shards) + 1)]
     partials = [folder / (name + PARTIAL_SUFFIX) for name in names]
     try:
-        with as_output_error(folder):
+        with output_errors(folder):
             make_folders(folder)
             for leftover in folder.glob("model*.safetensors*" + PARTIAL_SUFFIX):
                 leftover.unlink()  # of a process that was killed; as large as a model, perhaps
@@ -65,11 +65,10 @@ def write_sharded(
             total_bytes = sum(size_bytes_of(source) for source in tensors.values())
             index = {"metadata": {"total_size": total_bytes}, "weight_map": weight_map}
             partials.append(folder / (INDEX_NAME + PARTIAL_SUFFIX))
-            with as_output_error(partials[-1]), open(partials[-1], "wb") as file:
-                file.write(json.dumps(index, indent=2).encode())
-                file.flush()
-                os.fsync(file.fileno())
-        with as_output_error(folder):
+            with output_errors(partials[-1]):
+                partials[-1].write_bytes(json.dumps(index, indent=2).encode())
+                sync_file(partials[-1])
+        with output_errors(folder):
             return _publish(folder, partials)
     finally:
         for partial in partials:
@@ -115,7 +114,7 @@ def plan_shards(tensors: Mapping[str, TensorSource], max_shard_bytes: int) -> li
 def _publish(folder: Path, partials: list[Path]) -> list[Path]:
     """Give complete files their names, the one a reader opens last, and remove those of the model before."""
     files = [partial.with_name(partial.name.removesuffix(PARTIAL_SUFFIX)) for partial in partials]
-    stale = {folder / SINGLE_NAME, folder / INDEX_NAME, *folder.glob(SHARD_PATTERN)} - set(files)
+    stale = {file for pattern in WEIGHTS_FILES for file in folder.glob(pattern)} - set(files)
     if len(files) > 1:
         # New shards may have the names of old ones: no index may point at them until all are there.
         for entry_point in (folder / SINGLE_NAME, folder / INDEX_NAME):

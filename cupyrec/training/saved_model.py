@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -14,11 +12,11 @@ import numpy as np
 
 from cupyrec import __version__
 from cupyrec.config import DlrmConfig
-from cupyrec.datasets.durable_files import make_folders, sync_folder
+from cupyrec.datasets.durable_files import durable_file, make_folders, sync_file
 from cupyrec.datasets.prepared.manifest import MANIFEST_FILE
 from cupyrec.datasets.prepared.splits import SPLIT_SUFFIX
 from cupyrec.embedding.host_table import HostTable
-from cupyrec.errors import ModelError, OutputError
+from cupyrec.errors import ModelError
 from cupyrec.models.dlrm import Dlrm, dense_parameters
 from cupyrec.training.safetensors_io import (
     INDEX_NAME,
@@ -77,39 +75,11 @@ def write_model(
         "steps": steps,
         "training": dict(training or {}),
     }
-    with _staged_text(folder / DESCRIPTION_FILE, json.dumps(description, indent=2) + "\n"):
+    with durable_file(folder / DESCRIPTION_FILE) as partial:
+        make_folders(folder)
+        partial.write_bytes((json.dumps(description, indent=2) + "\n").encode())
+        sync_file(partial)  # there is room for it, before the old weights go
         write_sharded(folder, sources, identity, max_shard_bytes)
-
-
-def write_text(path: Path, content: str) -> None:
-    """Write a small file beside its place and rename it. Raises OutputError."""
-    with _staged_text(path, content):
-        pass
-
-
-@contextlib.contextmanager
-def _staged_text(path: Path, content: str) -> Iterator[None]:
-    """Write a small file beside its place, and rename it when the block has ended without an error.
-
-    Its folder is made if need be. Raises OutputError.
-    """
-    temporary = path.with_name(f".{path.name}.partial")
-    try:
-        make_folders(path.parent)
-        with open(temporary, "w", encoding="utf-8") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        yield
-        os.replace(temporary, path)
-        sync_folder(path.parent)
-    except OutputError:
-        raise
-    except OSError as error:
-        raise OutputError(f"{path}: cannot be written: {error.strerror}") from None
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
 
 
 def read_model(folder: str | Path) -> tuple[DlrmConfig, dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from cupyrec.counted import counted
 from cupyrec.devices.cpu import usable_cores
 
 
@@ -10,5 +11,5 @@ def thread_warning(threads: int | None) -> str | None:
     cores = usable_cores()
     if threads is None or threads <= cores:
         return None
-    usable = f"{cores} usable core{'s' if cores != 1 else ''}"
+    usable = counted(cores, "usable core")
     return f"warning: --threads {threads} is more than the {usable}, and slower than as many; leave --threads out"

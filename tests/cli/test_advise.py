@@ -46,6 +46,16 @@ def test_prints_one_screen_with_a_command_that_works(data, tmp_path, capsys):
     assert "bottom MLP must end in the embedding dimension" in check_one_error_line(checked)
 
 
+def test_the_command_for_prepared_data_has_no_options_of_raw_files(data, capsys):
+    assert run_here(capsys, "prepare", "data.tsv", "--output=prepared").code == 0
+    outcome = run_here(capsys, "advise", "prepared", *SMALL, "--on-bad-row=skip")
+    assert "not used with prepared data: --hash-rows, --on-bad-row" in outcome.err
+    command = shlex.split(outcome.out.splitlines()[-1])
+    assert command[:4] == ["cupyrec", "train", "prepared", "--system"]
+    assert command[-4:] == ["--batch-size", "32", "--dimension", "4"]
+    assert not {"--hash-rows", "--on-bad-row"} & {*command}
+
+
 def test_json_has_the_figures_and_nothing_else(data, capsys):
     outcome = run_here(capsys, "advise", "data.tsv", *SMALL, "--json", "--sizes=8, 50% ,64KiB", "--lookahead=5")
     assert outcome.code == 0, outcome

@@ -215,7 +215,7 @@ def test_nothing_but_bad_rows_is_an_error_even_where_they_are_skipped(tmp_path, 
     (tmp_path / "other.tsv").write_text("a\tb\nc\td\n")
     arguments = [*SMALL, "--on-bad-row=skip", "--output", tmp_path / "run"]
     message = check_one_error_line(run_here(capsys, "train", tmp_path / "other.tsv", *arguments))
-    assert message.startswith(f"{tmp_path / 'other.tsv'}: none of the 2 lines")
+    assert message.startswith(f"{tmp_path / 'other.tsv'}: no row of Criteo data in 2 lines")
     assert "the first: expected 40 columns separated by tabs and found 2" in message
     # A file of all rows would stand in the way of the next attempt, as would the folder.
     assert files_in(tmp_path) == ["other.tsv"]

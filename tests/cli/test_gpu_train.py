@@ -65,12 +65,12 @@ def test_trains_as_on_the_cpu_but_for_rounding(capsys, data, gpu, on_cpu, tmp_pa
     options += [] if exchange is None else ["--exchange", exchange]
     outcome = train(capsys, data, *options, "--output", tmp_path / "run")
     assert outcome.code == 0, outcome
-    assert f"system {system}, device gpu, emulated, with 1 CPU threads, fp32\n" in outcome.out
+    assert f"system {system}, device gpu, emulated, with 1 CPU thread, fp32\n" in outcome.out
     assert re.search(r"^memory plan of the GPU:\n( {2}.*\n)+ {2}total ", outcome.out, re.MULTILINE)
     assert "not used by this system" not in outcome.out
     ours, theirs = final_of(tmp_path / "run"), final_of(on_cpu)
     assert ours["final"]["log_loss"] == pytest.approx(theirs["final"]["log_loss"], rel=1e-4)
-    assert ours["device"] == "gpu, emulated, with 1 CPU threads, fp32"
+    assert ours["device"] == "gpu, emulated, with 1 CPU thread, fp32"
     description = load_model(tmp_path / "run", threads=1).description["training"]
     assert (description["device"], description["threads"]) == (ours["device"], 1)
     if exchange in ("staged", "direct"):

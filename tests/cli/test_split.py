@@ -12,13 +12,14 @@ from cupyrec.datasets.prepared.manifest import Category, InputFile, Manifest, Sh
 
 @pytest.fixture
 def folder(tmp_path):
-    """Of 100 samples; the data themselves are not read."""
+    """Of 100 samples; the data are looked at for their size alone."""
     folder = tmp_path / "data set"
     folder.mkdir()
     inputs = tuple(InputFile(f"day_{day}", samples) for day, samples in enumerate((40, 30, 30)))
     shards = (Shard(shard_name(0), 100, 1, (0,)),)
     content = Manifest(("I1",), "log", "hash", (Category("C1", 5),), "0123456789abcdef", inputs, shards)
     (folder / "prepared.json").write_text(manifest_json(content))
+    (folder / shard_name(0)).write_bytes(b"x")
     return folder
 
 

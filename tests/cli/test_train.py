@@ -155,7 +155,7 @@ def test_data_of_bad_rows_alone_leave_nothing_that_hinders_the_second_attempt(tm
     for _ in range(2):
         outcome = run_here(capsys, "train", "bad_only.tsv", *SMALL, "--on-bad-row=skip", *options)
         assert check_one_error_line_at_the_end(outcome) == (
-            "bad_only.tsv: none of the 2 lines is a row of Criteo data (the first: expected 40 columns separated by "
+            "bad_only.tsv: no row of Criteo data in 2 lines (the first: expected 40 columns separated by "
             "tabs and found 1); is this the right file?"
         )
         assert files_in(tmp_path) == ["bad_only.tsv"]

@@ -98,7 +98,7 @@ def test_bad_rows_can_be_left_out_and_are_written_once(content, reading):
             if expected.labels:
                 check_rows(list(source.batches(reading["batch_size"])), expected)
             else:
-                with pytest.raises(DataError, match="is a row of Criteo data"):
+                with pytest.raises(DataError, match="no row of Criteo data"):
                     list(source.batches(reading["batch_size"]))
         assert source.bad_rows == len(expected.bad)
         assert bad_path.exists() == bool(expected.bad)
@@ -192,7 +192,7 @@ def test_a_truncated_file_is_an_error_even_where_bad_rows_are_left_out(tmp_path)
 def test_a_part_without_a_good_row_is_an_error(tmp_path):
     path = write(tmp_path / "day_0", make_lines(0, 8) + b"bad\nbad\n")
     _, tail = CriteoFiles(path, on_bad_row="skip").split_tail(0.2)
-    with pytest.raises(DataError, match="none of the 2 lines is a row of Criteo data"):
+    with pytest.raises(DataError, match="no row of Criteo data in 2 lines"):
         list(tail.batches(2))
 
 

@@ -8,12 +8,15 @@ import pytest
 
 from cupyrec.datasets.durable_files import (
     durable_file,
+    make_folders,
     output_errors,
     partial_path,
     remove_partials,
+    remove_unused,
     write_durably,
 )
 from cupyrec.errors import OutputError
+from cupyrec.folder_lock import LOCK_FILE
 
 
 def test_the_order_is_content_place_folder(tmp_path, monkeypatch):
@@ -90,3 +93,20 @@ def test_what_was_left_of_partial_files_is_removed_and_nothing_else(tmp_path):
     partial_path(tmp_path / "a").touch()
     remove_partials(tmp_path)
     assert sorted(os.listdir(tmp_path)) == [".c", "a", "b.partial"]
+
+
+def test_folders_are_made_all_or_none(tmp_path):
+    made = make_folders(tmp_path / "a" / "b")
+    assert made == [tmp_path / "a", tmp_path / "a" / "b"]
+    assert make_folders(tmp_path / "a" / "b") == []
+    with pytest.raises(OSError, match="File name too long"):
+        make_folders(tmp_path / "a" / "c" / ("x" * 300) / "d")
+    assert os.listdir(tmp_path / "a") == ["b"]
+
+
+def test_folders_that_are_used_stay(tmp_path):
+    made = make_folders(tmp_path / "a" / "b" / "c")
+    (made[1] / "mine").touch()
+    (made[2] / LOCK_FILE).touch()
+    remove_unused(made)
+    assert os.listdir(made[1]) == ["mine"]

@@ -156,8 +156,8 @@ def test_what_a_kernel_is_called_and_compiled_with(source):
 
 
 def test_kernels_of_the_package_are_found_by_name():
-    made = kernel("init_rows", "init_rows", B=2, A=1)
-    assert (made.path, made.name, made.defines) == (source_path("init_rows"), "init_rows", (("A", 1), ("B", 2)))
-    assert kernel("init_rows", "init_rows", B=2, A=1) is made
-    with pytest.raises(FileNotFoundError, match=r"no kernel file missing\.cu; there are: .*init_rows"):
-        kernel("missing", "init_rows")
+    made = kernel("dense_update", "dense_sgd", B=2, A=1)
+    assert (made.path, made.name, made.defines) == (source_path("dense_update"), "dense_sgd", (("A", 1), ("B", 2)))
+    assert kernel("dense_update", "dense_sgd", B=2, A=1) is made
+    with pytest.raises(FileNotFoundError, match=r"no kernel file missing\.cu; there are: .*dense_update"):
+        kernel("missing", "dense_sgd")

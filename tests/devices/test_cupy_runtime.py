@@ -26,7 +26,7 @@ from cupyrec.devices.memory_driver import MemoryDriver
 from cupyrec.errors import DeviceError, DeviceMemoryError
 from cupyrec.kernels import kernel
 
-INIT_ROWS = kernel("init_rows", "init_rows")
+SGD = kernel("dense_update", "dense_sgd")
 FUNCTION = 2**40 + 1
 
 
@@ -427,13 +427,13 @@ def test_cublas_is_made_once_for_a_stream(runtime, cupy):
     assert calls[-1] == ("cublasGemmEx", COMPUTE_TYPES["bf16"])
 
 
-def init_rows_arguments():
-    records = FakeArray(np.zeros((3, 4), np.float32))
-    return (records, np.int64(3), np.int32(4), np.int32(4), np.uint64(7), np.float64(0.5), np.int64(0))
+def sgd_arguments():
+    w, g = (FakeArray(np.zeros((3, 4), np.float32)) for _ in range(2))
+    return w, g, np.int64(12), np.float32(0.5)
 
 
-def launch(runtime, arguments=None, shared_bytes=0, of=INIT_ROWS):
-    arguments = init_rows_arguments() if arguments is None else arguments
+def launch(runtime, arguments=None, shared_bytes=0, of=SGD):
+    arguments = sgd_arguments() if arguments is None else arguments
     runtime.launch(runtime.stream("train"), of, (3, 1, 1), (64, 1, 1), shared_bytes, arguments)
 
 
@@ -443,14 +443,14 @@ def test_a_kernel_is_compiled_once_for_its_constants(runtime, cupy):
         thread.start()
     for thread in threads:
         thread.join()
-    launch(runtime, of=CudaKernel(INIT_ROWS.path, "init_rows", (("D", 3),)))
+    launch(runtime, of=CudaKernel(SGD.path, "dense_sgd", (("D", 3),)))
     modules = [call for call in cupy.log if call[0] == "RawModule"]
-    folder = f"-I{INIT_ROWS.path.parent}"
+    folder = f"-I{SGD.path.parent}"
     assert [options for _, _, options in modules] == [
         ("--std=c++17", "-lineinfo", folder),
         ("--std=c++17", "-lineinfo", folder, "-DD=3"),
     ]
-    assert INIT_ROWS.path.read_text() in modules[0][1]
+    assert SGD.path.read_text() in modules[0][1]
     assert len([call for call in cupy.log if call[0] == "cuLaunchKernel"]) == 5
 
 
@@ -476,7 +476,7 @@ def test_a_launch_names_its_stream_and_passes_its_arguments_on(runtime, cupy, ta
 
 def test_a_launch_that_fails_names_its_kernel(runtime, cupy):
     cupy.driver.status = 701
-    message = r"launch of init_rows in init_rows.cu on \(3, 1, 1\) blocks of \(64, 1, 1\) threads: cudaError 701"
+    message = r"launch of dense_sgd in dense_update.cu on \(3, 1, 1\) blocks of \(64, 1, 1\) threads: cudaError 701"
     with pytest.raises(DeviceError, match=message):
         launch(runtime)
 
@@ -539,37 +539,37 @@ def test_much_shared_memory_is_asked_for_once(runtime):
         kernel = SimpleNamespace(ptr=FUNCTION)
         max_dynamic_shared_size_bytes = property(None, lambda self, size_bytes: asked.append(size_bytes))
 
-    runtime._kernels.function(INIT_ROWS)
-    runtime._kernels._kernels[INIT_ROWS] = Kernel()
+    runtime._kernels.function(SGD)
+    runtime._kernels._kernels[SGD] = Kernel()
     for kilobytes in (48, 60, 50, 64):
         launch(runtime, shared_bytes=kilobytes * 1024)
     assert asked == [60 * 1024, 64 * 1024]
 
 
 def test_the_arguments_of_a_kernel_are_checked(runtime, cupy):
-    right = init_rows_arguments()
-    with pytest.raises(TypeError, match="takes 7 arguments, not 6"):
+    right = sgd_arguments()
+    with pytest.raises(TypeError, match="takes 4 arguments, not 3"):
         launch(runtime, right[:-1])  # before it is compiled
     assert cupy.log == []
     launch(runtime)
     cupy.log.clear()
-    with pytest.raises(TypeError, match=r"init_rows in init_rows.cu is given a host array \(3, 4\)"):
+    with pytest.raises(TypeError, match=r"dense_sgd in dense_update.cu is given a host array \(3, 4\)"):
         launch(runtime, (np.zeros((3, 4), np.float32), *right[1:]))
-    with pytest.raises(TypeError, match=r"records of init_rows .* must be float32, but is float64"):
+    with pytest.raises(TypeError, match=r"w of dense_sgd .* must be float32, but is float64"):
         launch(runtime, (FakeArray(np.zeros((3, 4))), *right[1:]))
-    with pytest.raises(ValueError, match=r"records of init_rows .* must be C-contiguous"):
+    with pytest.raises(ValueError, match=r"w of dense_sgd .* must be C-contiguous"):
         launch(runtime, (FakeArray(np.zeros((3, 4), np.float32).T), *right[1:]))
     assert cupy.log == []
 
 
 def test_a_kernel_that_does_not_compile(runtime, cupy):
     cupy.compile_error = (
-        'init_rows.cu(9): warning #1: odd\ninit_rows.cu(12): error: "b" is undefined\n  1 error detected'
+        'dense_update.cu(9): warning #1: odd\ndense_update.cu(12): error: "b" is undefined\n  1 error detected'
     )
     with pytest.raises(DeviceError) as raised:
-        launch(runtime, of=CudaKernel(INIT_ROWS.path, "init_rows", (("D", 3),)))
+        launch(runtime, of=CudaKernel(SGD.path, "dense_sgd", (("D", 3),)))
     assert str(raised.value) == (
-        'init_rows in init_rows.cu (D=3) cannot be compiled: init_rows.cu(12): error: "b" is undefined'
+        'dense_sgd in dense_update.cu (D=3) cannot be compiled: dense_update.cu(12): error: "b" is undefined'
     )
     assert first_compile_error("") == "the compiler does not say why"
 

@@ -516,22 +516,25 @@ def test_time_is_told_between_events_that_are_done():
         bench.runtime.elapsed_ms(begun, untimed)
 
 
-def init_rows_arguments(records):
-    return (records, np.int64(3), np.int32(4), np.int32(4), np.uint64(1), np.float64(0.5), np.int64(0))
+SGD = kernel("dense_update", "dense_sgd")
+
+
+def sgd_arguments(w, g):
+    return w, g, np.int64(12), np.float32(0.5)
 
 
 def test_a_kernel_is_executed_when_the_device_comes_to_it():
     bench = Bench()
-    records = bench.runtime.empty((3, 4), np.float32)
-    arguments = init_rows_arguments(records)
-    bench.runtime.launch(bench.first, kernel("init_rows", "init_rows"), (1, 1, 1), (32, 1, 1), 0, arguments)
+    w, g = bench.runtime.empty((3, 4), np.float32), bench.runtime.page_locked((3, 4), np.float32)
+    bench.runtime.fill(bench.first, w, 0)
+    bench.runtime.launch(bench.first, SGD, (1, 1, 1), (32, 1, 1), 0, sgd_arguments(w, bench.runtime.mapped(g)))
     result = bench.runtime.page_locked((3, 4), np.float32)
-    bench.copy(bench.first, records, result)
+    bench.copy(bench.first, w, result)
+    g[:] = np.arange(12).reshape(3, 4)
     assert not result.any()
     bench.finish()
-    assert (np.abs(result) <= 0.5).all()
-    assert result.all()
-    assert bench.runtime.log == [("first", "init_rows"), ("first", "copy")]
+    assert np.array_equal(result, -0.5 * g)
+    assert bench.runtime.log == [("first", "fill"), ("first", "dense_sgd"), ("first", "copy")]
 
 
 @pytest.mark.parametrize(
@@ -540,24 +543,21 @@ def test_a_kernel_is_executed_when_the_device_comes_to_it():
 )
 def test_a_launch_that_no_gpu_would_take(grid, block, shared_bytes):
     bench = Bench()
-    arguments = init_rows_arguments(bench.runtime.empty((3, 4), np.float32))
-    with pytest.raises(DeviceError, match="init_rows"):
-        bench.runtime.launch(bench.first, kernel("init_rows", "init_rows"), grid, block, shared_bytes, arguments)
+    w = bench.runtime.empty((3, 4), np.float32)
+    with pytest.raises(DeviceError, match="dense_sgd"):
+        bench.runtime.launch(bench.first, SGD, grid, block, shared_bytes, sgd_arguments(w, w))
 
 
 def test_a_kernel_is_given_no_host_array_and_nothing_else_that_is_wrong():
     bench = Bench()
-    host, device = np.zeros((3, 4), np.float32), bench.runtime.empty((3, 4), np.float64)
-    for records, message in ((host, "not on the device"), (device, "records of init_rows .* must be float32")):
+    w, host, device = (
+        bench.runtime.empty((3, 4), np.float32),
+        np.zeros((3, 4), np.float32),
+        bench.runtime.empty((3, 4), np.float64),
+    )
+    for g, message in ((host, "not on the device"), (device, "g of dense_sgd .* must be float32")):
         with pytest.raises(TypeError, match=message):
-            bench.runtime.launch(
-                bench.first,
-                kernel("init_rows", "init_rows"),
-                (1, 1, 1),
-                (1, 1, 1),
-                0,
-                init_rows_arguments(records),
-            )
+            bench.runtime.launch(bench.first, SGD, (1, 1, 1), (1, 1, 1), 0, sgd_arguments(w, g))
 
 
 def test_factors_are_rounded_to_nearest_even():

@@ -14,9 +14,12 @@ ORDERS = adversarial_orders(("train", "side"))
 DTYPES = (np.float32, np.float64, np.int32, np.int64, np.uint8)
 
 
-def init_rows_arguments(records, rows):
-    width = records.shape[1]
-    return (records, np.int64(rows), np.int32(width), np.int32(width), np.uint64(7), np.float64(0.5), np.int64(0))
+SGD = kernel("dense_update", "dense_sgd")
+
+
+def sgd_arguments(device, w):
+    """w -= 0.5 g, where g is 1, 2, ..."""
+    return w, device.upload(numbers(w.size) + 1), np.int64(w.size), np.float32(0.5)
 
 
 def numbers(*shape):
@@ -104,40 +107,37 @@ def test_copies_that_are_refused(source, target, message):
 
 
 def test_a_kernel_over_all_its_items(gpu_device):
-    rows, width = 37, 5
-    records = gpu_device.zeros((rows, width))
-    gpu_device.launch_over(
-        kernel("init_rows", "init_rows"), rows * width, *init_rows_arguments(records, rows), threads=32
-    )
-    result = gpu_device.download(records)
-    assert result.all()
-    assert (np.abs(result) <= 0.5).all()
-    one_block = gpu_device.zeros((rows, width))
-    gpu_device.launch(kernel("init_rows", "init_rows"), 1, (64, 1), *init_rows_arguments(one_block, rows))
-    assert np.array_equal(gpu_device.download(one_block), result)
+    w, one_block = gpu_device.zeros((37, 5)), gpu_device.zeros((37, 5))
+    arguments = sgd_arguments(gpu_device, w)
+    gpu_device.launch_over(SGD, w.size, *arguments, threads=32)
+    gpu_device.launch(SGD, 1, (64, 1), one_block, *arguments[1:])
+    expected = -0.5 * (numbers(37, 5) + 1)
+    assert np.array_equal(gpu_device.download(w), expected)
+    assert np.array_equal(gpu_device.download(one_block), expected)
 
 
 def test_the_grid_of_a_kernel_has_a_limit():
     device, grids = emulated_device(), []
     device.runtime.launch = lambda stream, kernel, grid, block, shared_bytes, arguments: grids.append((grid, block))
-    records = device.empty((1, 1))
+    arguments = sgd_arguments(device, device.empty(1))
     for items in (0, 1, 256, 257, 10**9):
-        device.launch_over(kernel("init_rows", "init_rows"), items, *init_rows_arguments(records, 1))
+        device.launch_over(SGD, items, *arguments)
     assert grids == [((blocks, 1, 1), (256, 1, 1)) for blocks in (1, 1, 2, MOST_BLOCKS)]
 
 
 def test_a_launch_on_no_blocks_does_nothing_but_is_checked():
     device = emulated_device()
-    records = device.empty((1, 1))
-    device.launch(kernel("init_rows", "init_rows"), (0, 1), 32, *init_rows_arguments(records, 1))
+    w, g, size, learning_rate = sgd_arguments(device, device.empty(1))
+    device.runtime.log.clear()
+    device.launch(SGD, (0, 1), 32, w, g, size, learning_rate)
     device.synchronize()
     assert device.runtime.log == []
-    with pytest.raises(TypeError, match="takes 7 arguments, not 1"):
-        device.launch(kernel("init_rows", "init_rows"), 0, 32, records)
-    wrong = list(init_rows_arguments(records, 1))
-    wrong[2] = 4
-    with pytest.raises(TypeError, match="record_width of init_rows"):
-        device.launch(kernel("init_rows", "init_rows"), 0, 32, *wrong)
+    with pytest.raises(TypeError, match="takes 4 arguments, not 1"):
+        device.launch(SGD, 0, 32, w)
+    with pytest.raises(TypeError, match="size of dense_sgd"):
+        device.launch(SGD, 0, 32, w, g, 4, learning_rate)
+    with pytest.raises(TypeError, match="learning_rate of dense_sgd"):
+        device.launch(SGD, 0, 32, w, g, size, np.float64(0.5))
 
 
 @pytest.mark.parametrize("transposed_B", [False, True], ids=["B", "B.T"])
@@ -241,24 +241,25 @@ def test_kernels_and_copies_reach_created_memory(gpu_device):
         pytest.skip(str(error))
     assert not host.any()
     mapped = gpu_device.runtime.mapped(host[1:3])
-    gpu_device.launch_over(kernel("init_rows", "init_rows"), 6, *init_rows_arguments(mapped, 2))
+    arguments = sgd_arguments(gpu_device, mapped)
+    gpu_device.launch_over(SGD, 6, *arguments)
     back = gpu_device.page_locked((4, 3))
     there = gpu_device.empty((4, 3))
     gpu_device.copy(host, there)
     gpu_device.copy(there, back)
     gpu_device.record().synchronize()
     assert np.array_equal(back, host)
-    assert host[1:3].all()
+    assert np.array_equal(host[1:3], -0.5 * (numbers(2, 3) + 1))
     assert not host[[0, 3]].any()
 
 
 def test_kernels_reach_page_locked_memory(gpu_device):
     host = gpu_device.page_locked((4, 3))
-    gpu_device.launch_over(
-        kernel("init_rows", "init_rows"), 6, *init_rows_arguments(gpu_device.runtime.mapped(host[1:3]), 2)
-    )
+    arguments = sgd_arguments(gpu_device, gpu_device.runtime.mapped(host[1:3]))
+    gpu_device.launch_over(SGD, 6, *arguments)
     gpu_device.synchronize()
-    assert (host != 0).all(axis=1).tolist() == [False, True, True, False]
+    assert np.array_equal(host[1:3], -0.5 * (numbers(2, 3) + 1))
+    assert not host[[0, 3]].any()
 
 
 def test_pages_of_an_array_can_be_locked_afterwards(gpu_device):

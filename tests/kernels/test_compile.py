@@ -104,11 +104,12 @@ def test_what_a_kernel_takes(tmp_path):
 
 
 def test_the_table(monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", [SCRIPT.name, "init_rows", "--architecture", "sm_80", "sm_90"])
+    monkeypatch.setattr(sys, "argv", [SCRIPT.name, "dense_update", "--architecture", "sm_80", "sm_90"])
     kernel_table.main()
     heading, *rows = capsys.readouterr().out.splitlines()
     assert heading.split()[:4] == ["file", "constants", "kernel", "architecture"]
-    builds = len(kernel_table.builds(source_path("init_rows")))
-    assert [row.split()[0] for row in rows] == ["init_rows.cu"] * 2 * builds
+    path = source_path("dense_update")
+    kernels = len(kernels_of(path)) * len(kernel_table.builds(path))
+    assert [row.split()[0] for row in rows] == ["dense_update.cu"] * 2 * kernels
     assert "sm_80" in rows[0]
     assert "0/0" in rows[0]

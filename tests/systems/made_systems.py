@@ -7,6 +7,7 @@ import time
 from contextlib import closing
 
 import numpy as np
+from batch_strategies import random_batch
 
 from cupyrec.config import DlrmConfig, SystemConfig
 from cupyrec.devices.cpu import CpuDevice
@@ -36,6 +37,15 @@ def stage_and_table(config, *, optimizer="sgd", threads=1, max_samples=MAX_SAMPL
     table = HostTable(device.host, config.table_rows, config.dimension, state_width=state_width, seed=seed)
     schedule = WarmupPolynomialDecay(0.05, warmup_steps=3)
     return TrainStage(device, model, made, schedule, max_samples=max_samples), table
+
+
+def made_batches(table_rows, sizes, seed=1, most_lookups=3):
+    """sizes: samples of each; a bag has up to most_lookups."""
+    numbers = np.random.default_rng(seed)
+    return [
+        random_batch(numbers, table_rows, size, dense_features=DENSE_FEATURES, most_lookups=most_lookups)
+        for size in sizes
+    ]
 
 
 def made_system(system, config, **settings):

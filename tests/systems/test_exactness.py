@@ -4,13 +4,13 @@ import time
 
 import numpy as np
 import pytest
-from batch_strategies import random_batch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from made_systems import (
     DENSE_FEATURES,
     MAX_SAMPLES,
     DelayedSystem,
+    made_batches,
     made_system,
     run,
     small_config,
@@ -28,14 +28,6 @@ DYNAMIC = ("serial", "scratchpipe")
 
 def unique_rows(batch):
     return len(np.unique(batch.rows))
-
-
-def made_batches(table_rows, sizes, *, seed=1, most_lookups=3):
-    numbers = np.random.default_rng(seed)
-    return [
-        random_batch(numbers, table_rows, size, dense_features=DENSE_FEATURES, most_lookups=most_lookups)
-        for size in sizes
-    ]
 
 
 def bags_batch(bags, table_rows):

@@ -6,10 +6,9 @@ takes its time. What orders of the streams may do is for test_gpu_systems.py.
 
 import numpy as np
 import pytest
-from batch_strategies import random_batch
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
-from made_systems import DENSE_FEATURES, DelayedSystem, made_system, run, small_config, stage_and_table
+from made_systems import DelayedSystem, made_batches, made_system, run, small_config, stage_and_table
 
 from cupyrec.config import REPLACEMENTS
 from cupyrec.pipeline.exchange import Exchange, all_exchanges
@@ -37,14 +36,6 @@ def cases(draw):
         "finish_steps": draw(st.sets(steps, max_size=3)),
         "stop_after": draw(st.one_of(st.none(), st.integers(LEAST_STEPS, MOST_STEPS))),
     }
-
-
-def made_batches(table_rows, sizes, seed, most_lookups):
-    numbers = np.random.default_rng(seed)
-    return [
-        random_batch(numbers, table_rows, size, dense_features=DENSE_FEATURES, most_lookups=most_lookups)
-        for size in sizes
-    ]
 
 
 def check_exact(device, case, into, out):

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from batch_strategies import random_batch
 
+from cupyrec import Trainer
 from cupyrec.batch import Batch
 from cupyrec.config import DlrmConfig
 from cupyrec.datasets.source import BatchList
@@ -28,6 +31,13 @@ def no_samples() -> Batch:
 
 def made_source(batches: int, *, first: int = 0) -> BatchList:
     return BatchList([made_batch(seed) for seed in range(first, first + batches)], TABLE_ROWS, DENSE_FEATURES)
+
+
+def made_trainer(**settings: Any) -> Trainer:
+    """Three steps of training behind it. settings: of Trainer, beside those of the model."""
+    trainer = Trainer(CONFIG, batch_size=BATCH_SIZE, threads=1, **settings)
+    trainer.fit(made_source(3))
+    return trainer
 
 
 class WatchedSource:

@@ -8,11 +8,11 @@ import tracemalloc
 import numpy as np
 import pytest
 from checkpoint_runs import as_array
-from made_batches import BATCH_SIZE, CONFIG, made_batch, made_source
+from made_batches import CONFIG, made_batch, made_trainer
 from safetensors.numpy import load_file, save_file
 from synced_files import record_syncs
 
-from cupyrec import Trainer, load_model
+from cupyrec import load_model
 from cupyrec.config import DlrmConfig
 from cupyrec.errors import ConfigError, ModelError, OutputError
 from cupyrec.folder_lock import LOCK_FILE, FolderLock
@@ -25,9 +25,7 @@ from cupyrec.training.safetensors_io import read_metadata
 
 @pytest.fixture(scope="module")
 def trainer():
-    trainer = Trainer(CONFIG, batch_size=BATCH_SIZE, threads=1)
-    trainer.fit(made_source(3))
-    return trainer
+    return made_trainer()
 
 
 @pytest.fixture

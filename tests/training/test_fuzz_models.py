@@ -35,9 +35,10 @@ def whole(tmp_path_factory):
 def write_patched(folder):
     """A checkpoint whose tables are of an earlier step than it."""
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("cupyrec.training.checkpoints.AT_ONCE_BYTES", 0)
         gate = Gate(patch, table=0)
         trainer = make_trainer("resident")
-        checkpoints = trainer.checkpoints(folder, every=2, at_once_bytes=0)
+        checkpoints = trainer.checkpoints(folder, every=2)
 
         def on_step(step, share):
             if trainer.system.steps_done == 3:

@@ -122,7 +122,7 @@ def test_memory_that_runs_short_while_evaluating_loses_no_step(tmp_path, data, s
     assert message.endswith(f" (the 8 steps trained before are saved in {tmp_path / 'run'})")
     description = load_model(tmp_path / "run", threads=1).description
     assert description["steps"] == 8
-    assert description["training"]["device"] == "gpu, emulated, with 1 CPU threads, fp32"
+    assert description["training"]["device"] == "gpu, emulated, with 1 CPU thread, fp32"
     runtime.is_short = False
     train(paths=data, max_steps=8, system=system, output=tmp_path / "again")
     assert weights(tmp_path / "run") == weights(tmp_path / "again")

@@ -5,10 +5,9 @@ import json
 import numpy as np
 import pytest
 from criteo_lines import write_learnable
-from made_batches import BATCH_SIZE, CONFIG, made_source
+from made_batches import CONFIG, made_trainer
 from safetensors.numpy import save_file
 
-from cupyrec import Adagrad, Trainer
 from cupyrec.datasets.prepared import manifest
 from cupyrec.datasets.prepared.manifest import read_manifest
 from cupyrec.datasets.prepared.splits import by_share, write_splits
@@ -30,9 +29,7 @@ STEP = "step-00000003"
 
 @pytest.fixture(scope="module")
 def trainer():
-    trainer = Trainer(CONFIG, batch_size=BATCH_SIZE, threads=1, optimizer=Adagrad())
-    trainer.fit(made_source(3))
-    return trainer
+    return made_trainer(optimizer="adagrad")
 
 
 @pytest.fixture

@@ -1,14 +1,15 @@
 """Models and checkpoints opened without loading them, and loaded for prediction."""
 
 import json
+import re
 
 import numpy as np
 import pytest
 from checkpoint_runs import as_array
 from criteo_lines import learnable_text
-from made_batches import BATCH_SIZE, CONFIG, made_batch, made_source
+from made_batches import CONFIG, made_batch, made_source, made_trainer
 
-from cupyrec import Adagrad, CriteoFiles, DlrmConfig, PreparedData, PrepareOptions, Trainer, load_model, prepare
+from cupyrec import CriteoFiles, DlrmConfig, PreparedData, PrepareOptions, Trainer, load_model, prepare
 from cupyrec.errors import ConfigError, ModelError
 from cupyrec.training.data_encoding import raw_encoding
 from cupyrec.training.exported_model import export_model
@@ -18,9 +19,7 @@ from cupyrec.training.saved_model import model_tensors
 
 @pytest.fixture(scope="module")
 def trainer():
-    trainer = Trainer(CONFIG, batch_size=BATCH_SIZE, threads=1, optimizer=Adagrad())
-    trainer.fit(made_source(3))
-    return trainer
+    return made_trainer(optimizer="adagrad")
 
 
 def test_the_shapes_are_those_of_a_model(trainer):
@@ -59,6 +58,15 @@ def test_a_folder_of_checkpoints_is_not_one_of_them(trainer, tmp_path):
     for folder in (tmp_path / "run", tmp_path / "run" / "checkpoints"):
         with pytest.raises(ModelError, match=r"holds no model, but checkpoints; name one .* such as .*step-00000003$"):
             open_model(folder)
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "model.json", "step/checkpoint.json"])
+def test_a_file_of_a_model_is_not_its_folder(trainer, tmp_path, file):
+    trainer.save(tmp_path)
+    trainer.save_checkpoint(tmp_path / "step")
+    path = tmp_path / file
+    with pytest.raises(ModelError, match=rf"{re.escape(file)}: a file; name the folder of the model, {path.parent}$"):
+        load_model(path)
 
 
 @pytest.mark.parametrize("steps", ["3", -1, None, True])
@@ -130,7 +138,7 @@ def test_a_stop_ends_the_predictions(trainer, tmp_path):
     assert len(found) == 2
 
 
-def test_data_of_another_encoding_are_refused_after_those_of_other_tables(trainer, tmp_path):
+def test_data_of_another_encoding_are_refused_before_those_of_other_tables(trainer, tmp_path):
     trainer.save(tmp_path, {"encoding": "abc"})
     model, source = load_model(tmp_path), made_source(1)
     source.encoding = "def"
@@ -138,5 +146,8 @@ def test_data_of_another_encoding_are_refused_after_those_of_other_tables(traine
         with pytest.raises(ConfigError, match="encoding def"):
             use(source)
     source.table_rows = (7, 40, 12)
-    with pytest.raises(ConfigError, match="7, 40, 12"):
+    with pytest.raises(ConfigError, match="encoding def"):
+        model.evaluate(source)
+    source.encoding = "abc"
+    with pytest.raises(ConfigError, match="table 3 of 3 has 12 rows"):
         model.evaluate(source)

@@ -7,6 +7,7 @@ import signal
 import pytest
 from criteo_lines import files_in, learnable_text, with_cell, write_learnable
 
+from cupyrec.config import SystemConfig
 from cupyrec.errors import ConfigError, CupyrecError, DataError, DivergenceError, OutputError
 from cupyrec.run_config import RunConfig, read_config_file
 from cupyrec.training import run
@@ -91,6 +92,13 @@ def test_validation_by_files_or_by_share_is_the_same(tmp_path, data):
     assert weights[0] == weights[1]
     assert f"training on the first 70 lines of {data}, validating on the last 30 lines" in said
     assert f"training on {tmp_path / 'head.tsv'}, validating on {tmp_path / 'tail.tsv'}" in said
+
+
+def test_a_single_line_is_told_as_one(tmp_path):
+    said = []
+    train(paths=write_learnable(tmp_path / "data.tsv", 5), valid="0.2", batch_size=4, hash_rows=1, say=said.append)
+    assert any(line.endswith("validating on the last 1 line") for line in said)
+    assert any("embedding tables (26 rows)" in line for line in said)
 
 
 def test_a_file_with_the_name_of_a_share_is_a_file(tmp_path, data, monkeypatch):
@@ -259,6 +267,11 @@ def test_an_error_that_is_not_ours_loses_no_step_either(tmp_path, data, error):
     assert load_model(tmp_path / "run").description["steps"] == 3
 
 
+def test_a_single_step_is_told_as_one(tmp_path, data):
+    with pytest.raises(ConfigError, match=r"^oh \(the 1 step trained before is saved in .*run\)$"):
+        train(Watcher(fail_at(1, ConfigError("oh"))), paths=data, output=tmp_path / "run")
+
+
 @pytest.mark.parametrize("error", [ConfigError("oh"), CupyrecError("oh")])
 def test_any_error_of_ours_says_what_was_saved(tmp_path, data, error):
     with pytest.raises(type(error), match=r"^oh \(the 2 steps trained before are saved in .*run\)$"):
@@ -300,6 +313,16 @@ def test_the_configuration_kept_is_the_one_used(tmp_path, data):
     }
     assert "bad-rows" not in kept
     assert load_model(tmp_path / "run").description["training"]["threads"] == 2
+
+
+def test_the_system_of_the_memory_plan_is_trained(data, monkeypatch):
+    """What is free on a GPU may change between the plan and the training."""
+    chosen = SystemConfig("scratchpipe", "60%"), "auto: it was chosen once"
+    monkeypatch.setattr("cupyrec.training.run_checks.resolve_system", lambda *_: chosen)
+    said = []
+    report = train(say=said.append, paths=data, max_steps=1)
+    assert report.result.system["name"] == "scratchpipe"
+    assert any(line.startswith("system scratchpipe (auto: it was chosen once), device cpu") for line in said)
 
 
 def test_what_was_left_open_is_kept_as_it_was_decided(tmp_path, data, monkeypatch):

@@ -7,6 +7,7 @@ import pytest
 from criteo_lines import files_in
 from synced_files import record_syncs
 
+from cupyrec.datasets import durable_files
 from cupyrec.errors import OutputError
 from cupyrec.training.run_folder import RunFolder
 
@@ -123,6 +124,35 @@ def test_the_earlier_run_stays_whole_until_the_new_one_is_saved(tmp_path):
     assert (tmp_path / "bad_rows.tsv").read_text() == "new"
     assert (tmp_path / "config.toml").read_text() == "x = 1\n"
     assert (tmp_path / "metrics.jsonl").read_text() == '{"kind": "train"}\n{"kind": "end"}\n'
+
+
+def test_each_new_name_is_on_the_disk_before_the_next(tmp_path, monkeypatch):
+    """Whenever the machine stops, the names say how far the run has come: config.toml first, checkpoints last."""
+    (tmp_path / "checkpoints" / "step-00000002").mkdir(parents=True)
+    (tmp_path / "checkpoints" / "notes.txt").touch()  # keeps the folder, so that checkpoints move one by one
+    with RunFolder(tmp_path, overwrite=True) as folder:
+        folder.begin("")
+        folder.record({})
+        (folder.checkpoints.path / "step-00000003").mkdir(parents=True)
+        done, real_replace, real_sync = [], os.replace, durable_files.sync_file
+
+        def replace(old, new):
+            done.append(f"rename {new.relative_to(tmp_path)}")
+            real_replace(old, new)
+
+        def sync(path):
+            done.append(f"sync {path.relative_to(tmp_path)}")
+            real_sync(path)
+
+        monkeypatch.setattr(os, "replace", replace)
+        monkeypatch.setattr(durable_files, "sync_file", sync)
+        folder.replace_earlier()
+    assert done == [
+        *("rename config.toml", "sync ."),
+        *("rename metrics.jsonl", "sync ."),
+        *("rename checkpoints/.step-00000002.old", "sync checkpoints"),
+        *("rename checkpoints/step-00000003", "sync checkpoints"),
+    ]
 
 
 def test_a_model_that_the_disk_has_no_room_for_is_refused(tmp_path):

@@ -207,7 +207,7 @@ def test_a_full_disk_is_an_output_error_and_leaves_nothing(tmp_path, monkeypatch
 
     monkeypatch.setattr(os, "fsync", refuse)
     tensors = sources({name: np.zeros(10, np.float32) for name in "abc"})
-    with pytest.raises(OutputError, match=r"model.*: cannot be written \(No space left on device\): check"):
+    with pytest.raises(OutputError, match=r"model.*: cannot be written: No space left on device; make room"):
         write_sharded(tmp_path, tensors, max_shard_bytes=max_shard_bytes)
     assert names_in(tmp_path) == []
 
@@ -258,7 +258,7 @@ def test_every_file_is_on_the_disk_before_the_first_is_renamed(tmp_path, monkeyp
 
 def test_a_folder_that_cannot_be_is_an_output_error(tmp_path):
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(OutputError, match=r"file/folder: cannot be written \(Not a directory\)"):
+    with pytest.raises(OutputError, match=r"file/folder: cannot be written: Not a directory"):
         write_sharded(tmp_path / "file" / "folder", {})
 
 

@@ -13,9 +13,8 @@ from safetensors.numpy import load_file
 
 from cupyrec import Adagrad, Trainer, load_model
 from cupyrec.errors import ModelError, OutputError
-from cupyrec.training import saved_model
 from cupyrec.training.open_model import checked_tensors, open_model
-from cupyrec.training.saved_model import model_tensors, read_model, save_model, write_text
+from cupyrec.training.saved_model import model_tensors, read_model, save_model
 
 
 def make_trainer(config=CONFIG, **settings):
@@ -146,22 +145,6 @@ def test_no_folder_to_write_to(trainer, tmp_path):
         with pytest.raises(OutputError, match="cannot be written"):
             save(trainer, folder)
     assert names(tmp_path) == ["file"]
-
-
-def test_write_text_replaces_whole_files(tmp_path, monkeypatch):
-    path = tmp_path / "below" / "a.txt"
-    write_text(path, "old")
-    write_text(path, "né")
-    assert path.read_bytes() == "né".encode()
-    monkeypatch.setattr(saved_model.os, "replace", failing_replace)
-    with pytest.raises(OutputError, match=r"a\.txt: cannot be written: Disk quota exceeded"):
-        write_text(path, "newer")
-    assert names(tmp_path / "below") == ["a.txt"]
-    assert path.read_bytes() == "né".encode()
-
-
-def failing_replace(*_):
-    raise OSError(122, "Disk quota exceeded")
 
 
 def change_description(folder, **changes):

@@ -4,9 +4,9 @@ import threading
 
 import numpy as np
 import pytest
-from made_batches import BATCH_SIZE, CONFIG, made_batch, made_source
+from made_batches import BATCH_SIZE, made_batch, made_source, made_trainer
 
-from cupyrec import Trainer, load_model
+from cupyrec import load_model
 
 THREADS, TURNS = 4, 60
 
@@ -14,9 +14,7 @@ THREADS, TURNS = 4, 60
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("model") / "model"
-    trainer = Trainer(CONFIG, batch_size=BATCH_SIZE, threads=1)
-    trainer.fit(made_source(3))
-    trainer.save(folder)
+    made_trainer().save(folder)
     return folder
 
 

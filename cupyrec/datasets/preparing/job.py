@@ -11,7 +11,7 @@ from typing import Any
 
 from cupyrec.argument_kinds import check_kind
 from cupyrec.byte_sizes import format_bytes
-from cupyrec.datasets.durable_files import make_folders, output_errors
+from cupyrec.datasets.durable_files import make_folders, output_errors, remove_unused
 from cupyrec.datasets.prepared.manifest import (
     Category,
     InputFile,
@@ -36,7 +36,7 @@ from cupyrec.datasets.preparing.read_phase import ReadPhase
 from cupyrec.datasets.preparing.rebuild import rebuild_vocabularies
 from cupyrec.datasets.preparing.rewrite import rewrite_shards
 from cupyrec.errors import CupyrecError, DataError, OutputError
-from cupyrec.folder_lock import LOCK_FILE, FolderLock
+from cupyrec.folder_lock import FolderLock
 
 __all__ = ["Prepared", "Stopped", "prepare"]
 
@@ -103,7 +103,7 @@ class _Job:
             try:
                 return self._run()
             except CupyrecError:
-                _remove_unused(made)
+                remove_unused(made)
                 raise
 
     def _run(self) -> Prepared:
@@ -284,12 +284,3 @@ class _Job:
                 f"{self._folder.path}: the data take at least {format_bytes(least)} more, but {format_bytes(free)} are "
                 "free on this disk; make room, or choose another --output"
             )
-
-
-def _remove_unused(made: Sequence[Path]) -> None:
-    """Remove folders that were made, the uppermost first in the list, and hold nothing but the lock."""
-    with contextlib.suppress(OSError):
-        for folder in reversed(made):
-            if [file.name for file in folder.iterdir()] == [LOCK_FILE]:
-                (folder / LOCK_FILE).unlink()
-            folder.rmdir()

@@ -158,12 +158,11 @@ class OutputFolder:
         what = "prepared data" if self.finished else "an unfinished preparation"
         hint = "choose another --output, or replace it with --overwrite"
         old_options = before.get("options", {})
-        for key in (*asked["options"], *(key for key in old_options if key not in asked["options"])):
+        # The vocabulary first: others follow from it.
+        for key in ("vocabulary", *asked["options"], *old_options):
             old, value = old_options.get(key), asked["options"].get(key)
             if old != value:
-                raise ConfigError(
-                    f"{self.path}: holds {what} with {key.replace('_', ' ')} {_shown(old)}, not {_shown(value)}; {hint}"
-                )
+                raise ConfigError(f"{self.path}: holds {what} {_with_another(key, old, value)}; {hint}")
         if before != {"format": FORMAT, "version": FORMAT_VERSION, **asked}:
             raise ConfigError(f"{self.path}: holds {what} of {_difference(before, asked)}; {hint}")
 
@@ -202,6 +201,15 @@ def _difference(before: dict[str, Any], asked: dict[str, Any]) -> str:
         if old[file["name"]] != file:
             return f"another {file['name']}, which has changed since"
     return "other files, or in another order"
+
+
+def _with_another(key: str, old: Any, value: Any) -> str:
+    """What was done otherwise. old, value: of an option, then and as it is asked for."""
+    if key == "vocabulary" and value is None:
+        return f"made with --vocabulary, of data with the encoding {old}"
+    if key == "vocabulary" and old is None:
+        return "made without --vocabulary"
+    return f"with {key.replace('_', ' ')} {_shown(old)}, not {_shown(value)}"
 
 
 def _shown(value: Any) -> str:

@@ -11,10 +11,12 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+from hypothesis import strategies as st
 
 from cupyrec.batch import Batch
 from cupyrec.datasets.prepared import manifest
 from cupyrec.datasets.prepared.manifest import Category, InputFile, Manifest, Shard
+from cupyrec.datasets.prepared.prepared_data import PreparedData
 from cupyrec.datasets.prepared.splits import FORMAT, FORMAT_VERSION
 
 
@@ -174,6 +176,18 @@ def write_split(path: Path, ranges: list[list[int]]) -> Path:
     fields = {"format": FORMAT, "version": FORMAT_VERSION, "how": "by hand", "encoding": content.encoding}
     path.write_text(json.dumps({**fields, "data_samples": content.samples, "samples": samples, "ranges": ranges}))
     return path
+
+
+def read_all(folder: Path) -> list[list[Batch]]:
+    """In order, and shuffled."""
+    return [list(PreparedData(folder, shuffle=shuffle).batches(10)) for shuffle in (False, True)]
+
+
+@st.composite
+def some_ranges(draw, samples: int) -> list[list[int]]:
+    """Of the samples of a folder, ascending, apart from each other or not."""
+    bounds = sorted(draw(st.sets(st.integers(0, samples), min_size=2, max_size=8)))
+    return [[start, stop] for start, stop in zip(bounds[::2], bounds[1::2], strict=False)]
 
 
 def numbers_of(batches: Iterable[Batch]) -> list[list[int]]:

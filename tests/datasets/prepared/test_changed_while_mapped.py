@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from prepared_for_tests import random_samples, write_prepared
 
-from cupyrec.datasets.prepared import manifest
 from cupyrec.datasets.prepared.prepared_data import PreparedData
 from cupyrec.errors import DataError
 
@@ -17,9 +16,7 @@ BLOCK, SHARD, SAMPLES = 8, 16, 44
 
 
 @pytest.fixture
-def folder(tmp_path, monkeypatch):
-    monkeypatch.setattr(manifest, "BLOCK_SAMPLES", BLOCK)
-    monkeypatch.setattr(manifest, "SHARD_SAMPLES", SHARD)
+def folder(tmp_path, small_blocks):
     write_prepared(tmp_path / "data", random_samples(SAMPLES, (10, 300, 70_000), multi_hot=(1,)))
     return tmp_path / "data"
 

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from prepared_for_tests import (
     assert_same_batches,
     random_samples,
+    read_all,
     rewrite,
     with_column,
     with_value,
@@ -32,12 +33,7 @@ TABLES = (10, 300, 70_000)
 UINT8, UINT16 = pa.uint8(), pa.uint16()
 
 
-@pytest.fixture(autouse=True, scope="module")
-def small_blocks():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(manifest, "BLOCK_SAMPLES", BLOCK)
-        patch.setattr(manifest, "SHARD_SAMPLES", SHARD)
-        yield
+pytestmark = pytest.mark.usefixtures("small_blocks")
 
 
 @pytest.fixture(scope="module")
@@ -50,24 +46,6 @@ def whole(samples, tmp_path_factory):
     folder = tmp_path_factory.mktemp("whole") / "data"
     write_prepared(folder, samples)
     return folder
-
-
-@pytest.fixture
-def folder(whole, tmp_path):
-    shutil.copytree(whole, tmp_path / "data")
-    return tmp_path / "data"
-
-
-@pytest.fixture(scope="module")
-def scratch(whole, tmp_path_factory):
-    """A copy for many examples, each of which writes the file it changes anew."""
-    folder = tmp_path_factory.mktemp("scratch") / "data"
-    shutil.copytree(whole, folder)
-    return folder
-
-
-def read_all(folder):
-    return [list(PreparedData(folder, shuffle=shuffle).batches(10)) for shuffle in (False, True)]
 
 
 def test_the_checksum_is_that_of_the_manifest(whole):

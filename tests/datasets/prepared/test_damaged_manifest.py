@@ -6,7 +6,7 @@ import shutil
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from prepared_for_tests import random_samples, without_checksum, write_prepared
+from prepared_for_tests import random_samples, read_all, without_checksum, write_prepared
 
 from cupyrec.datasets.prepared import manifest
 from cupyrec.datasets.prepared.prepared_data import PreparedData
@@ -17,12 +17,7 @@ BLOCK, SHARD, SAMPLES = 8, 16, 44
 TABLES = (10, 300, 70_000)
 
 
-@pytest.fixture(autouse=True, scope="module")
-def small_blocks():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(manifest, "BLOCK_SAMPLES", BLOCK)
-        patch.setattr(manifest, "SHARD_SAMPLES", SHARD)
-        yield
+pytestmark = pytest.mark.usefixtures("small_blocks")
 
 
 @pytest.fixture(scope="module")
@@ -36,24 +31,6 @@ def whole(samples, tmp_path_factory):
     content = write_prepared(folder, samples)
     write_splits(folder, content, "shares", by_share(SAMPLES, (0.5, 0.25, 0.25)), overwrite=False)
     return folder
-
-
-@pytest.fixture
-def folder(whole, tmp_path):
-    shutil.copytree(whole, tmp_path / "data")
-    return tmp_path / "data"
-
-
-@pytest.fixture(scope="module")
-def scratch(whole, tmp_path_factory):
-    """A copy for many examples, each of which writes the file it changes anew."""
-    folder = tmp_path_factory.mktemp("scratch") / "data"
-    shutil.copytree(whole, folder)
-    return folder
-
-
-def read_all(folder):
-    return [list(PreparedData(folder, shuffle=shuffle).batches(10)) for shuffle in (False, True)]
 
 
 JSON = st.recursive(

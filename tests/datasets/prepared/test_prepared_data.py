@@ -20,6 +20,7 @@ from prepared_for_tests import (
     flat,
     numbers_of,
     random_samples,
+    some_ranges,
     write_prepared,
     write_split,
 )
@@ -33,12 +34,7 @@ BLOCK, SHARD, SAMPLES = 16, 64, 150
 TABLES = (10, 300, 70_000, 40)
 
 
-@pytest.fixture(autouse=True, scope="module")
-def small_blocks():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(manifest, "BLOCK_SAMPLES", BLOCK)
-        patch.setattr(manifest, "SHARD_SAMPLES", SHARD)
-        yield
+pytestmark = pytest.mark.usefixtures("small_blocks")
 
 
 @pytest.fixture(scope="module")
@@ -89,15 +85,9 @@ def test_the_widths_of_ids_may_differ_between_shards(tmp_path):
         assert_same_batches(batches, [samples.batch(numbers) for numbers in numbers_of(batches)])
 
 
-@st.composite
-def some_ranges(draw) -> list[list[int]]:
-    bounds = sorted(draw(st.sets(st.integers(0, SAMPLES), min_size=2, max_size=8)))
-    return [[start, stop] for start, stop in zip(bounds[::2], bounds[1::2], strict=False)]
-
-
 @given(
     kind=st.sampled_from(["single", "lists"]),
-    ranges=some_ranges(),
+    ranges=some_ranges(SAMPLES),
     batch_size=st.integers(1, 80),
     window=st.one_of(st.none(), st.integers(1, 200)),
     seed=st.integers(0, 2**70),

@@ -12,6 +12,7 @@ from prepared_for_tests import (
     flat,
     numbers_of,
     random_samples,
+    some_ranges,
     write_prepared,
     write_split,
 )
@@ -24,12 +25,7 @@ BLOCK, SHARD, SAMPLES = 16, 64, 150
 TABLES = (10, 300, 70_000, 40)
 
 
-@pytest.fixture(autouse=True, scope="module")
-def small_blocks():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(manifest, "BLOCK_SAMPLES", BLOCK)
-        patch.setattr(manifest, "SHARD_SAMPLES", SHARD)
-        yield
+pytestmark = pytest.mark.usefixtures("small_blocks")
 
 
 @pytest.fixture(scope="module")
@@ -44,14 +40,10 @@ def folder(samples, tmp_path_factory) -> Path:
     return folder
 
 
-@st.composite
-def some_ranges(draw) -> list[list[int]]:
-    bounds = sorted(draw(st.sets(st.integers(0, SAMPLES), min_size=2, max_size=8)))
-    return [[start, stop] for start, stop in zip(bounds[::2], bounds[1::2], strict=False)]
-
-
 @given(
-    ranges=some_ranges(), shares=st.lists(st.floats(0.01, 0.99), min_size=1, max_size=3), window=st.none() | st.just(40)
+    ranges=some_ranges(SAMPLES),
+    shares=st.lists(st.floats(0.01, 0.99), min_size=1, max_size=3),
+    window=st.none() | st.just(40),
 )
 def test_head_and_tail_are_the_whole(folder, samples, ranges, shares, window):
     """Of any ranges, and of a tail again."""

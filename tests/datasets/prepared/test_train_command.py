@@ -21,10 +21,8 @@ SMALL = ["--bottom-mlp=6-4", "--top-mlp=5-1", "--dimension=4", "--batch-size=16"
 
 
 @pytest.fixture
-def folder(tmp_path, monkeypatch):
+def folder(tmp_path, small_blocks, monkeypatch):
     """data/, of four shards; train.json and valid.json in it are the first 0.8 and the next 0.1."""
-    monkeypatch.setattr(manifest, "BLOCK_SAMPLES", BLOCK)
-    monkeypatch.setattr(manifest, "SHARD_SAMPLES", SHARD)
     monkeypatch.chdir(tmp_path)
     samples = random_samples(SAMPLES, TABLES, multi_hot=(1,))
     samples.dense[:] /= SAMPLES

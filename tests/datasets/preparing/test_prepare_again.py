@@ -13,6 +13,7 @@ from criteo_files_for_tests import write
 from prepare_reference import check_prepared, contents_of, criteo_rows, encode, files_of
 from small_prepare import criteo_text, prepare_small, small_shards
 
+from cupyrec.datasets.prepared.manifest import read_manifest
 from cupyrec.datasets.preparing.job import Stopped
 from cupyrec.errors import ConfigError, DataError, OutputError
 from cupyrec.folder_lock import FolderLock
@@ -82,6 +83,22 @@ def test_a_shard_that_went_missing_or_was_cut_is_refused_whatever_the_ids(path, 
             shard.unlink()
         with pytest.raises(DataError, match=rf"{shard}: missing or damaged: .*prepare the data anew with --overwrite"):
             prepare_small(path, folder, **options)
+
+
+def test_another_vocabulary_is_named_and_not_what_follows_from_it(path, output):
+    known, other = output.with_name("known"), output.with_name("other")
+    prepare_small(path, known)
+    prepare_small(path, other, ids="first")
+    prepare_small(path, output, vocabulary=known)
+    encoding = read_manifest(known).encoding
+    with pytest.raises(ConfigError, match=f"data made with --vocabulary, of data with the encoding {encoding}; choose"):
+        prepare_small(path, output)
+    with pytest.raises(
+        ConfigError, match=f'with vocabulary "{encoding}", not "{read_manifest(other).encoding}"; choose'
+    ):
+        prepare_small(path, output, vocabulary=other)
+    with pytest.raises(ConfigError, match="holds prepared data made without --vocabulary; choose another --output"):
+        prepare_small(path, known, vocabulary=other)
 
 
 def test_replacing_that_was_killed_is_never_gone_on_with(path, output, expected, monkeypatch):
