@@ -78,8 +78,9 @@ class KnownBatches:
             size = size_with_margin(unique)
             raise ScratchpadError(
                 f"batch {self.looked}, counted from 0, looks up {unique:,} different rows, the largest batch so far, "
-                f"but the scratchpad has {counted(self.slots, 'slot')}; make it larger, as later batches may have still "
-                f"more: at least --scratchpad {size}, better several times that; or take smaller batches (--batch-size)"
+                f"but the scratchpad has {counted(self.slots, 'slot')}; make it larger, as later batches may have "
+                f"still more: at least --scratchpad {size}, better several times that; or take smaller "
+                "batches (--batch-size)"
             )
 
     def _check_plan(self) -> None:
