@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 
-from threadpoolctl import ThreadpoolController
+from threadpoolctl import OpenBLASController, ThreadpoolController
 
 
 class WhileNeeded:
@@ -43,7 +43,20 @@ def _libraries() -> ThreadpoolController:
 
 
 def _hold_blas() -> Callable[[], None]:
-    return _libraries().limit(limits=1, user_api="blas").restore_original_limits
+    _let_this_thread_set()
+    limits = _libraries().limit(limits=1, user_api="blas")
+
+    def end() -> None:
+        _let_this_thread_set()
+        limits.restore_original_limits()
+
+    return end
+
+
+def _let_this_thread_set() -> None:
+    """From 3.8 on threadpoolctl ignores all threads but the first that sets OpenBLAS; here one at a time does."""
+    if clear := getattr(OpenBLASController, "clear_controlling_thread", None):
+        clear(force=True)
 
 
 # BLAS, held at one thread: a setting of the process.

@@ -187,13 +187,8 @@ def read_checkpoint(folder: str | Path) -> Checkpoint:
         checkpoint = Checkpoint(folder, content, config, TrainingState.from_dict(content["state"]))
         sizes = {name: file["bytes"] for name, file in content["files"].items()}
         counts = [content["steps"], *sizes.values(), *(file["crc32"] for file in content["files"].values())]
-        optimizer = content["optimizer"]
-        if (
-            not _are_counts(counts)
-            or not isinstance(optimizer, dict)
-            or "name" not in optimizer
-            or not _is_counted(checkpoint.state)
-        ):
+        has_name = content["optimizer"].get("name") is not None
+        if not _are_counts(counts) or not has_name or not _is_counted(checkpoint.state):
             raise ValueError("its steps, its optimizer or its state")
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ModelError(f"{path}: damaged: {error!r}") from None

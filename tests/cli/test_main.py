@@ -76,7 +76,7 @@ def test_an_error_raised_on_purpose_is_one_line_even_when_its_message_is_not(cap
         raise DataError("not\ngood", path="day_0", line=3)
 
     monkeypatch.setattr(subcommand("train"), "callback", fail)
-    assert check_one_error_line(run_here(capsys, "train", "x")) == "day_0, line 3: not good"
+    assert check_one_error_line(run_here(capsys, "train", "x")) == r"day_0, line 3: not\ngood"
 
 
 def test_ctrl_c_outside_of_training_is_one_line_and_exit_code_130(capsys, monkeypatch):

@@ -66,6 +66,16 @@ def test_blas_is_as_before_when_the_last_of_two_devices_has_run():
     assert blas_threads() == before
 
 
+def test_blas_is_held_and_let_go_by_whichever_thread_is_there():
+    before = blas_threads()
+    with CpuDevice(2).running():  # by this one, as many a program does first
+        pass
+    other = Overlapping(CpuDevice(2))
+    assert set(blas_threads()) == {1}
+    other.leave()
+    assert blas_threads() == before
+
+
 def test_python_takes_turns_as_before_when_the_last_of_two_devices_has_run():
     before = sys.getswitchinterval()
     other = Overlapping(emulated_device())

@@ -169,6 +169,8 @@ def test_a_foreign_description(run, options, text):
         {"files": {"dense.safetensors": 3}},
         {"files": {"../dense.safetensors": {"bytes": 1, "crc32": 1}}},
         {"files": {}},
+        {"optimizer": ["name"]},
+        {"optimizer": {"name": "a\nb\x1b"}},
         {"steps": -1},
         {"steps": "5"},
         {"state": {"position": 3}},
