@@ -29,7 +29,7 @@ from machine import processor_name, versions
 
 from cupyrec import DlrmConfig, Trainer
 from cupyrec.batch import Batch, table_offsets
-from cupyrec.training.safetensors_file import BLOCK_BYTES
+from cupyrec.saving.safetensors_file import BLOCK_BYTES
 
 TABLES, DIMENSION, DENSE_FEATURES, BATCH_SIZE = 26, 16, 13, 2048
 # Weights and row-wise Adagrad's state.

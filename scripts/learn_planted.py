@@ -19,10 +19,10 @@ from machine import processor_name, versions
 from cupyrec.datasets.planted_model import PlantedModel
 from cupyrec.datasets.synthetic import generate_blocks, write_blocks
 from cupyrec.devices.cpu import usable_cores
+from cupyrec.evaluation.metrics import BinaryMetrics, MetricsResult
 from cupyrec.run_config import RunConfig
-from cupyrec.training.metrics import BinaryMetrics, MetricsResult
-from cupyrec.training.progress import open_progress
-from cupyrec.training.run import run_training
+from cupyrec.runs.progress import open_progress
+from cupyrec.runs.run import run_training
 
 VALID_SHARE = 0.1
 

@@ -9,10 +9,10 @@ from cupyrec.byte_sizes import format_bytes
 from cupyrec.counted import counted
 
 if TYPE_CHECKING:
-    from cupyrec.training.advise_result import Advice, SizeAdvice
+    from cupyrec.advice.result import Advice, SizeAdvice
 
 NOT_FULL = "*"
-# As in cupyrec.training.advise_result; said again here so that `--help` need not load NumPy.
+# As in cupyrec.advice.result; said again here so that `--help` need not load NumPy.
 WORTH_DOUBLING = 0.25
 # Keys of a size's costs, and how the columns are called.
 POLICIES = {"lookahead": "lookahead", "lru": "lru", "static": "static", "min": "MIN"}

@@ -20,8 +20,8 @@ from cupyrec.option_values import option_name
 from cupyrec.run_config import RunConfig, read_config_file
 
 if TYPE_CHECKING:
-    from cupyrec.training.advise_result import Advice
-    from cupyrec.training.advise_sizes import Question
+    from cupyrec.advice.result import Advice
+    from cupyrec.advice.sizes import Question
 
 # Options of `cupyrec train` that decide which rows a step uses and what they take; those after --batch-size are needed
 # again by the command that is recommended.
@@ -95,13 +95,13 @@ def advise(
     tried = [] if sizes is None else [size.strip() for size in sizes.split(",")]
 
     # Here and not above: these load Numba and pyarrow, which `--help` and wrong options need not wait for.
+    from cupyrec.advice.plot import load_matplotlib, write_plot
+    from cupyrec.advice.sizes import advise as find_advice
     from cupyrec.cli.share_progress import ShareProgress
     from cupyrec.datasets.open_data import is_prepared, open_data
     from cupyrec.embedding.row_counts import write_row_counts
-    from cupyrec.training.advise_plot import load_matplotlib, write_plot
-    from cupyrec.training.advise_sizes import advise as find_advice
-    from cupyrec.training.evaluation import check_labelled
-    from cupyrec.training.interrupt import StopOnInterrupt
+    from cupyrec.evaluation.evaluation import check_labelled
+    from cupyrec.runs.interrupt import StopOnInterrupt
 
     if plot is not None:
         load_matplotlib()
@@ -153,10 +153,10 @@ def _from_file(config_file: str) -> dict[str, Any]:
 
 def _question(config: RunConfig, sizes: list[str], features: int, *, row_counts_known: bool) -> Question:
     """Raises ConfigError."""
+    from cupyrec.advice.sizes import Question
     from cupyrec.batch import MOST_BAGS
     from cupyrec.embedding.host_table import record_width
     from cupyrec.optim.registry import make_optimizer
-    from cupyrec.training.advise_sizes import Question
     from cupyrec.training.scratchpad_memory import FLOAT_BYTES
 
     if config.batch_size * features > MOST_BAGS:

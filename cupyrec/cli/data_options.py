@@ -104,7 +104,7 @@ def input_files(options: DataOptions) -> list[Path]:
     """The files that are read, which may not be written. Raises ConfigError, DataError."""
     from cupyrec.datasets.input_files import find_input_files
     from cupyrec.datasets.open_data import is_prepared
-    from cupyrec.training.run_folder import run_files
+    from cupyrec.saving.run_folder import run_files
 
     if is_prepared(options.paths):
         path = Path(options.paths[0])
@@ -124,7 +124,7 @@ def open_model_and_data(options: DataOptions, outputs: Sequence[Path] = ()) -> t
     from cupyrec.datasets.bad_rows import check_log_file
     from cupyrec.datasets.input_files import find_input_files
     from cupyrec.datasets.open_data import is_prepared, open_data
-    from cupyrec.training.thread_count import thread_warning
+    from cupyrec.runs.thread_count import thread_warning
     from cupyrec.training.trained_model import load_model
 
     prepared = is_prepared(options.paths)
@@ -165,8 +165,8 @@ def open_model_and_data(options: DataOptions, outputs: Sequence[Path] = ()) -> t
 
 def say_unused(config: RunConfig, *, prepared: bool) -> None:
     """Tell of options that do nothing, as train does. config: with what is given of these; prepared: the data are."""
-    from cupyrec.training.run_checks import in_vain
-    from cupyrec.training.run_data import raw_options
+    from cupyrec.runs.run_checks import in_vain
+    from cupyrec.runs.run_data import raw_options
 
     names = raw_options(config) if prepared else in_vain(config)
     if names:
@@ -191,8 +191,8 @@ def bad_rows_kept_if_done(data: Source) -> Iterator[None]:
 
 def _holds_model(path: str) -> bool:
     """Whether it is the folder of a model, or of a checkpoint."""
-    from cupyrec.training.checkpoint import CHECKPOINT_FILE
-    from cupyrec.training.saved_model import DESCRIPTION_FILE
+    from cupyrec.saving.checkpoint import CHECKPOINT_FILE
+    from cupyrec.saving.saved_model import DESCRIPTION_FILE
 
     return any((Path(path) / name).exists() for name in (DESCRIPTION_FILE, CHECKPOINT_FILE))
 

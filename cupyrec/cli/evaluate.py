@@ -29,7 +29,7 @@ def evaluate(as_json: bool, **values: Any) -> None:
     of training when that was on the CPU, too, and batch size and threads are the same.
     """
     from cupyrec.cli.share_progress import ShareProgress
-    from cupyrec.training.interrupt import StopOnInterrupt
+    from cupyrec.runs.interrupt import StopOnInterrupt
 
     options = DataOptions(**values)
     loaded, data = open_model_and_data(options)

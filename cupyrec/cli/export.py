@@ -20,6 +20,6 @@ def export(model: str, output: str, overwrite: bool) -> None:
     an index as other programs know it. Weights keep their bits. DLRM_Net itself sums the rows of a bag: a model trained
     with --pooling mean predicts the same there only where each bag has one row.
     """
-    from cupyrec.training.exported_model import export_model
+    from cupyrec.saving.exported_model import export_model
 
     say(describe_files("exported to", export_model(model, output, overwrite=overwrite)))

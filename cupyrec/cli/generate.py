@@ -18,7 +18,7 @@ from cupyrec.datasets.staged_output import staged_output
 from cupyrec.errors import ConfigError
 
 if TYPE_CHECKING:
-    from cupyrec.training.metrics import MetricsResult
+    from cupyrec.evaluation.metrics import MetricsResult
 
 # As in cupyrec.datasets.planted_model and .synthetic; said again here so that `--help` need not load Numba.
 DEFAULT_CATEGORIES = 10_000_000
@@ -75,7 +75,7 @@ def generate(
     """
     from cupyrec.datasets.planted_model import PlantedModel
     from cupyrec.datasets.synthetic import write_blocks
-    from cupyrec.training.metrics import BinaryMetrics
+    from cupyrec.evaluation.metrics import BinaryMetrics
 
     model = PlantedModel(seed, categories, skew)
     compression = _compression(output, files, compress)

@@ -24,7 +24,7 @@ def import_(path: str, output: str, pooling: str | None, overwrite: bool) -> Non
     dict of the DLRM reference; see `cupyrec export`. Tables, widths and the interaction follow from the shapes. How
     raw values became ids for that model cupyrec cannot know: evaluate it on data prepared in the same way.
     """
-    from cupyrec.training.exported_model import import_model
+    from cupyrec.saving.exported_model import import_model
 
     config = import_model(path, output, pooling=pooling, overwrite=overwrite)
     say(f"imported {describe_shape(config)}")

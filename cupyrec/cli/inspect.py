@@ -23,7 +23,7 @@ def inspect(path: str, as_json: bool, verify: bool) -> None:
 
     from cupyrec.cli.inspection_report import describe_inspection
     from cupyrec.cli.share_progress import ShareProgress
-    from cupyrec.training.inspection import inspect_path
+    from cupyrec.inspection.inspection import inspect_path
 
     with ShareProgress() if verify else contextlib.nullcontext() as progress:
         facts = inspect_path(path, verify=verify, on_progress=progress.show if progress else None)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from cupyrec.datasets.predictions_file import PredictionsFile
-    from cupyrec.training.metrics import MetricsResult
+    from cupyrec.evaluation.metrics import MetricsResult
 
 
 @click.command()
@@ -43,8 +43,8 @@ def predict(output: str, no_labels: bool, **values: Any) -> None:
     from cupyrec.datasets.bad_rows import check_log_file
     from cupyrec.datasets.predictions_file import PredictionsFile, check_name
     from cupyrec.errors import ConfigError
-    from cupyrec.training.interrupt import StopOnInterrupt
-    from cupyrec.training.metrics import BinaryMetrics
+    from cupyrec.evaluation.metrics import BinaryMetrics
+    from cupyrec.runs.interrupt import StopOnInterrupt
 
     options, path = DataOptions(**values, labels=not no_labels), Path(output)
     check_log_file(path, input_files(options), overwrite=options.overwrite, what="the predictions", option="--output")

@@ -19,7 +19,7 @@ from cupyrec.cli.whole_number import WholeNumber
 from cupyrec.counted import counted
 from cupyrec.errors import ConfigError
 from cupyrec.option_values import whole_number
-from cupyrec.training.interrupt import ORDERLY_STOPS, StopOnInterrupt
+from cupyrec.runs.interrupt import ORDERLY_STOPS, StopOnInterrupt
 
 if TYPE_CHECKING:
     from cupyrec.datasets.preparing.job import Prepared

@@ -50,7 +50,7 @@ class PrepareProgress:
 
     def _draw(self, share: float, text: str) -> None:
         if self._bar is None:
-            from cupyrec.training.progress import QuietBar
+            from cupyrec.runs.progress import QuietBar
 
             bar_format = "{percentage:3.0f}% |{bar:20}| {remaining} left  {desc}"
             # All that tqdm counts is the share done; what was done before this call takes no time.

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 
 from cupyrec.byte_sizes import format_bytes
 from cupyrec.counted import counted
-from cupyrec.training.interrupt import ORDERLY_STOPS
+from cupyrec.runs.interrupt import ORDERLY_STOPS
 
 if TYPE_CHECKING:
+    from cupyrec.evaluation.metrics import MetricsResult
+    from cupyrec.runs.run import RunReport
+    from cupyrec.saving.training_state import TrainingResult
     from cupyrec.systems.step import Traffic
-    from cupyrec.training.metrics import MetricsResult
-    from cupyrec.training.run import RunReport
-    from cupyrec.training.training_state import TrainingResult
 
 
 def describe_run(report: RunReport) -> Iterator[str]:

@@ -19,7 +19,7 @@ class ShareProgress:
         self._lines_shown = 0
         self._bar: Any = None
         if self._stream.isatty():
-            from cupyrec.training.progress import QuietBar
+            from cupyrec.runs.progress import QuietBar
 
             bar_format = "{percentage:3.0f}% |{bar:20}| {remaining} left"
             self._bar = QuietBar(total=1.0, bar_format=bar_format, file=self._stream)

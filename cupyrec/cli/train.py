@@ -12,7 +12,7 @@ from cupyrec.cli import INTERRUPTED_EXIT_CODE, say
 from cupyrec.cli.report import describe_run
 from cupyrec.option_values import option_name
 from cupyrec.run_config import RunConfig, read_config_file
-from cupyrec.training.interrupt import ORDERLY_STOPS
+from cupyrec.runs.interrupt import ORDERLY_STOPS
 
 
 def _options(command: Any) -> Any:
@@ -65,13 +65,13 @@ def train(paths: tuple[str, ...], config_file: str | None, **options: Any) -> No
     config = RunConfig.from_values(values)
 
     # Here and not above: these load Numba and pyarrow, which `--help` and wrong options need not wait for.
-    from cupyrec.training.interrupt import StopOnInterrupt
+    from cupyrec.runs.interrupt import StopOnInterrupt
 
     # Within compiled code that is being loaded, Ctrl-C would be reported and forgotten.
     with StopOnInterrupt(on_terminate=False) as stop:
-        from cupyrec.training.progress import open_progress
-        from cupyrec.training.resume import options_to_resume
-        from cupyrec.training.run import run_training
+        from cupyrec.runs.progress import open_progress
+        from cupyrec.runs.resume import options_to_resume
+        from cupyrec.runs.run import run_training
     if stop.requested:
         raise KeyboardInterrupt
 

@@ -1,1 +1,1 @@
-"""The trainer and what goes with it: evaluation, metrics, saved models, progress."""
+"""The trainer, trained models, and what both take of memory."""

@@ -8,9 +8,9 @@ from pathlib import Path
 from cupyrec.argument_kinds import check_paths
 from cupyrec.datasets.prepared.manifest import MANIFEST_FILE
 from cupyrec.errors import OutputError
-from cupyrec.training.checkpoint import CHECKPOINT_FILE
-from cupyrec.training.checkpoint_folder import CHECKPOINTS_FOLDER, CheckpointFolder
-from cupyrec.training.run_folder import RunFolder, run_files
+from cupyrec.saving.checkpoint import CHECKPOINT_FILE
+from cupyrec.saving.checkpoint_folder import CHECKPOINTS_FOLDER, CheckpointFolder
+from cupyrec.saving.run_folder import RunFolder, run_files
 
 
 def save_to_folder(

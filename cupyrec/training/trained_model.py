@@ -17,17 +17,17 @@ from cupyrec.datasets.source import Source, check_batch, check_batch_size, read_
 from cupyrec.devices.cpu import CpuDevice
 from cupyrec.devices.host_memory import available_bytes
 from cupyrec.embedding.host_table import HostTable
+from cupyrec.evaluation.evaluation import check_source_fits, evaluate, ignoring_overflow
+from cupyrec.evaluation.metrics import MetricsResult
 from cupyrec.models.dlrm import Dlrm
 from cupyrec.optim.schedule import WarmupPolynomialDecay
 from cupyrec.optim.sgd import Sgd
+from cupyrec.saving.open_model import open_model
+from cupyrec.saving.safetensors_file import fill
+from cupyrec.saving.saved_model import model_tensors
 from cupyrec.systems.resident import ResidentSystem
 from cupyrec.systems.train_stage import TrainStage
-from cupyrec.training.evaluation import check_source_fits, evaluate, ignoring_overflow
 from cupyrec.training.memory_plan import plan_memory
-from cupyrec.training.metrics import MetricsResult
-from cupyrec.training.open_model import open_model
-from cupyrec.training.safetensors_file import fill
-from cupyrec.training.saved_model import model_tensors
 
 
 class _InTurns:

@@ -17,30 +17,30 @@ from cupyrec.devices.host_memory import available_bytes
 from cupyrec.devices.make_device import make_device
 from cupyrec.embedding.host_table import HostTable
 from cupyrec.errors import DeviceMemoryError, StageError
+from cupyrec.evaluation.evaluation import Evaluation, check_labelled, check_source_fits, evaluate
+from cupyrec.evaluation.metrics import MetricsResult
 from cupyrec.models.dlrm import Dlrm
 from cupyrec.optim.registry import Optimizer, check_optimizer, make_optimizer
 from cupyrec.optim.schedule import WarmupPolynomialDecay
 from cupyrec.pipeline.stage_clock import StageClock, TraceSink
 from cupyrec.run_config import RunConfig
+from cupyrec.saving.checkpoint import read_checkpoint
+from cupyrec.saving.checkpoint_folder import CheckpointFolder
+from cupyrec.saving.checkpoint_writer import write_checkpoint
+from cupyrec.saving.checkpoints import Checkpoints, checkpoint_content
+from cupyrec.saving.model_state import ModelState
+from cupyrec.saving.saved_model import save_model
+from cupyrec.saving.training_state import TrainingResult, TrainingState
 from cupyrec.systems.registry import make_system, resolve_system
 from cupyrec.systems.step import System, ignore
+from cupyrec.systems.step_reports import OnStep, diverged
 from cupyrec.systems.table_memory import TableMemory
 from cupyrec.systems.train_stage import TrainStage
-from cupyrec.training.checkpoint import read_checkpoint
-from cupyrec.training.checkpoint_folder import CheckpointFolder
-from cupyrec.training.checkpoint_writer import write_checkpoint
-from cupyrec.training.checkpoints import Checkpoints, checkpoint_content
 from cupyrec.training.device_memory_plan import DeviceMemoryPlan, plan_device_memory
-from cupyrec.training.evaluation import Evaluation, check_labelled, check_source_fits, evaluate
 from cupyrec.training.memory_plan import plan_memory
-from cupyrec.training.metrics import MetricsResult
-from cupyrec.training.model_state import ModelState
 from cupyrec.training.save_to_folder import save_to_folder
-from cupyrec.training.saved_model import save_model
-from cupyrec.training.step_reports import OnStep, diverged
 from cupyrec.training.training_batches import TrainingBatches
 from cupyrec.training.training_loop import TrainingLoop, Watching
-from cupyrec.training.training_state import TrainingResult, TrainingState
 
 
 class Trainer:

@@ -11,7 +11,7 @@ from contextlib import closing
 from cupyrec.batch import Batch
 from cupyrec.datasets.source import Source, read_batches
 from cupyrec.errors import DataError
-from cupyrec.training.training_state import BEGINNING, Position
+from cupyrec.saving.training_state import BEGINNING, Position
 
 
 class TrainingBatches:

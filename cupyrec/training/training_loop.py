@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from cupyrec.argument_kinds import check_kind
 from cupyrec.datasets.source import Source
 from cupyrec.errors import DivergenceError
+from cupyrec.evaluation.evaluation import Evaluation, evaluate, ignoring_overflow
+from cupyrec.saving.checkpoints import Checkpoints
+from cupyrec.saving.training_state import TrainingState
 from cupyrec.systems.step import StepResult, System, Traffic
-from cupyrec.training.checkpoints import Checkpoints
-from cupyrec.training.evaluation import Evaluation, evaluate, ignoring_overflow
-from cupyrec.training.step_reports import OnStep, StepReports, diverged
+from cupyrec.systems.step_reports import OnStep, StepReports, diverged
 from cupyrec.training.training_batches import TrainingBatches
-from cupyrec.training.training_state import TrainingState
 
 
 @dataclass(frozen=True)

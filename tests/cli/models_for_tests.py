@@ -11,7 +11,7 @@ from cupyrec.datasets.prepared.manifest import read_manifest
 from cupyrec.datasets.prepared.splits import by_share, write_splits
 from cupyrec.datasets.preparing.job import prepare
 from cupyrec.datasets.preparing.prepare_options import PrepareOptions
-from cupyrec.training.data_encoding import raw_encoding
+from cupyrec.evaluation.data_encoding import raw_encoding
 
 CONFIG = DlrmConfig((50,) * 26, dimension=4, bottom=(8, 4), top=(8, 1))
 

@@ -4,9 +4,10 @@ import dataclasses
 
 import pytest
 
+from cupyrec.advice import policies as advise_policies
+from cupyrec.advice import result as advise_result
+from cupyrec.advice.result import Advice, PolicyCost, SizeAdvice
 from cupyrec.cli.advice_report import POLICIES, WORTH_DOUBLING, describe_advice
-from cupyrec.training import advise_policies, advise_result
-from cupyrec.training.advise_result import Advice, PolicyCost, SizeAdvice
 
 COMMAND = "cupyrec train day_0 --system scratchpipe --scratchpad 2%"
 

@@ -193,7 +193,7 @@ def test_a_temporary_folder_that_is_full_or_not_there(data, capsys, monkeypatch)
 
 
 def test_a_stop_leaves_nothing(data, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("cupyrec.training.interrupt.StopOnInterrupt.__call__", lambda self: True)
+    monkeypatch.setattr("cupyrec.runs.interrupt.StopOnInterrupt.__call__", lambda self: True)
     outcome = run_here(capsys, "advise", "data.tsv", *SMALL, "--row-counts=c.npy", "--plot=p.png")
     assert (outcome.code, outcome.out) == (130, "")
     assert "no advice" in outcome.err

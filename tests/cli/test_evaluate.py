@@ -57,7 +57,7 @@ def test_the_batch_size_changes_no_more_than_rounding(folder, capsys):
 
 
 def test_more_threads_than_cores_are_told_beside_the_figures(folder, capsys, monkeypatch):
-    monkeypatch.setattr("cupyrec.training.thread_count.usable_cores", lambda: 1)
+    monkeypatch.setattr("cupyrec.runs.thread_count.usable_cores", lambda: 1)
     outcome = run_here(capsys, "evaluate", folder / "run", folder / "data.tsv", "--threads=2", "--json")
     assert outcome.err.startswith("warning: --threads 2 is more than the 1 usable core, ")
     assert json.loads(outcome.out)["samples"] > 0
@@ -208,7 +208,7 @@ def test_a_model_of_other_tables_is_refused(folder, tmp_path, capsys):
 
 
 def test_a_stop_gives_no_figures(folder, capsys, monkeypatch):
-    monkeypatch.setattr("cupyrec.training.interrupt.StopOnInterrupt.__call__", lambda self: True)
+    monkeypatch.setattr("cupyrec.runs.interrupt.StopOnInterrupt.__call__", lambda self: True)
     outcome = run_here(capsys, "evaluate", folder / "run", folder / "data.tsv")
     assert (outcome.code, outcome.out) == (130, "")
     assert "no metrics" in outcome.err

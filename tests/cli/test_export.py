@@ -23,10 +23,10 @@ def test_says_what_was_written_where(model, tmp_path, capsys):
 
 
 def test_several_files_are_counted(model, tmp_path, capsys, monkeypatch):
-    from cupyrec.training.exported_model import export_model
+    from cupyrec.saving.exported_model import export_model
 
     monkeypatch.setattr(
-        "cupyrec.training.exported_model.export_model",
+        "cupyrec.saving.exported_model.export_model",
         lambda *arguments, **options: export_model(*arguments, **options, max_shard_bytes=10_000),
     )
     outcome = run_here(capsys, "export", model, "--output", tmp_path / "out")

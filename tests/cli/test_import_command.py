@@ -9,7 +9,7 @@ from safetensors.numpy import load_file, save_file
 
 from cupyrec import Trainer
 from cupyrec.datasets.prepared.manifest import read_manifest
-from cupyrec.training.saved_model import read_model
+from cupyrec.saving.saved_model import read_model
 
 
 @pytest.fixture

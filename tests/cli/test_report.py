@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from cupyrec.cli.report import describe_metrics, describe_run
-from cupyrec.training.evaluation import Evaluation
-from cupyrec.training.metrics import MetricsResult
-from cupyrec.training.run import RunReport
+from cupyrec.evaluation.evaluation import Evaluation
+from cupyrec.evaluation.metrics import MetricsResult
+from cupyrec.runs.run import RunReport
 from cupyrec.training.trainer import TrainingResult
 
 METRICS = MetricsResult(

@@ -19,10 +19,10 @@ from small_disk import remount, small_disk
 
 from cupyrec.datasets.preparing.job import prepare
 from cupyrec.datasets.preparing.prepare_options import PrepareOptions
-from cupyrec.training import checkpoint_writer, safetensors_file
-from cupyrec.training.checkpoint import read_checkpoint
-from cupyrec.training.checkpoint_folder import CheckpointFolder
-from cupyrec.training.checkpoints import AT_ONCE_BYTES
+from cupyrec.saving import checkpoint_writer, safetensors_file
+from cupyrec.saving.checkpoint import read_checkpoint
+from cupyrec.saving.checkpoint_folder import CheckpointFolder
+from cupyrec.saving.checkpoints import AT_ONCE_BYTES
 from cupyrec.training.trained_model import load_model
 
 # CUPYREC_KILLS=50 kills more often.
@@ -264,7 +264,7 @@ def test_a_disk_that_is_full_while_a_checkpoint_is_written(folder, tmp_path, mon
         write_all(file, data)
 
     monkeypatch.setattr(safetensors_file, "_write_all", full)
-    monkeypatch.setattr("cupyrec.training.checkpoints.AT_ONCE_BYTES", at_once_bytes)
+    monkeypatch.setattr("cupyrec.saving.checkpoints.AT_ONCE_BYTES", at_once_bytes)
     # The thread is given one step, however slow the disk: training is so short that it would end before.
     ended = property(lambda writer: writer.wait_until_tables_ended() is None)
     monkeypatch.setattr(checkpoint_writer.CheckpointWriter, "tables_ended", ended)

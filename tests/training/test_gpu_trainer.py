@@ -15,7 +15,7 @@ from cupyrec.config import SYSTEMS, SystemConfig
 from cupyrec.devices.gpu import GpuDevice
 from cupyrec.errors import CupyrecError, DataError, DeviceError, DivergenceError, StageError
 from cupyrec.systems.registry import unused_options
-from cupyrec.training.step_reports import MOST_UNTOLD
+from cupyrec.systems.step_reports import MOST_UNTOLD
 
 NAMES = tuple(name for name in SYSTEMS if name != "auto")
 SCRATCHPAD = ("serial", "scratchpipe")

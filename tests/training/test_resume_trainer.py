@@ -7,7 +7,7 @@ import pytest
 from checkpoint_runs import BATCH_SIZE, CONFIG, STEPS, SYSTEMS, bits, made_source, make_trainer, shuffled_source
 
 from cupyrec.errors import ConfigError, DivergenceError, ModelError, OutputError
-from cupyrec.training.training_state import Position
+from cupyrec.saving.training_state import Position
 
 EPOCHS = 2
 # In the first epoch, at its end, in the second, and at the end of all.

@@ -89,7 +89,7 @@ def test_where_writing_fails_the_earlier_run_stays(trained, tmp_path, monkeypatc
     for name in ("config.toml", "metrics.jsonl"):
         (tmp_path / name).write_text("of another run")
     monkeypatch.setattr(
-        "cupyrec.training.saved_model.write_sharded", lambda *_: (_ for _ in ()).throw(OSError(28, "full"))
+        "cupyrec.saving.saved_model.write_sharded", lambda *_: (_ for _ in ()).throw(OSError(28, "full"))
     )
     with pytest.raises(OutputError, match="full"):
         trained.save(tmp_path, overwrite=True)

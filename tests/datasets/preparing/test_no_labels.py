@@ -16,7 +16,7 @@ from cupyrec.datasets.prepared.manifest import read_manifest
 from cupyrec.datasets.preparing.job import Stopped
 from cupyrec.datasets.preparing.prepare_options import PrepareOptions
 from cupyrec.errors import ConfigError, DataError
-from cupyrec.training.inspection import inspect_path
+from cupyrec.inspection.inspection import inspect_path
 
 ROWS = 170
 TABLE = {"age": [1.0, 2.0, None], "user": [5, 6, 5]}

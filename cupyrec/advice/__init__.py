@@ -1,0 +1,1 @@
+"""How large a scratchpad must be, found out from the ids alone: nothing trains."""

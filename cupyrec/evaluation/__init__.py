@@ -1,0 +1,1 @@
+"""What a model is worth on a source, and whether the source fits it."""

@@ -1,0 +1,1 @@
+"""What a path holds: a run, a model, a checkpoint or prepared data."""

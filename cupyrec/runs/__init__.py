@@ -1,0 +1,1 @@
+"""A run of `cupyrec train`: its checks, data, records and checkpoints, stopping and going on."""

@@ -1,0 +1,1 @@
+"""What is kept on disk: models, checkpoints, the folder of a run; safetensors."""
