@@ -47,6 +47,11 @@ class Batch:
         """N."""
         return self.rows.shape[0]
 
+    def copy(self) -> Batch:
+        """A batch with arrays of its own; what is no array stays as it is, for `validate` to find."""
+        arrays = (self.dense, self.rows, self.offsets, self.labels)
+        return Batch(*(np.array(each, order="C") if isinstance(each, np.ndarray) else each for each in arrays))
+
     def validate(self, table_rows: Sequence[int], dense_features: int) -> Batch:
         """Check shapes, dtypes, labels, that dense values are finite and that every row lies in its feature's table.
 

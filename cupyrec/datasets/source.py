@@ -17,7 +17,8 @@ class Source(Protocol):
     """Anything that yields batches: Criteo files, or a class of one's own.
 
     table_rows: (F,) rows of each table; dense_features: columns of the dense input. A source whose batches need no
-    check, because it made them so, says it with an attribute `validated = True`. One that can begin in the middle, or
+    check, because it made them so, and which changes none of them later, says it with an attribute `validated = True`;
+    batches of any other are copied, since they may wait long before they train. One that can begin in the middle, or
     gives its samples in another order in each epoch, says so with `seekable = True`: `batches` then takes the keywords
     epoch (0-based) and first_batch (how many batches of the epoch to leave out) as well.
     """
@@ -109,7 +110,8 @@ def _checked(batches: Iterator[Batch], source: Source, batch_size: int, begin: i
         try:
             batch = next(iterator)
             if not is_believed:
-                check_batch(batch, source.table_rows, source.dense_features)
+                # A copy, made before it is checked: a source may fill the same arrays again.
+                batch = check_batch(batch, source.table_rows, source.dense_features, copied=True)
         except StopIteration:
             return
         except DataError as error:
@@ -121,11 +123,11 @@ def _checked(batches: Iterator[Batch], source: Source, batch_size: int, begin: i
             yield batch
 
 
-def check_batch(batch: object, table_rows: Sequence[int], dense_features: int) -> Batch:
-    """A batch itself, checked. Raises DataError."""
+def check_batch(batch: object, table_rows: Sequence[int], dense_features: int, *, copied: bool = False) -> Batch:
+    """A batch itself, or a copy of it, checked. Raises DataError."""
     if not isinstance(batch, Batch):
         raise DataError(f"a batch must be a cupyrec.Batch, but this is a {type(batch).__name__}; see Batch.from_bags")
-    return batch.validate(table_rows, dense_features)
+    return (batch.copy() if copied else batch).validate(table_rows, dense_features)
 
 
 def _of_batch(number: int, error: DataError) -> DataError:

@@ -433,3 +433,33 @@ def test_predictions_that_are_not_finite_name_the_step():
 
     with pytest.raises(DivergenceError, match="not finite after step 1; usual causes"):
         trainer.fit(Foreign(1), valid=Foreign(2), on_step=spoil)
+
+
+class ReusesArrays:
+    """Fills the same arrays for each batch, as readers of streams do."""
+
+    table_rows, dense_features = TABLE_ROWS, CONFIG.dense_features
+
+    def __init__(self, batches):
+        self._batches = batches
+
+    def batches(self, batch_size, *, on_progress=None):
+        names = ("dense", "rows", "offsets", "labels")
+        most = {name: max(getattr(batch, name).shape[0] for batch in self._batches) for name in names}
+        arrays = {name: np.repeat(getattr(self._batches[0], name)[:1], most[name], axis=0) for name in names}
+        for batch in self._batches:
+            filled = [arrays[name][: getattr(batch, name).shape[0]] for name in names]
+            for array, name in zip(filled, names, strict=True):
+                array[:] = getattr(batch, name)
+            yield Batch(*filled)
+
+
+def test_a_source_may_use_its_arrays_again():
+    """Batches that wait, or that are known ahead, are not those that come later."""
+    batches = [made_batch(seed, samples=5 + seed) for seed in range(11)]
+    trained = []
+    for source in (BatchList(batches, TABLE_ROWS, CONFIG.dense_features), ReusesArrays(batches)):
+        trainer = make_trainer()
+        trainer.fit(source)
+        trained.append(weights(trainer))
+    assert trained[0] == trained[1]
