@@ -7,7 +7,7 @@ import os
 import queue
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,8 @@ from cupyrec.errors import ConfigError
 
 # Matrix products smaller than this run on one thread: handing a part over costs about 20 us.
 SMALL_PRODUCT_FLOPS = 1 << 21
+# So do launches that take in hand fewer numbers than this: some 40 us of work.
+SMALL_LAUNCH_FLOATS = 1 << 17
 
 
 class CpuEvent:
@@ -51,8 +53,12 @@ class CpuDevice:
     @contextmanager
     def running(self) -> Iterator[CpuDevice]:
         """Within it the worker threads run and BLAS is held at one thread. May be nested, also by several threads."""
-        with self._with_workers.needed(), blas_on_one_thread.needed():
+        with self.keeping_workers(), blas_on_one_thread.needed():
             yield self
+
+    def keeping_workers(self) -> AbstractContextManager[None]:
+        """Within it the worker threads stay where they sleep, between one `running` and the next."""
+        return self._with_workers.needed()
 
     def _start_workers(self) -> Callable[[], None]:
         try:
@@ -120,13 +126,16 @@ class CpuDevice:
         """A stream for a stage of the pipeline."""
         return CpuStream()
 
-    def launch(self, kernel: Callable[..., Any], items: int, *arguments: Any, bounds: Any = None) -> None:
+    def launch(
+        self, kernel: Callable[..., Any], items: int, *arguments: Any, bounds: Any = None, floats: int | None = None
+    ) -> None:
         """Run kernel(start, stop, *arguments) over all items, in one contiguous part a thread; return when all ended.
 
-        bounds: optional (threads + 1,) ascending item numbers, for parts that are not equal in size.
+        bounds: optional (threads + 1,) ascending item numbers, for parts that are not equal in size; floats: about how
+        many numbers are read, written or multiplied in all, None: many. Little is done by the calling thread alone.
         """
         parts = min(len(self._workers) + 1, items)
-        if parts <= 1:
+        if parts <= 1 or (floats is not None and floats < SMALL_LAUNCH_FLOATS):
             kernel(0, items, *arguments)
             return
         if bounds is None:
@@ -194,8 +203,10 @@ class CpuStream:
         """An array of zeros: many small ones, so not on huge pages of their own."""
         return np.zeros(shape, dtype)
 
-    def launch(self, kernel: Callable[..., Any], items: int, *arguments: Any, bounds: Any = None) -> None:
-        """Run kernel(0, items, *arguments)."""
+    def launch(
+        self, kernel: Callable[..., Any], items: int, *arguments: Any, bounds: Any = None, floats: int | None = None
+    ) -> None:
+        """Run kernel(0, items, *arguments). bounds, floats: see CpuDevice.launch; of no use here."""
         kernel(0, items, *arguments)
 
     def copy(self, source: np.ndarray, target: np.ndarray) -> None:
@@ -244,7 +255,9 @@ class _Worker:
 
     def stop(self) -> None:
         self.calls.put(None)
-        self._thread.join()
+        # What is collected as garbage may be so in any thread.
+        if threading.current_thread() is not self._thread:
+            self._thread.join()
 
 
 def _matmul(A: np.ndarray, B: np.ndarray, out: np.ndarray) -> None:

@@ -9,6 +9,8 @@ from functools import cache
 
 from threadpoolctl import OpenBLASController, ThreadpoolController
 
+from cupyrec.devices.after_fork import renew_in_children
+
 
 class WhileNeeded:
     """Counts who needs it. Any thread may; one at a time sets up or undoes."""
@@ -17,8 +19,9 @@ class WhileNeeded:
         """begin: sets up, all of it or nothing, and gives what undoes it."""
         self._begin = begin
         self._lock = threading.Lock()
-        self._needed = 0
+        self._needed, self._forks = 0, 0
         self._end: Callable[[], None] = lambda: None
+        renew_in_children(self)
 
     @contextmanager
     def needed(self) -> Iterator[None]:
@@ -27,13 +30,22 @@ class WhileNeeded:
             if not self._needed:
                 self._end = self._begin()
             self._needed += 1
+        forks = self._forks
         try:
             yield
         finally:
             with self._lock:
-                self._needed -= 1
-                if not self._needed:
+                # In a child, who needed it before is not counted.
+                self._needed -= forks == self._forks
+                if not self._needed and forks == self._forks:
                     self._end()
+
+    def after_fork(self) -> None:
+        """See Renewed. What was set up by the parent is undone: its threads are not there."""
+        self._lock, needed = threading.Lock(), self._needed
+        self._needed, self._forks = 0, self._forks + 1
+        if needed:
+            self._end()
 
 
 @cache

@@ -16,6 +16,8 @@ MOST_DIGIT_BITS = 11
 # beside that: rows twice, lookups and bags once.
 PLAN_BYTES_PER_LOOKUP = 4 + 4 + 8 + 8
 SORT_BYTES_PER_LOOKUP = 2 * 8 + 4 + 4
+# What sorting reads and writes of a lookup, in a few passes.
+SORT_FLOATS_PER_LOOKUP = 16
 
 
 class CoalesceMemory:
@@ -68,15 +70,24 @@ class Coalescer:
             self._lookups,
             unique_of_table,
             longer_bags,
+            floats=SORT_FLOATS_PER_LOOKUP * N,
         )
         bags = memory.lookups
         if longer_bags.any():
             bags = memory.bags
-            self._stream.launch(_name_bags, F, batch.offsets, B, memory.lookups, self._bags, bags)
+            self._stream.launch(_name_bags, F, batch.offsets, B, memory.lookups, self._bags, bags, floats=4 * N)
         first_unique = np.concatenate([[0], np.cumsum(unique_of_table)])
         U = int(first_unique[-1])
         self._stream.launch(
-            _cut_segments, F, batch.offsets, B, first_unique, self._rows, memory.unique_rows, memory.offsets
+            _cut_segments,
+            F,
+            batch.offsets,
+            B,
+            first_unique,
+            self._rows,
+            memory.unique_rows,
+            memory.offsets,
+            floats=4 * N,
         )
         memory.offsets[U] = N
         return CoalescePlan(memory.unique_rows[:U], memory.offsets[: U + 1], memory.lookups[:N], bags[:N])

@@ -88,7 +88,8 @@ def _move(stream: Any, source: Any, target: Any, *, from_places: Any = None, to_
     # A kernel does not look at places that are i itself; it only needs some.
     from_places = given if from_places is None else from_places
     to_places = given if to_places is None else to_places
-    stream.launch(move, given.shape[0], source, from_places, target, to_places)
+    floats = 2 * given.shape[0] * source.shape[1]
+    stream.launch(move, given.shape[0], source, from_places, target, to_places, floats=floats)
 
 
 @cache

@@ -28,7 +28,7 @@ def place_lookups(stream: Stream, coalesced: CoalescePlan | GpuCoalescePlan, pla
         return
     cpu_plan = plan_of(coalesced, CoalescePlan)
     segments = cpu_plan.segment_offsets, cpu_plan.segment_lookups
-    stream.launch(_place_lookups, cpu_plan.unique, *segments, places, lookup_places)
+    stream.launch(_place_lookups, cpu_plan.unique, *segments, places, lookup_places, floats=4 * lookup_places.shape[0])
 
 
 @cpu_kernel

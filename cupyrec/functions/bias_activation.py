@@ -31,7 +31,7 @@ def bias_activation_forward(device: Device, Y: Any, b: Any, *, relu: bool) -> No
     if isinstance(device, GpuStream):
         _forward_on_gpu(device, Y, b, relu)
         return
-    device.launch(_forward, Y.shape[0], Y, b, relu)
+    device.launch(_forward, Y.shape[0], Y, b, relu, floats=2 * Y.size)
 
 
 def bias_activation_backward(device: Device, dY: Any, Y: Any, partial_sums: Any, *, relu: bool) -> None:
@@ -54,7 +54,7 @@ def bias_activation_backward(device: Device, dY: Any, Y: Any, partial_sums: Any,
         device.launch(backward, grid, block, dY, Y, partial_sums, np.int64(samples), np.int32(width))
         return
     # Parts are samples, as in the matrix products before and after: no thread waits for another core's cache.
-    device.launch(_backward, blocks, dY, Y, partial_sums, relu)
+    device.launch(_backward, blocks, dY, Y, partial_sums, relu, floats=3 * Y.size)
 
 
 def sum_blocks(samples: int) -> int:

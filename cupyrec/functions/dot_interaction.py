@@ -46,7 +46,8 @@ def dot_interaction_forward(device: Device, X: Any, Y: Any, R: Any, *, self_inte
         forward = _gpu_kernel("dot_interaction_forward", F, D, self_interaction)
         device.launch(forward, -(-samples * tiles * LANES // BLOCK_THREADS), BLOCK_THREADS, X, Y, R, np.int64(samples))
         return
-    device.launch(_forward_kernel(F, D, self_interaction), samples, X, Y, R)
+    floats = samples * (F + 1) ** 2 * D // 2
+    device.launch(_forward_kernel(F, D, self_interaction), samples, X, Y, R, floats=floats)
 
 
 def dot_interaction_backward(
@@ -68,7 +69,8 @@ def dot_interaction_backward(
         grid = -(-samples // block_samples), -(-(F + 1) // rows)
         device.launch(backward, grid, threads, dR, X, Y, dX, dY, np.int64(samples))
         return
-    device.launch(_backward_kernel(F, D, self_interaction), samples, dR, X, Y, dX, dY)
+    floats = samples * (F + 1) ** 2 * D
+    device.launch(_backward_kernel(F, D, self_interaction), samples, dR, X, Y, dX, dY, floats=floats)
 
 
 def _check_shapes(X: Any, Y: Any, R: Any, self_interaction: bool) -> None:

@@ -55,7 +55,8 @@ def embedding_bag_forward(device: Device, records: Any, places: Any, offsets: An
     kind_of(places)
     check_vectors(offsets, records=records, Y=Y)
     # Parts are samples, as in all that follows: what a thread pools, it also uses.
-    device.launch(_forward_kernel(D, records.dtype.itemsize, mean), B, records, places, offsets, Y)
+    pool, floats = _forward_kernel(D, records.dtype.itemsize, mean), (places.shape[0] + B * F) * D
+    device.launch(pool, B, records, places, offsets, Y, floats=floats)
 
 
 def embedding_bag_backward(
@@ -91,7 +92,8 @@ def embedding_bag_backward(
         raise ValueError(f"dW must have {cpu_plan.unique} rows, those of the plan, but is {dW.shape}")
     bounds = balanced_bounds(device, cpu_plan)
     segments = cpu_plan.segment_offsets, cpu_plan.segment_bags
-    device.launch(sums, cpu_plan.unique, dY, offsets, *segments, dW, bounds=bounds)
+    floats = (cpu_plan.segment_bags.shape[0] + cpu_plan.unique) * dY.shape[2]
+    device.launch(sums, cpu_plan.unique, dY, offsets, *segments, dW, bounds=bounds, floats=floats)
 
 
 def sum_segments(

@@ -26,7 +26,7 @@ def join_pooled(device: Device, Y: Any, other_Y: Any, offsets: Any, *, mean: boo
         join = kernel("join_pooled", "join_pooled", DIMENSION=D, MEAN=int(mean))
         device.launch_over(join, B * F * D // part_floats(D), Y, other_Y, offsets, np.int32(B), np.int32(F))
         return
-    device.launch(_join, B, Y, other_Y, offsets, mean)
+    device.launch(_join, B, Y, other_Y, offsets, mean, floats=3 * Y.size)
 
 
 @cpu_kernel

@@ -81,7 +81,7 @@ def update_dense_adagrad(device: Device, w: Any, g: Any, h: Any, learning_rate: 
         return
     if not w.dtype == g.dtype == h.dtype:
         raise TypeError(f"w, g and h must be of one dtype, but are {w.dtype}, {g.dtype} and {h.dtype}")
-    device.launch(_dense, w.shape[0], w, g, h, learning_rate, eps)
+    device.launch(_dense, w.shape[0], w, g, h, learning_rate, eps, floats=5 * w.size)
 
 
 @cpu_kernel

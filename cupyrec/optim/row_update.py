@@ -108,6 +108,7 @@ def launch_row_update(
         cpu_plan.segment_bags,
         *settings,
         bounds=balanced_bounds(device, cpu_plan),
+        floats=(cpu_plan.segment_bags.shape[0] + 2 * cpu_plan.unique) * D,
     )
 
 

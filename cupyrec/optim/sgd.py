@@ -51,7 +51,7 @@ class Sgd:
             return
         if w.dtype != g.dtype:
             raise TypeError(f"w and g must be of one dtype, but are {w.dtype} and {g.dtype}")
-        device.launch(_dense, w.shape[0], w, g, learning_rate)
+        device.launch(_dense, w.shape[0], w, g, learning_rate, floats=3 * w.size)
 
 
 @cpu_kernel

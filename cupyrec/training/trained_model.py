@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import threading
+import weakref
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from cupyrec.argument_kinds import check_paths
 from cupyrec.batch import Batch
 from cupyrec.config import DlrmConfig, check_at_least
 from cupyrec.datasets.source import Source, check_batch, check_batch_size, read_batches
+from cupyrec.devices.after_fork import renew_in_children
 from cupyrec.devices.cpu import CpuDevice
 from cupyrec.devices.host_memory import available_bytes
 from cupyrec.embedding.host_table import HostTable
@@ -35,6 +37,11 @@ class _InTurns:
 
     def __init__(self, system: ResidentSystem) -> None:
         self._system, self._turn = system, threading.Lock()
+        renew_in_children(self)
+
+    def after_fork(self) -> None:
+        """See Renewed."""
+        self._turn = threading.Lock()
 
     def predict(self, batch: Batch) -> np.ndarray:
         with self._turn:
@@ -60,6 +67,9 @@ class TrainedModel:
         self.config, self.description, self.batch_size = config, description, batch_size
         self.encoding = encoding
         self._predictor, self._device = _InTurns(system), device
+        workers = ExitStack()
+        workers.enter_context(device.keeping_workers())
+        weakref.finalize(self, workers.close)
 
     def predict(self, batch: Batch) -> np.ndarray:
         """Logits (B,) float32; the probability of a click is 1 / (1 + exp(-logit)). Raises ConfigError, DataError.
@@ -126,4 +136,8 @@ def load_model(folder: str | Path, *, batch_size: int = 2048, threads: int | Non
         fill(target, opened.tensors[name])
     stage = TrainStage(device, model, Sgd(), WarmupPolynomialDecay(1.0), max_samples=batch_size)
     system = ResidentSystem(stage, table)
-    return TrainedModel(config, opened.description, system, device, batch_size, opened.encoding)
+    trained = TrainedModel(config, opened.description, system, device, batch_size, opened.encoding)
+    # Kernels are loaded now, which takes longer than most predictions.
+    nothing = np.zeros(0, np.int64), np.zeros(config.features + 1, np.int64)
+    trained.predict(Batch(np.zeros((1, config.dense_features), np.float32), *nothing, np.zeros(1, np.float32)))
+    return trained

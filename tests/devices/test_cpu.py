@@ -47,6 +47,33 @@ def test_launch_covers_each_item_once(threads, items):
     assert max(sizes) - min(sizes) <= 1
 
 
+def test_little_is_done_by_the_calling_thread_alone():
+    device, parts = CpuDevice(3), []
+
+    def kernel(start, stop):
+        parts.append((start, stop, threading.current_thread().name))
+
+    here = threading.current_thread().name
+    with device.running():
+        for bounds in (None, np.array([0, 5, 5, 9])):
+            device.launch(kernel, 9, bounds=bounds, floats=cpu.SMALL_LAUNCH_FLOATS - 1)
+            assert parts == [(0, 9, here)]
+            parts.clear()
+        device.launch(kernel, 9, floats=cpu.SMALL_LAUNCH_FLOATS)
+        assert sorted(part[:2] for part in parts) == [(0, 3), (3, 6), (6, 9)]
+
+
+def test_workers_may_be_kept_between_two_runs():
+    device = CpuDevice(3)
+    with device.keeping_workers():
+        kept = worker_threads()
+        assert len(kept) == 2
+        with device.running():
+            assert worker_threads() == kept
+        assert worker_threads() == kept
+    assert worker_threads() == []
+
+
 def test_launch_on_given_bounds():
     device, parts = CpuDevice(3), []
     with device.running():
