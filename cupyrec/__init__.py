@@ -22,6 +22,7 @@ _MODULE_OF = {
     "PreparedData": "cupyrec.datasets.prepared.prepared_data",
     "RowwiseAdagrad": "cupyrec.optim.rowwise_adagrad",
     "RunConfig": "cupyrec.run_config",
+    "SampleEncoder": "cupyrec.datasets.preparing.sample_encoder",
     "Sgd": "cupyrec.optim.sgd",
     "Source": "cupyrec.datasets.source",
     "SystemConfig": "cupyrec.config",

@@ -64,6 +64,7 @@ def test_all_public_names_are_there():
         "PreparedData",
         "RowwiseAdagrad",
         "RunConfig",
+        "SampleEncoder",
         "Sgd",
         "Source",
         "SystemConfig",

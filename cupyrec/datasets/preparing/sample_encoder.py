@@ -1,0 +1,190 @@
+"""Batches of raw values that are in memory, encoded as a folder of prepared data is: for a model that serves."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+
+from cupyrec.argument_kinds import check_paths
+from cupyrec.batch import Batch, table_offsets
+from cupyrec.datasets.preparing import table_columns
+from cupyrec.datasets.preparing.encode import Encoder
+from cupyrec.datasets.preparing.known_vocabularies import KnownVocabularies
+from cupyrec.datasets.preparing.raw_rows import ColumnKind, RawColumn
+from cupyrec.datasets.preparing.vocabulary_file import read_vocabulary
+from cupyrec.errors import ConfigError, DataError
+
+HEX: Literal["hex"] = "hex"
+
+
+@dataclass(frozen=True)
+class _Columns:
+    """As KnownVocabularies asks for them."""
+
+    dense: tuple[str, ...]
+    categories: tuple[str, ...]
+    kinds: tuple[ColumnKind, ...]
+
+
+class SampleEncoder:
+    """Makes batches of raw values, with the ids and the dense transform of a folder that `cupyrec prepare` made.
+
+    dense, categories: names of the columns that are asked for; label: of the one that may be there, None where nobody
+    knows; table_rows: (F,); dense_features; encoding: that of the folder. Several threads may use it.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        """folder: with the vocabularies; the data themselves need not be there. Raises ConfigError, DataError."""
+        check_paths(folder=folder)
+        self._folder = Path(folder)
+        self._known = KnownVocabularies(self._folder)
+        manifest = self._known.manifest
+        self.dense, self.label = manifest.dense, self._known.columns["label"]
+        self.categories = tuple(category.name for category in manifest.categories)
+        self.table_rows, self.dense_features = manifest.table_rows, len(manifest.dense)
+        self.encoding = manifest.encoding
+        self._starts = table_offsets(self.table_rows)
+        # Of each category's values, where there is a vocabulary that says it.
+        self._values: list[str | None] = [
+            None if category.vocabulary is None else read_vocabulary(self._folder / category.vocabulary).kind
+            for category in manifest.categories
+        ]
+        if not any(self._values) and self._hashes_are_of_hex():
+            self._values = [HEX] * len(self._values)
+        self._lock = threading.Lock()
+        self._kinds: tuple[ColumnKind, ...] | None = None
+        self._encoders: Sequence[Encoder] = ()
+
+    def batch(self, samples: Any) -> Batch:
+        """A batch of at least one sample, for TrainedModel.predict. Values that the vocabulary does not know get id 0.
+
+        samples: columns by name: a dict of lists, an Arrow table, or a data frame that Arrow takes (pandas, polars);
+        other columns are not looked at. None is a missing value, an empty list an empty bag. Without the column of
+        the label all labels are 0. Raises ConfigError, and DataError that names column and sample.
+        """
+        table = _as_table(samples)
+        if not table.num_rows:
+            raise DataError("there are no samples to encode")
+        columns = [self._category(number, table) for number in range(len(self.categories))]
+        encoders = self._encoders_of(tuple(kind for _, kind in columns))
+        B, F = table.num_rows, len(self.categories)
+        dense = np.empty((B, self.dense_features), np.float32)
+        for index, name in enumerate(self.dense):
+            column = _column(table, name, pa.float64())
+            if not table_columns.is_dense_type(column.type):
+                raise DataError(f"column {name} has the type {column.type}, but a dense feature must be a number")
+            with _named(name):
+                table_columns.write_dense(column, self._known.manifest.dense_transform, dense[:, index])
+        rows, lengths = [], np.ones((F, B), np.int64)
+        for feature, ((column, _), encoder) in enumerate(zip(columns, encoders, strict=True)):
+            ids = np.empty(column.keys.shape[0], np.uint32)
+            with self._lock:  # an encoder counts
+                encoder.encode(column, ids)
+            rows.append(self._starts[feature] + ids.astype(np.int64))
+            if column.offsets is not None:
+                lengths[feature] = np.diff(column.offsets)
+        offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+        return Batch(dense, np.concatenate(rows), offsets, self._labels(table))
+
+    def _category(self, number: int, table: pa.Table) -> tuple[RawColumn, ColumnKind]:
+        """The keys of a category's values, and what they are."""
+        name, wanted = self.categories[number], self._values[number]
+        one = pa.string() if wanted == "text" else pa.int64()
+        column = _column(table, name, pa.list_(one) if self._known.manifest.categories[number].multi_hot else one)
+        kind = table_columns.category_kind(column.type)
+        if kind is None:
+            raise DataError(
+                f"column {name} has the type {column.type}, but {table_columns.expected_category(column.type)}"
+            )
+        raw = table_columns.category(column)
+        if raw.texts is None or wanted != HEX:
+            return raw, kind
+        return RawColumn(_hex_keys(raw.texts, name), raw.offsets), ColumnKind(HEX, kind.multi_hot)
+
+    def _hashes_are_of_hex(self) -> bool:
+        """Whether ids are those of Criteo's text format, which has hexadecimal digits."""
+        kinds = (ColumnKind(HEX),) * len(self.categories)
+        try:
+            self._known.check_columns(_Columns(self.dense, self.categories, kinds))
+        except DataError:
+            return False
+        return True
+
+    def _encoders_of(self, kinds: tuple[ColumnKind, ...]) -> Sequence[Encoder]:
+        """Of each category, for values of these kinds; read when first asked for. Raises DataError."""
+        with self._lock:
+            if self._kinds != kinds:
+                self._known.check_columns(_Columns(self.dense, self.categories, kinds))
+                self._encoders, self._kinds = self._known.encoders(), kinds
+            return self._encoders
+
+    def _labels(self, table: pa.Table) -> np.ndarray:
+        if self.label is None or self.label not in table.column_names:
+            return np.zeros(table.num_rows, np.float32)
+        column = _column(table, self.label, pa.int64())
+        if not table_columns.is_label_type(column.type):
+            raise DataError(f"column {self.label} has the type {column.type}, but a label must be a number or a bool")
+        with _named(self.label):
+            return table_columns.labels(column)
+
+
+class _named:
+    """Within it a bad value names its column and sample."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
+        if isinstance(error, table_columns.BadValueError):
+            raise DataError(f"sample {error.row}, column {self._name}: {error}") from None
+
+
+def _as_table(samples: Any) -> pa.Table:
+    if isinstance(samples, (pa.Table, pa.RecordBatch)):
+        return samples
+    try:
+        return pa.table(samples)
+    except (TypeError, ValueError, pa.ArrowException) as error:
+        raise ConfigError(
+            "samples must be columns by name, as {'age': [30], 'user': ['u17']}, an Arrow table or a data frame, all "
+            f"columns of one length: {error}"
+        ) from None
+
+
+def _column(table: pa.Table, name: str, untyped: pa.DataType) -> pa.Array:
+    """A column as one array. untyped: its type where no value tells it. Raises DataError where there is none."""
+    found = [number for number, each in enumerate(table.schema.names) if each == name]
+    if len(found) != 1:
+        fault = "there are several columns" if found else "there is no column"
+        raise DataError(f"{fault} {name}; the columns are {', '.join(table.schema.names) or 'none'}")
+    column = table.column(found[0])
+    if isinstance(column, pa.ChunkedArray):
+        column = column.combine_chunks()
+        if isinstance(column, pa.ChunkedArray):  # as of some versions of Arrow
+            column = pa.concat_arrays(column.chunks)
+    if pa.types.is_null(column.type):
+        return pa.nulls(len(column), untyped)
+    is_untyped = pa.types.is_list(column.type) and pa.types.is_null(column.type.value_type)
+    return column.cast(untyped) if is_untyped and pa.types.is_list(untyped) else column
+
+
+def _hex_keys(texts: pa.Array, name: str) -> np.ndarray:
+    """(n,) uint64, the numbers that up to 16 hexadecimal digits are; 0 where nothing is there. Raises DataError."""
+    keys = np.zeros(len(texts), np.uint64)
+    for number, text in enumerate(texts.to_pylist()):
+        try:
+            value = int(text or "0", 16)
+        except ValueError:
+            value = -1
+        if not 0 <= value < 2**64:
+            raise DataError(f"column {name}: {text!r} is not a number of up to 16 hexadecimal digits")
+        keys[number] = value
+    return keys

@@ -1,0 +1,128 @@
+"""Batches of values in memory are those that preparing the same values gives."""
+
+import json
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from criteo_files_for_tests import write
+from small_prepare import criteo_text, prepare_small, small_shards
+
+from cupyrec import PreparedData, SampleEncoder
+from cupyrec.errors import ConfigError, DataError
+
+SALES = {
+    "age": [31.0, None, 2.5, -1.0, 70.0],
+    "visits": [0, 3, None, 12, 1],
+    "user": ["u1", "u2", "u1", "", None],
+    "tags": [[3, 5], [], None, [3], [7, 7, 9]],
+    "shop": [4, 2, 4, -9, None],
+    "clicked": [1, 0, 0, 1, 1],
+}
+NAMES = {"label": "clicked", "dense_columns": ("age", "visits"), "category_columns": ("user", "tags", "shop")}
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch):
+    small_shards(monkeypatch)
+
+
+def prepared(tmp_path, table, name="out", **options):
+    pq.write_table(pa.table(table), tmp_path / f"{name}.parquet")
+    prepare_small(tmp_path / f"{name}.parquet", tmp_path / name, **NAMES, **options)
+    return tmp_path / name
+
+
+def check_same(batch, expected):
+    for name in ("dense", "rows", "offsets", "labels"):
+        found, other = getattr(batch, name), getattr(expected, name)
+        assert (found.dtype, found.shape) == (other.dtype, other.shape), name
+        np.testing.assert_array_equal(found, other)
+
+
+def whole(folder):
+    (batch,) = PreparedData(folder).batches(1000)
+    return batch
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"ids": "first"}, {"hash_rows": 5}, {"min_count": 2, "dense_transform": "none"}]
+)
+def test_as_prepared(tmp_path, options):
+    folder = prepared(tmp_path, SALES, **options)
+    encoder = SampleEncoder(folder)
+    data = PreparedData(folder)
+    assert (encoder.table_rows, encoder.dense_features) == (data.table_rows, data.dense_features)
+    assert (encoder.encoding, encoder.label) == (data.encoding, "clicked")
+    for samples in (SALES, pa.table(SALES), pa.table(SALES).to_batches()[0], pa.concat_tables([pa.table(SALES)])):
+        batch = encoder.batch(samples)
+        check_same(batch, whole(folder))
+        batch.validate(encoder.table_rows, encoder.dense_features)
+
+
+def test_one_sample_whose_values_are_missing_or_unknown(tmp_path):
+    encoder = SampleEncoder(prepared(tmp_path, SALES))
+    batch = encoder.batch({"age": [None], "visits": [None], "user": ["nobody"], "tags": [[1000]], "shop": [None]})
+    assert batch.labels.tolist() == [0]
+    assert batch.dense.tolist() == [[0, 0]]
+    shop = encoder.batch({**{name: [None] for name in SALES if name != "clicked"}, "tags": [[]]}).rows
+    # None is a value of its own; what was never seen has the first row of its table.
+    assert batch.rows[0] == 0
+    assert batch.rows[1] == encoder.table_rows[0]
+    assert batch.rows[2] == shop[-1]
+
+
+@pytest.mark.parametrize("options", [{}, {"hash_rows": 7}])
+def test_criteo_text_as_its_cells(tmp_path, options):
+    text = criteo_text(60)
+    prepare_small(write(tmp_path / "day_0", text), tmp_path / "out", **options)
+    cells = [line.split("\t") for line in text.decode().splitlines()]
+    columns = {f"I{n}": [int(row[n]) if row[n] else None for row in cells] for n in range(1, 14)}
+    columns |= {f"C{n}": [row[13 + n] for row in cells] for n in range(1, 27)}
+    expected = whole(tmp_path / "out")
+    check_same(SampleEncoder(tmp_path / "out").batch(columns), expected.__class__(
+        expected.dense, expected.rows, expected.offsets, np.zeros_like(expected.labels)
+    ))  # fmt: skip
+    columns["C3"][5] = "xyz"
+    with pytest.raises(DataError, match="column C3: 'xyz' is not a number of up to 16 hexadecimal digits"):
+        SampleEncoder(tmp_path / "out").batch(columns)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"age": None}, "there is no column age; the columns are visits, user"),
+        ({"age": ["a"] * 5}, "column age has the type string, but a dense feature must be a number"),
+        ({"user": [1.5] * 5}, "column user has the type double, but a category must be"),
+        ({"user": [7] * 5}, "column user holds text values, but integer values in the input"),
+        ({"tags": [7] * 5}, "column tags has single values in the input, lists in the data of the vocabulary"),
+        ({"clicked": [0, 1, 2, 0, 0]}, "sample 2, column clicked: expected a label of 0 or 1"),
+        ({"age": [1.0, float("nan"), 1.0, 1.0, 1.0]}, "sample 1, column age: "),
+    ],
+)
+def test_what_does_not_fit_is_named(tmp_path, change, message):
+    encoder = SampleEncoder(prepared(tmp_path, SALES))
+    samples = {name: values for name, values in (SALES | change).items() if values is not None}
+    with pytest.raises(DataError, match=message):
+        encoder.batch(samples)
+    check_same(encoder.batch(SALES), whole(tmp_path / "out"))
+
+
+@pytest.mark.parametrize("samples", [3, [1, 2], {"age": [1], "user": ["a", "b"]}, None])
+def test_what_is_no_table_is_refused(tmp_path, samples):
+    with pytest.raises(ConfigError, match="samples must be columns by name"):
+        SampleEncoder(prepared(tmp_path, SALES)).batch(samples)
+    with pytest.raises(DataError, match="there are no samples"):
+        SampleEncoder(tmp_path / "out").batch({"age": []})
+
+
+def test_vocabularies_that_are_not_those_of_the_data_are_refused(tmp_path):
+    folder = prepared(tmp_path, SALES)
+    other = prepared(tmp_path, SALES | {"user": ["a", "b", "c", "d", "e"]}, "other")
+    name = json.loads((folder / "prepared.json").read_text())["categories"][0]["vocabulary"]
+    (folder / name).write_bytes((other / name).read_bytes())
+    with pytest.raises(DataError, match="not those of the data"):
+        SampleEncoder(folder).batch(SALES)
+    with pytest.raises(DataError):
+        SampleEncoder(tmp_path)
