@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import importlib
 import keyword
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from typing import NoReturn, TextIO
@@ -14,9 +16,10 @@ import click
 
 from cupyrec import __version__
 from cupyrec.errors import CupyrecError, OutputError
+from cupyrec.option_values import nearest_name
 
-# What a shell reports of a process that SIGINT ended: 128 + 2.
-INTERRUPTED_EXIT_CODE = 130
+# What a shell adds to the number of the signal that ended a process.
+SIGNAL_EXIT_CODE = 128
 
 # name: one line for the overview; the module and its function are called the same, but for the words of Python.
 COMMANDS = {
@@ -45,6 +48,13 @@ class LazyGroup(click.Group):
         module = f"{name}_" if keyword.iskeyword(name) else name
         return getattr(importlib.import_module(f"cupyrec.cli.{module}"), module)
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args[0] not in COMMANDS:
+            ctx.fail(_no_such("command", args[0], nearest_name(args[0], COMMANDS)))
+        return super().resolve_command(ctx, args)
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
             formatter.write_dl(list(COMMANDS.items()))
@@ -55,7 +65,7 @@ class LazyGroup(click.Group):
         except KeyboardInterrupt:
             # Training handles Ctrl-C by itself; this is the one that came at another time, or a second one.
             click.echo("cupyrec: interrupted", err=True)
-            return ctx.exit(INTERRUPTED_EXIT_CODE)
+            return ctx.exit(SIGNAL_EXIT_CODE + signal.SIGINT)
 
 
 @click.group(
@@ -77,6 +87,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     arguments: those of the process when None.
     """
+    # While Python takes itself apart, what was done is done: Ctrl-C must not turn its exit code into another.
+    atexit.register(signal.signal, signal.SIGINT, signal.SIG_IGN)
     try:
         result = cupyrec.main(arguments, prog_name="cupyrec", standalone_mode=False)
     except click.ClickException as error:
@@ -91,6 +103,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _fail(f"{error.filename}: {reason}" if error.filename else reason, CupyrecError.exit_code)
     # What ctx.exit was given, or what a command returned: nothing.
     sys.exit(result)
+
+
+def exit_stopped(number: signal.Signals | None) -> NoReturn:
+    """End a command that a signal stopped in order, with the code of a process that the signal ended: what comes after
+    it in a script must not take half of the work for the whole. number: None for SIGINT.
+    """
+    sys.exit(SIGNAL_EXIT_CODE + (number or signal.SIGINT))
 
 
 def say(line: str) -> None:
@@ -121,7 +140,22 @@ def _describe(error: click.ClickException) -> str:
     """click's message, and where the options are listed."""
     message = error.format_message().rstrip(".")
     context = error.ctx if isinstance(error, click.UsageError) else None
-    return f"{message} (see {context.command_path} --help)" if context else message
+    if context is None:
+        return message
+    if isinstance(error, click.NoSuchOption):
+        # click compares names with the hyphens that all of them have, and takes --lr for --help.
+        known = {name.lstrip("-"): name for each in context.command.get_params(context) for name in _spellings(each)}
+        nearest = nearest_name(error.option_name.lstrip("-"), known)
+        message = _no_such("option", error.option_name, None if nearest is None else known[nearest])
+    return f"{message} (see {context.command_path} --help)"
+
+
+def _spellings(parameter: click.Parameter) -> list[str]:
+    return [*parameter.opts, *parameter.secondary_opts] if isinstance(parameter, click.Option) else []
+
+
+def _no_such(what: str, name: str, nearest: str | None) -> str:
+    return f"No such {what} '{name}'" + (f". Did you mean '{nearest}'?" if nearest else "")
 
 
 def _fail(message: str, exit_code: int) -> NoReturn:

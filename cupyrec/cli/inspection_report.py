@@ -18,6 +18,7 @@ LIST_SHOWN = 6
 MAIN_OPTIONS = (
     "paths",
     "valid",
+    "init-from",
     "optimizer",
     "learning-rate",
     "batch-size",
@@ -104,7 +105,11 @@ def _evaluation(entry: dict[str, Any]) -> str:
 
 def _model(facts: dict[str, Any]) -> Iterator[str]:
     yield from _shape(facts)
-    yield _line("steps", f"{facts['steps']:,}")
+    training = facts["training"] if isinstance(facts["training"], dict) else {}
+    trained = training.get("steps") if "model_step" in training else None
+    is_best = isinstance(trained, int) and trained != facts["steps"]
+    of = f", the best evaluation of {trained:,} steps" if is_best else ""
+    yield _line("steps", f"{facts['steps']:,}{of}")
     yield _line("encoding", facts["encoding"] or "unknown")
 
 
@@ -160,10 +165,14 @@ def _prepared(facts: dict[str, Any]) -> Iterator[str]:
     ]
     yield from _few("inputs", inputs)
     yield _line("dense", f"{counted(len(facts['dense']), 'feature')}, transform {facts['dense_transform']}")
+    lost = [f"{name} {share:.1%}" for name, share in facts["lost_negatives"].items()]
+    if lost:
+        more = [f"{len(lost) - LIST_SHOWN} more"] if len(lost) > LIST_SHOWN else []
+        yield from _wrapped("negative", [f"count as 0: {lost[0]} of the samples", *lost[1:LIST_SHOWN], *more])
     yield _line("ids", f"{facts['ids']}, encoding {facts['encoding']}")
     tables = facts["tables"]
     rows = sum(table["rows"] for table in tables)
-    shares = "; rows of each, and samples with a value of its own" if any(map(_has_coverage, tables)) else ""
+    shares = "; rows of each, and values with a row of their own" if any(map(_has_coverage, tables)) else ""
     yield _line("tables", f"{len(tables)} of {counted(rows, 'row')} together{shares}")
     yield from _columns([_table(table) for table in tables])
     yield _line(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import re
-import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,16 +11,19 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cupyrec.byte_sizes import format_bytes, parse_bytes
-from cupyrec.cli import INTERRUPTED_EXIT_CODE, say
+from cupyrec.cli import exit_stopped, say
 from cupyrec.cli.data_options import bad_row_options
 from cupyrec.cli.prepare_progress import PrepareProgress
 from cupyrec.cli.whole_number import WholeNumber
 from cupyrec.counted import counted
 from cupyrec.errors import ConfigError
 from cupyrec.option_values import whole_number
-from cupyrec.runs.interrupt import ORDERLY_STOPS, StopOnInterrupt
+from cupyrec.runs.interrupt import StopOnInterrupt
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from cupyrec.datasets.prepared.manifest import Manifest
     from cupyrec.datasets.preparing.job import Prepared
 
 # As in cupyrec.datasets.preparing; said again here so that `--help` need not load Numba and pyarrow.
@@ -46,8 +48,8 @@ def _names(_context: Any, parameter: click.Parameter, value: str | None) -> list
     return names
 
 
-# Of the tables, the largest, in the summary.
-NAMED_TABLES = 6
+# Of the tables, the largest, in the summary; and the columns that have lost most.
+NAMED_TABLES = NAMED_COLUMNS = 6
 
 
 @click.command()
@@ -120,6 +122,7 @@ def prepare(paths: tuple[str, ...], output: str, memory: str | None, **options: 
     with StopOnInterrupt() as stop:
         from cupyrec.datasets.preparing.job import Stopped
         from cupyrec.datasets.preparing.job import prepare as prepare_data
+        from cupyrec.datasets.preparing.lost_negatives import lost_negatives
         from cupyrec.datasets.preparing.prepare_options import PrepareOptions
 
         settings = PrepareOptions(paths, output, memory_bytes=memory_bytes, **options)
@@ -130,9 +133,10 @@ def prepare(paths: tuple[str, ...], output: str, memory: str | None, **options: 
                 )
         except Stopped:
             click.echo("cupyrec: stopped; the same command goes on where it was", err=True)
-            # SIGTERM asks for an orderly end, and that is what it was.
-            sys.exit(0 if stop.signal in ORDERLY_STOPS else INTERRUPTED_EXIT_CODE)
+            exit_stopped(stop.signal)
     for line in _summary(prepared, time.monotonic() - started):
+        say(line)
+    for line in _warnings(prepared.manifest, lost_negatives(prepared.manifest), options["vocabulary"]):
         say(line)
 
 
@@ -163,6 +167,31 @@ def _summary(prepared: Prepared, seconds: float) -> list[str]:
         if prepared.rows_read
         else f"finished in {seconds:.1f} s{memory}",
     ]
+
+
+def _warnings(manifest: Manifest, lost: dict[str, float], vocabulary: str | None) -> Iterator[str]:
+    """What the data have lost: values that have no id in the vocabulary, and negative ones; see lost_negatives."""
+    if manifest.unknown is not None:
+        names = (category.name for category in manifest.categories)
+        unknown = {name: share for name, share in zip(names, manifest.unknown, strict=True) if share > 0}
+        yield (
+            f"without an id in {vocabulary}: {_shares(unknown, 'values')}"
+            if unknown
+            else (f"all values have an id in {vocabulary}")
+        )
+    if lost:
+        which = "give" if vocabulary is None else f"prepare this and {vocabulary} with"
+        yield (
+            f"negative values count as 0 under --dense-transform {manifest.dense_transform}: {_shares(lost, 'rows')}; "
+            f"for columns that are scaled already {which} --dense-transform none"
+        )
+
+
+def _shares(shares: dict[str, float], what: str) -> str:
+    """The largest ones."""
+    largest = sorted(shares, key=lambda name: -shares[name])
+    text = ", ".join(f"{name} {shares[name]:.2%}" for name in largest[:NAMED_COLUMNS])
+    return f"{text} of the {what}{', ...' * (len(largest) > NAMED_COLUMNS)}"
 
 
 def _peak_memory_bytes() -> int | None:

@@ -13,6 +13,7 @@ from cupyrec.datasets.prepared.manifest import BLOCK_SAMPLES, Manifest
 from cupyrec.datasets.prepared.prepared_data import PreparedData
 from cupyrec.datasets.prepared.splits import FORMAT, PARTS, Split, read_split
 from cupyrec.datasets.preparing.known_vocabularies import KnownVocabularies
+from cupyrec.datasets.preparing.lost_negatives import lost_negatives
 from cupyrec.datasets.preparing.output_folder import read_preparation
 from cupyrec.datasets.preparing.vocabulary_coverage import coverages
 from cupyrec.errors import DataError
@@ -38,6 +39,7 @@ def prepared_facts(folder: Path, verify: bool, watch: Callable[[float], None]) -
         "ids": content.ids,
         "dense": list(content.dense),
         "dense_transform": content.dense_transform,
+        "lost_negatives": lost_negatives(content),
         "encoding": content.encoding,
         "tables": [
             {**asdict(category), "coverage": coverage}

@@ -1,5 +1,7 @@
 """The command as a whole: help, versions, usage errors, exit codes."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import click
@@ -56,7 +58,14 @@ def test_prints_the_version(capsys):
 @pytest.mark.parametrize(
     ("arguments", "parts"),
     [
-        (["trian"], ["'trian'", "cupyrec --help"]),
+        (["trian"], ["No such command 'trian'. Did you mean 'train'? (see cupyrec --help)"]),
+        (["learn"], ["No such command 'learn' (see cupyrec --help)"]),
+        (["train", "x", "--lr", "3"], ["No such option '--lr'. Did you mean '--learning-rate'? (see cupyrec train"]),
+        (["train", "x", "--lr=3"], ["No such option '--lr'. Did you mean '--learning-rate'? (see cupyrec train"]),
+        (["train", "x", "--batch", "3"], ["No such option '--batch'. Did you mean '--batch-size'? (see"]),
+        (["train", "x", "--no-shufle"], ["No such option '--no-shufle'. Did you mean '--no-shuffle'? (see"]),
+        (["train", "x", "--hellp"], ["No such option '--hellp'. Did you mean '--help'? (see"]),
+        (["evaluate", "m", "x", "--lr", "3"], ["No such option '--lr' (see cupyrec evaluate --help)"]),
         (["--nonsense"], ["--nonsense", "cupyrec --help"]),
         (["train", "--batchsize", "3", "x"], ["--batchsize", "--batch-size", "cupyrec train --help"]),
         (["train", "x", "--output"], ["--output", "argument"]),
@@ -117,3 +126,13 @@ def test_what_the_machine_lacks_is_one_line(capsys, monkeypatch, error, message)
 
     monkeypatch.setattr(subcommand("train"), "callback", fail)
     assert check_one_error_line(run_here(capsys, "train", "x")) == message
+
+
+def test_an_interrupt_after_the_end_changes_nothing():
+    """Python ends in this order: what was registered last comes first."""
+    script = (
+        "import atexit, os, signal\natexit.register(os.kill, os.getpid(), signal.SIGINT)\n"
+        "from cupyrec.cli import main\nmain(['--version'])"
+    )
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, encoding="utf-8", check=False)
+    assert (ended.returncode, ended.stderr) == (0, "")

@@ -1,7 +1,9 @@
 """Folders of prepared data that are not whole, or not finished: what each command says, and what helps."""
 
 import json
+import re
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -70,6 +72,41 @@ def test_columns_of_tables_are_those_of_the_vocabulary(tmp_path, capsys):
     manifests = [json.loads((tmp_path / name / "prepared.json").read_text()) for name in "ab"]
     assert manifests[0]["categories"] == manifests[1]["categories"]
     assert manifests[0]["encoding"] == manifests[1]["encoding"]
+
+
+def test_what_the_values_lose_is_told(tmp_path, capsys):
+    """Columns that are scaled, and values that the vocabulary does not have."""
+    draw = np.random.default_rng(0)
+    scaled = {f"s{number}": draw.standard_normal(400) for number in range(9)}
+    columns = {"clicked": [0, 1] * 200, "count": [-1, -1, -1] + [5] * 397, **scaled, "user": list(range(400))}
+    pq.write_table(pa.table(columns), tmp_path / "a.parquet")
+    columns |= {"user": [7] * 300 + list(range(1000, 1100))}
+    pq.write_table(pa.table(columns), tmp_path / "b.parquet")
+    named = ["--label=clicked", f"--dense-columns=count,{','.join(scaled)}", "--category-columns=user"]
+
+    def told(name, *options):
+        outcome = run_here(capsys, "prepare", tmp_path / f"{name}.parquet", "--output", tmp_path / name, *options)
+        assert outcome.code == 0, outcome
+        return outcome.out.splitlines()[4:]
+
+    shares = sorted(((values < 0).mean() for values in scaled.values()), reverse=True)
+    first, negative = told("a", *named)[0].split(": ")
+    assert first == "negative values count as 0 under --dense-transform dlrm"
+    assert re.findall(r"s\d (\S+)%", negative) == [f"{100 * share:.2f}" for share in shares[:6]]
+    assert negative.endswith("% of the rows, ...; for columns that are scaled already give --dense-transform none")
+    known = ["--vocabulary", tmp_path / "a"]
+    unknown, negative = told("b", *known)
+    assert unknown == f"without an id in {tmp_path / 'a'}: user 25.00% of the values"
+    assert negative.endswith(
+        f"; for columns that are scaled already prepare this and {tmp_path / 'a'} with --dense-transform none"
+    )
+    text = " ".join(run_here(capsys, "inspect", tmp_path / "b").out.split())
+    assert re.search(r" negative count as 0: s0 [\d.]+% of the samples, s1 .*, s5 [\d.]+%, 3 more ids ", text)
+    assert "values with a row of their own user 401 75.0% size" in text
+    assert told("a", *named, "--dense-transform=none", "--overwrite") == []
+    assert told("b", *known, "--overwrite") == [unknown]
+    (tmp_path / "c.parquet").write_bytes((tmp_path / "a.parquet").read_bytes())
+    assert told("c", *known) == [f"all values have an id in {tmp_path / 'a'}"]
 
 
 def test_a_vocabulary_that_is_gone_is_missed(prepared, tmp_path, capsys):

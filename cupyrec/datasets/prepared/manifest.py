@@ -22,10 +22,10 @@ import hashlib
 import json
 import math
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pyarrow as pa
 
@@ -41,6 +41,8 @@ SHARD_SAMPLES = 2**20
 LABEL_COLUMN, DENSE_COLUMN = "label", "dense"
 # Ids within a table are at most uint32.
 MOST_TABLE_ROWS = 2**32
+
+Count = TypeVar("Count", int, float)
 
 
 @dataclass(frozen=True)
@@ -84,6 +86,9 @@ class Manifest:
     ids:             hash, first or frequency.
     encoding:        see encoding_id: data and models with the same one understand each other.
     labels:          whether the samples have labels.
+    negatives:       (d,) values of each dense feature that were below 0 before the transform; None where not counted.
+    unknown:         (F,) shares of the values of each category, 0 to 1, that the vocabulary of other data gives no id
+                     of their own; None for data with other ids, or where not counted.
     """
 
     dense: tuple[str, ...]
@@ -94,6 +99,8 @@ class Manifest:
     inputs: tuple[InputFile, ...]
     shards: tuple[Shard, ...]
     labels: bool = True
+    negatives: tuple[int, ...] | None = None
+    unknown: tuple[float, ...] | None = None
 
     @property
     def samples(self) -> int:
@@ -159,6 +166,9 @@ def manifest_json(manifest: Manifest) -> str:
     content = {"format": FORMAT, "version": version, **asdict(manifest)}
     if manifest.labels:
         del content["labels"]
+    for name in ("negatives", "unknown"):
+        if content[name] is None:
+            del content[name]
     content["checksum"] = content_checksum(content)
     shards = content.pop("shards")
     # A line for each shard: of a large data set it is megabytes, and still to be read by people.
@@ -218,6 +228,8 @@ def read_manifest(folder: Path) -> Manifest:
                 for s in content["shards"]
             ),
             labels=content["version"] == FORMAT_VERSION,
+            negatives=_counted(content, "negatives", _number),
+            unknown=_counted(content, "unknown", _share),
         )
         _check_whole(manifest)
     except KeyError as error:
@@ -241,6 +253,9 @@ def _check_whole(manifest: Manifest) -> None:
             raise ValueError(f"shard {shard.file} has {len(shard.checksums)} checksums")
     if len({shard.file for shard in manifest.shards}) != len(manifest.shards):
         raise ValueError("two shards have the same file")
+    for counts, columns in ((manifest.negatives, manifest.dense), (manifest.unknown, manifest.categories)):
+        if counts is not None and len(counts) != len(columns):
+            raise ValueError("negative or unknown values are not counted for each column")
     if sum(file.samples for file in manifest.inputs) != manifest.samples:
         raise ValueError("the samples of the inputs are not those of the shards")
 
@@ -255,6 +270,17 @@ def _number(value: Any, least: int = 0) -> int:
     if type(value) is not int or value < least:
         raise ValueError(f"{value!r} is not a number of at least {least}")
     return value
+
+
+def _share(value: Any) -> float:
+    if type(value) is not float or not 0 <= value <= 1:
+        raise ValueError(f"{value!r} is not a share from 0 to 1")
+    return value
+
+
+def _counted(content: dict[str, Any], name: str, check: Callable[[Any], Count]) -> tuple[Count, ...] | None:
+    """What older manifests, and those of other ids, do not have."""
+    return tuple(check(value) for value in content[name]) if name in content else None
 
 
 def _vocabulary(value: Any) -> str | None:

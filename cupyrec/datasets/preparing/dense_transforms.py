@@ -103,4 +103,6 @@ def transform_column(
 
 def domain(name: str) -> str:
     """Which numbers have a finite result, for messages."""
-    return "greater than -3" if _CODES[name] in (_TORCHREC, _NVIDIA) else "that is finite as float32"
+    if _CODES[name] in (_TORCHREC, _NVIDIA):
+        return f"greater than -3 for --dense-transform {name} (none takes any)"
+    return f"that is finite as float32 for --dense-transform {name}"

@@ -72,6 +72,7 @@ class KnownEncoder:
         self._vocabulary.extend(keys)
         self._modulo = modulo
         self.table_rows = keys.shape[0] + 1
+        self._unknown = self._values = 0
 
     @property
     def memory_bytes(self) -> int:
@@ -79,6 +80,14 @@ class KnownEncoder:
 
     def encode(self, column: RawColumn, ids_out: np.ndarray) -> None:
         self._vocabulary.lookup(_reduced(column.keys, self._modulo), ids_out)
+        self._unknown += ids_out.shape[0] - int(np.count_nonzero(ids_out))
+        self._values += ids_out.shape[0]
+
+    def take_unknown(self) -> tuple[int, int]:
+        """How many values since the last call had no id of their own, and how many there were."""
+        counts = self._unknown, self._values
+        self._unknown = self._values = 0
+        return counts
 
 
 class HashEncoder:

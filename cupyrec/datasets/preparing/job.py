@@ -239,6 +239,8 @@ class _Job:
             inputs=tuple(InputFile(**file) for file in journal.entry("read")["read"]),
             shards=tuple(shards),
             labels=not plan.options.no_labels,
+            negatives=journal.negatives(),
+            unknown=journal.unknown(),
         )
 
     def _categories(self, journal: Journal) -> tuple[tuple[Category, ...], Sequence[str | None]]:

@@ -12,6 +12,8 @@ import zlib
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from cupyrec.datasets.durable_files import output_errors, write_durably
 from cupyrec.datasets.prepared.manifest import Shard
 from cupyrec.errors import DataError
@@ -24,9 +26,10 @@ class Stopped(Exception):
 class Journal:
     """The entries of a preparation, in the order in which they were made.
 
-    {"shard": .., "new": .., "at": .., "skip": .., "tally": ..}  a shard is written, see ReadPhase; one after the other
+    {"shard": .., "new": .., "at": .., "skip": .., "tally": .., "unknown": ..}
+                                  a shard is written, see ReadPhase; one after the other
     {"bad_rows": ..}              a file that bad rows are written to, beside the folder's own
-    {"read": ..}                  all is read: the samples and bad rows of each file
+    {"read": .., "negatives": ..} all is read: the samples and bad rows of each file, and what Tally has counted
     {"ordered": ..}               the vocabularies are written, with what is known of each
     {"final": .., "number": ..}   a shard is written with the ids that values keep; in any order
     """
@@ -70,6 +73,20 @@ class Journal:
     def shards(self) -> list[Shard]:
         """As reading wrote them, in order."""
         return [self._shard(entry["shard"]) for entry in self.entries if "shard" in entry]
+
+    def negatives(self) -> tuple[int, ...] | None:
+        """Of each dense feature, when all is read: see Tally."""
+        found = self.entry("read").get("negatives")
+        return None if found is None else tuple(found)
+
+    def unknown(self) -> tuple[float, ...] | None:
+        """Of each category the share of values, 0 to 1, without an id in the vocabulary used; None if not counted."""
+        shards = [entry for entry in self.entries if "shard" in entry]
+        if not all("unknown" in entry for entry in shards):
+            return None
+        # Of each shard (F, 2): how many are unknown, of how many.
+        unknown, values = np.sum([entry["unknown"] for entry in shards], axis=0).T
+        return tuple((unknown / np.maximum(values, 1)).tolist())
 
     def final_shards(self) -> dict[int, Shard]:
         """By number, those that have been written with the ids that values keep."""

@@ -4,17 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from cupyrec.datasets.durable_files import output_errors, write_durably
 from cupyrec.datasets.prepared.manifest import encoding_id, hash_mark, read_manifest, vocabulary_mark
 from cupyrec.datasets.preparing.encode import Encoder, HashEncoder, KnownEncoder
 from cupyrec.datasets.preparing.order_phase import keys_digest
 from cupyrec.datasets.preparing.output_folder import PREPARATION_FILE, read_preparation
-from cupyrec.datasets.preparing.raw_input import RawInput
 from cupyrec.datasets.preparing.raw_rows import ColumnKind
 from cupyrec.datasets.preparing.vocabulary import VocabularyFile, read_vocabulary
 from cupyrec.errors import DataError
+
+
+class NamedColumns(Protocol):
+    """What is asked of an input; see RawInput."""
+
+    @property
+    def dense(self) -> tuple[str, ...]: ...
+
+    @property
+    def categories(self) -> tuple[str, ...]: ...
+
+    @property
+    def kinds(self) -> tuple[ColumnKind, ...]: ...
 
 
 class KnownVocabularies:
@@ -32,24 +44,35 @@ class KnownVocabularies:
         # How its tables were asked for: `label`, `dense_columns`, `category_columns`, None where they were not.
         self.columns: dict[str, Any] = _columns(preparation, folder)
 
-    def check_columns(self, raw: RawInput) -> None:
+    def check_columns(self, raw: NamedColumns) -> None:
         """Raise DataError unless the input has the dense features and categories of the folder, of the same kinds."""
-        for what, found, expected in (
-            ("dense features", raw.dense, self.manifest.dense),
-            ("categories", raw.categories, tuple(category.name for category in self.manifest.categories)),
-        ):
-            if found != expected:
-                raise DataError(
-                    f"has the {what} {', '.join(expected)}, but the input {', '.join(found)}", path=self._folder
-                )
+        names = tuple(category.name for category in self.manifest.categories)
+        self._check_names("dense features", "--dense-columns", raw.dense, self.manifest.dense)
+        self._check_names("categories", "--category-columns", raw.categories, names)
         for category, kind in zip(self.manifest.categories, raw.kinds, strict=True):
             if category.multi_hot != kind.multi_hot:
-                raise DataError(f"only one of it and the input has lists in {category.name}", path=self._folder)
+                found, expected = ("lists", "single values") if kind.multi_hot else ("single values", "lists")
+                raise DataError(
+                    f"column {category.name} has {found} in the input, {expected} in the data of the vocabulary",
+                    path=self._folder,
+                )
         self._kinds = raw.kinds
         if all(category.vocabulary is None for category in self.manifest.categories):
             values = [kind.values for kind in raw.kinds]
             if not self._are_hashes_of(values):
                 raise DataError(self._other_hashes(values), path=self._folder)
+
+    def _check_names(self, what: str, option: str, found: Sequence[str], expected: Sequence[str]) -> None:
+        """Raise DataError unless the names are the same, in the same order."""
+        if found == expected:
+            return
+        message = f"has the {what} {', '.join(expected)}, but the input "
+        if sorted(found) == sorted(expected):
+            # In the order of the folder they come where they are not named at all.
+            message += f"the same in another order, {', '.join(found)}; leave {option} out"
+        else:
+            message += ", ".join(found)
+        raise DataError(message, path=self._folder)
 
     def encoders(self) -> list[Encoder]:
         """Of each column. Raises DataError for files that are damaged or do not fit the input."""
@@ -62,10 +85,10 @@ class KnownVocabularies:
                 marks.append(hash_mark(kind.values, self.modulo))
                 continue
             known = self._read(category.vocabulary)
-            if known.kind != kind.values:
+            # Bools are kept as the integers 0 and 1, and other integers are no bools.
+            if known.kind != kind.values or (kind.is_bool and known.keys.max(initial=0) > 1):
                 raise DataError(
-                    f"column {category.name} holds {known.kind} values, but {kind.values} in the input",
-                    path=self._folder,
+                    f"column {category.name} holds {known.kind} values, but {kind} in the input", path=self._folder
                 )
             encoders.append(KnownEncoder(known.keys, self.modulo))
             marks.append(vocabulary_mark(keys_digest(known.keys), self.modulo))

@@ -14,6 +14,7 @@ from cupyrec.datasets.preparing.known_vocabularies import KnownVocabularies
 from cupyrec.datasets.preparing.order_phase import Ordering
 from cupyrec.datasets.preparing.prepare_options import DEFAULT_TRANSFORM, PrepareOptions
 from cupyrec.datasets.preparing.raw_input import RawInput, TableInput, identities, is_table, open_input
+from cupyrec.datasets.preparing.raw_tables import AT_LEAST_ONE_DENSE
 from cupyrec.datasets.preparing.read_phase import working_bytes
 from cupyrec.devices.cpu import usable_cores
 from cupyrec.devices.host_memory import available_bytes
@@ -132,8 +133,11 @@ class Plan:
         options, categories = self.options, len(self.raw.categories)
         for option, names in (("--dense-columns", self.raw.dense), ("--category-columns", self.raw.categories)):
             twice = [name for number, name in enumerate(names) if name in names[:number]]
-            if not names or twice:
-                raise ConfigError(f"{option} names {f'{twice[0]} twice' if twice else 'no column'}")
+            if twice:
+                raise ConfigError(f"{option} names {twice[0]} twice")
+            if not names:
+                hint = f" ({AT_LEAST_ONE_DENSE})" if option == "--dense-columns" else ""
+                raise ConfigError(f"{option} names no column{hint}")
             if isinstance(self.raw, TableInput) and self.raw.label in names:
                 raise ConfigError(f"{option} names {self.raw.label}, which is the label")
         if options.hash_rows is not None and len(self.hash_rows) != categories:

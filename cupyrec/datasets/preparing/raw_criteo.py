@@ -41,18 +41,18 @@ def parse_raw_rows(text: bytes, transform: str, *, labelled: bool = True) -> tup
     if rows is not None:
         return rows, []
 
-    def parse_columns(columns: Iterable[Cells], bad_columns: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def parse_columns(columns: Iterable[Cells], bad_columns: np.ndarray) -> tuple[np.ndarray, ...]:
         return _parse_columns(columns, bad_columns, transform)
 
     def expected(column: int, cell: bytes) -> str:
         if LABEL_COLUMNS < column <= LABEL_COLUMNS + DENSE_FEATURES and _is_integer(cell):
-            return f"an integer {domain(transform)}, for --dense-transform {transform},"
+            return f"an integer {domain(transform)},"
         return expected_cell(column, cell)
 
-    (labels, dense, keys), good, bad_lines = parse_lines(text, parse_columns, expected)
+    (labels, dense, keys, negative), good, bad_lines = parse_lines(text, parse_columns, expected)
     if bad_lines:
-        labels, dense, keys = labels[good], dense[good], keys[:, good]
-    return RawRows(labels, dense, [RawColumn(column) for column in keys]), bad_lines
+        labels, dense, keys, negative = labels[good], dense[good], keys[:, good], negative[:, good]
+    return RawRows(labels, dense, [RawColumn(column) for column in keys], negative.sum(axis=1)), bad_lines
 
 
 def _parse_plain(text: bytes, transform: str) -> RawRows | None:
@@ -67,17 +67,17 @@ def _parse_plain(text: bytes, transform: str) -> RawRows | None:
     for number in range(DENSE_FEATURES):
         if transform_column(transform, integers[number], missing[number], bad_columns, 1, dense[:, number]):
             return None
-    return RawRows(labels, dense, [RawColumn(column) for column in keys])
+    negatives = np.count_nonzero(integers < 0, axis=1)
+    return RawRows(labels, dense, [RawColumn(column) for column in keys], negatives)
 
 
-def _parse_columns(
-    columns: Iterable[Cells], bad_columns: np.ndarray, transform: str
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Labels (n,), dense (n, 13) and keys (26, n) of n lines."""
+def _parse_columns(columns: Iterable[Cells], bad_columns: np.ndarray, transform: str) -> tuple[np.ndarray, ...]:
+    """Labels (n,), dense (n, 13), keys (26, n) and where integers are below 0 (13, n) of n lines."""
     n = bad_columns.shape[0]
     labels = np.empty(n, dtype=np.float32)
     dense = np.empty((n, DENSE_FEATURES), dtype=np.float32)
     keys = np.empty((SPARSE_FEATURES, n), dtype=np.uint64)
+    negative = np.empty((DENSE_FEATURES, n), dtype=np.bool_)
     integers, missing = np.empty(n, dtype=np.int64), np.empty(n, dtype=np.bool_)
     for index, buffers in enumerate(columns):
         cells = (*buffers, bad_columns, index + 1)
@@ -85,10 +85,12 @@ def _parse_columns(
             parse_cells.parse_labels(*cells, labels)
         elif index < LABEL_COLUMNS + DENSE_FEATURES:
             parse_cells.parse_integers(*cells, integers, missing)
-            transform_column(transform, integers, missing, bad_columns, index + 1, dense[:, index - LABEL_COLUMNS])
+            feature = index - LABEL_COLUMNS
+            transform_column(transform, integers, missing, bad_columns, index + 1, dense[:, feature])
+            np.less(integers, 0, out=negative[feature])
         else:
             parse_cells.parse_hex(*cells, keys[index - LABEL_COLUMNS - DENSE_FEATURES])
-    return labels, dense, keys
+    return labels, dense, keys, negative
 
 
 def _is_integer(cell: bytes) -> bool:

@@ -159,7 +159,7 @@ class TableInput:
             ):
                 if kind != first:
                     raise DataError(
-                        f"column {name} holds {_kind_text(kind)}, but {_kind_text(first)} in {files[0]}",
+                        f"column {name} holds {kind}, but {first} in {files[0]}",
                         path=table.path,
                     )
         self.part_bytes = TABLE_BLOCK_ROWS * (4 * len(self.dense) + 16 * len(self.categories))
@@ -213,7 +213,3 @@ def _table_columns(table: RawTable, columns: dict[str, Any], labels: bool) -> Ta
         dense = usual.dense if dense is None else dense
         categories = usual.categories if categories is None else categories
     return TableColumns(label, tuple(dense), tuple(categories))
-
-
-def _kind_text(kind: ColumnKind) -> str:
-    return f"lists of {kind.values} values" if kind.multi_hot else f"{kind.values} values"

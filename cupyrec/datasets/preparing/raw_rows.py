@@ -17,11 +17,17 @@ MISSING_KEY = 0
 class ColumnKind:
     """What a category column holds. All files of a job must agree on it.
 
-    values: hex for 64-bit values written as hexadecimal digits, integer or text; multi_hot: lists of them.
+    values: hex for 64-bit values written as hexadecimal digits, integer or text; multi_hot: lists of them; is_bool: the
+    integers are those of bools, 0 and 1.
     """
 
     values: Literal["hex", "integer", "text"]
     multi_hot: bool = False
+    is_bool: bool = False
+
+    def __str__(self) -> str:
+        values = "bool" if self.is_bool else self.values
+        return f"lists of {values} values" if self.multi_hot else f"{values} values"
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,11 +73,13 @@ class RawRows:
     """n rows.
 
     labels: (n,) float32, 0 or 1; dense: (n, d) float32, in C order and transformed; columns: one for each category.
+    negatives: (d,) int64, how many values of each dense feature were below 0 before; None of rows cut out of others.
     """
 
     labels: np.ndarray
     dense: np.ndarray
     columns: list[RawColumn]
+    negatives: np.ndarray | None = None
 
     def __len__(self) -> int:
         return self.labels.shape[0]
@@ -91,10 +99,12 @@ def join_rows(parts: Sequence[RawRows]) -> RawRows:
     """All rows of at least one part, in order; the part itself when it is alone."""
     if len(parts) == 1:
         return parts[0]
+    negatives = [part.negatives for part in parts if part.negatives is not None]
     return RawRows(
         np.concatenate([part.labels for part in parts]),
         np.concatenate([part.dense for part in parts]),
         [_join_columns(columns) for columns in zip(*(part.columns for part in parts), strict=True)],
+        np.sum(negatives, axis=0) if len(negatives) == len(parts) else None,
     )
 
 

@@ -33,10 +33,11 @@ _SCHEMES = (
     ("_c0", r"_c([1-9]|1[0-3])", r"_c(1[4-9]|2\d|3\d)"),  # Spark, in NVIDIA's DLRM example
 )
 
+AT_LEAST_ONE_DENSE = "at least one; where there is none, add a column of zeros"
 # What names columns that have none of these.
 _OPTIONS = {
     "label": "--label (or --no-labels, where there are none)",
-    "dense_columns": "--dense-columns (at least one)",
+    "dense_columns": f"--dense-columns ({AT_LEAST_ONE_DENSE})",
     "category_columns": "--category-columns (at least one)",
 }
 
@@ -210,15 +211,17 @@ class RawTable:
         """All rows of a batch. first_row: of the batch, in the file."""
         dense = np.empty((batch.num_rows, len(columns.dense)), dtype=np.float32)
         labels = np.zeros(batch.num_rows, dtype=np.float32)
+        negatives = np.zeros(len(columns.dense), dtype=np.int64)
         name = columns.label or ""
         try:
             if columns.label is not None:
                 labels = table_columns.labels(batch.column(name))
             for index, name in enumerate(columns.dense):
-                table_columns.write_dense(batch.column(name), transform, dense[:, index])
+                negatives[index] = table_columns.write_dense(batch.column(name), transform, dense[:, index])
         except table_columns.BadValueError as error:
             raise DataError(f"row {first_row + error.row}, column {name}: {error}", path=self.path) from None
-        return RawRows(labels, dense, [table_columns.category(batch.column(name)) for name in columns.categories])
+        categories = [table_columns.category(batch.column(name)) for name in columns.categories]
+        return RawRows(labels, dense, categories, negatives)
 
 
 def open_table(path: Path) -> RawTable:
@@ -255,9 +258,7 @@ def column_kinds(table: RawTable, categories: Sequence[str]) -> list[ColumnKind]
         data_type = table.type_of(name)
         kind = table_columns.category_kind(data_type)
         if kind is None:
-            raise table.type_error(
-                name, data_type, "a category must be an integer, a bool or a string, or a list of them"
-            )
+            raise table.type_error(name, data_type, table_columns.expected_category(data_type))
         kinds.append(kind)
     return kinds
 

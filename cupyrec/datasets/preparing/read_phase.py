@@ -11,7 +11,7 @@ import contextlib
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 from cupyrec.byte_sizes import format_bytes
@@ -20,13 +20,14 @@ from cupyrec.datasets.line_chunks import MAX_LINE_BYTES, too_long
 from cupyrec.datasets.prepared.manifest import InputFile
 from cupyrec.datasets.prepared.shard_writer import id_type, write_rows
 from cupyrec.datasets.preparing.bad_rows_file import BadRowsFile
-from cupyrec.datasets.preparing.encode import Encoder, LearningEncoder
+from cupyrec.datasets.preparing.encode import Encoder, KnownEncoder, LearningEncoder
 from cupyrec.datasets.preparing.journal import Journal, Stopped
 from cupyrec.datasets.preparing.new_values import new_values_name, write_new_values
 from cupyrec.datasets.preparing.prepare_options import ShardSizes
 from cupyrec.datasets.preparing.raw_input import InputPart, Position, RawInput
 from cupyrec.datasets.preparing.raw_rows import RawRows
 from cupyrec.datasets.preparing.shard_buffer import ShardBuffer
+from cupyrec.datasets.preparing.tally import Tally
 from cupyrec.errors import DataError, MemoryPlanError
 
 # Parts that are encoded at once, for each thread: enough that handing out work costs little.
@@ -39,15 +40,6 @@ SHARDS_IN_MEMORY = 2
 BYTES_PER_LIST_ID = 8
 # Where lists end in a block is told by 32 bits.
 MOST_BLOCK_IDS = 2**31 - 1
-
-
-@dataclass
-class Tally:
-    """What had been read at some place: (files, 2) samples and bad rows of each file, and the file of bad rows."""
-
-    inputs: list[list[int]]
-    bad_rows: int = 0
-    bad_rows_bytes: int = 0
 
 
 class ReadPhase:
@@ -85,7 +77,7 @@ class ReadPhase:
         done = [entry for entry in journal.entries if "shard" in entry]
         self._shards = len(done)
         self._start, self._skip = Position(), 0
-        self._tally = Tally([[0, 0] for _ in raw.files])
+        self._tally = Tally.start(len(raw.files), len(raw.dense))
         self._first_bad: DataError | None = None
         if done:
             self._start, self._skip = Position(**done[-1]["at"]), done[-1]["skip"]
@@ -135,7 +127,7 @@ class ReadPhase:
             for file, (samples, bad) in zip(self._raw.files, self._tally.inputs, strict=True)
         ]
         self._bad_rows.sync()
-        self._journal.append({"read": inputs})
+        self._journal.append({"read": inputs, "negatives": self._tally.negatives})
 
     @property
     def _rows_so_far(self) -> int:
@@ -173,11 +165,7 @@ class ReadPhase:
         before = self._tally
         if bad_lines:
             self._report(part, bad_lines)
-        self._tally = Tally(
-            [list(counts) for counts in before.inputs], before.bad_rows + len(bad_lines), self._bad_rows.size_bytes
-        )
-        counts = self._tally.inputs[part.start.file]
-        counts[0], counts[1] = counts[0] + len(rows), counts[1] + len(bad_lines)
+        self._tally = before.after(part.start.file, rows, len(bad_lines), self._bad_rows.size_bytes)
         taken = min(self._skip, len(rows))
         self._skip -= taken
         self.rows_read += len(rows) - taken
@@ -233,6 +221,8 @@ class ReadPhase:
         entry = {"at": asdict(at), "skip": skip, "tally": asdict(tally)}
         types = [id_type(encoder.table_rows) for encoder in self._encoders]
         new = [encoder.take_new() for encoder in self._encoders if isinstance(encoder, LearningEncoder)]
+        if unknown := [encoder.take_unknown() for encoder in self._encoders if isinstance(encoder, KnownEncoder)]:
+            entry["unknown"] = unknown
 
         def write() -> None:
             path = self._shard_path(number)

@@ -35,12 +35,20 @@ def category_kind(data_type: pa.DataType) -> ColumnKind | None:
     if multi_hot:
         data_type = data_type.value_type
     if pa.types.is_integer(data_type) or pa.types.is_boolean(data_type):
-        return ColumnKind("integer", multi_hot)
+        return ColumnKind("integer", multi_hot, pa.types.is_boolean(data_type))
     if pa.types.is_dictionary(data_type):
         data_type = data_type.value_type
     if pa.types.is_string(data_type) or pa.types.is_large_string(data_type):
         return ColumnKind("text", multi_hot)
     return None
+
+
+def expected_category(data_type: pa.DataType) -> str:
+    """What a category must be, for messages. data_type: one that is not understood."""
+    expected = "a category must be an integer, a bool or a string, or a list of them"
+    if pa.types.is_floating(data_type.value_type if _is_list(data_type) else data_type):
+        expected += "; cast it to int64, in pandas to Int64: where values are missing pandas makes floats of integers"
+    return expected
 
 
 def has_any_size(data_type: pa.DataType) -> bool:
@@ -62,8 +70,8 @@ def labels(column: pa.Array) -> np.ndarray:
     return values.astype(np.float32)
 
 
-def write_dense(column: pa.Array, transform: str, dense: np.ndarray) -> None:
-    """Transform a column of a dense type; null is missing. Raises BadValueError.
+def write_dense(column: pa.Array, transform: str, dense: np.ndarray) -> int:
+    """Transform a column of a dense type; null is missing. Returns how many values are below 0. Raises BadValueError.
 
     dense: (n,) float32, of any stride. Modified.
     """
@@ -72,7 +80,8 @@ def write_dense(column: pa.Array, transform: str, dense: np.ndarray) -> None:
     values = _numbers(column, np.int64 if integers else np.float64)
     bad = np.zeros(len(column), dtype=np.uint8)
     if transform_column(transform, values, _nulls(column), bad, 1, dense):
-        _raise_at(bad, column, f"expected a number {domain(transform)}, or null, for --dense-transform {transform},")
+        _raise_at(bad, column, f"expected a number {domain(transform)}, or null,")
+    return int(np.count_nonzero(values < 0))
 
 
 def category(column: pa.Array) -> RawColumn:
@@ -135,4 +144,6 @@ def _raise_at(bad: np.ndarray, column: pa.Array, expected: str) -> None:
     if bad.any():
         row = int(np.argmax(bad != 0))
         value = column[row].as_py()
-        raise BadValueError(row, f"{expected} and found {'null' if value is None else value}")
+        # pandas writes null where it has NaN; who writes NaN may have had an accident in a computation.
+        hint = ", which is not null: fill it, or write null" if value != value else ""
+        raise BadValueError(row, f"{expected} and found {'null' if value is None else value}{hint}")

@@ -1,4 +1,4 @@
-"""How much of prepared data their vocabularies cover: the share of samples whose value has an id of its own."""
+"""How much of prepared data their vocabularies cover: the share of values that have an id of their own."""
 
 from __future__ import annotations
 
@@ -16,10 +16,12 @@ COUNT_COLUMN = "count"
 
 
 def coverages(folder: Path, content: Manifest) -> list[float | None]:
-    """Of each category, 0 to 1; None where it is not known: of hashes, lists, and vocabularies of other data.
+    """Of each category, 0 to 1; None where it is not known: of hashes, and of lists with a vocabulary of their own.
 
-    The counts of the vocabularies are read, in blocks. Raises DataError.
+    The counts of the data's own vocabularies are read, in blocks. Raises DataError.
     """
+    if content.unknown is not None:
+        return [1 - share for share in content.unknown]
     preparation = read_preparation(folder)
     options = (preparation or {}).get("options")
     own = isinstance(options, dict) and options.get("vocabulary") is None

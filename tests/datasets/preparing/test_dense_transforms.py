@@ -75,7 +75,7 @@ def test_there_is_no_logarithm_from_minus_3_down(name):
     values = np.array([-3, -2, -(2**63), -4])
     assert transform_column(name, values, np.zeros(4, np.bool_), marks, 9, dense) == 3
     assert marks.tolist() == [9, 0, 2, 9]
-    assert domain(name) == "greater than -3"
+    assert domain(name) == f"greater than -3 for --dense-transform {name} (none takes any)"
 
 
 def test_dlrm_gives_the_bits_of_raw_training():

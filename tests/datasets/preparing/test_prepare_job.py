@@ -225,9 +225,12 @@ def test_tables_that_do_not_go_together(tmp_path):
     table, _ = made_table(5)
     pa.parquet.write_table(table, tmp_path / "a.parquet")
     pa.parquet.write_table(table.set_column(0, "C1", pa.array(list("abcde"))), tmp_path / "b.parquet")
+    pa.parquet.write_table(table.set_column(0, "C1", pa.array([True] * 5)), tmp_path / "c.parquet")
     text = write(tmp_path / "x.csv", make_lines(0, 3))
     with pytest.raises(DataError, match=r"b\.parquet: column C1 holds text values, but integer values in .*a\.parquet"):
         prepare_small([tmp_path / "a.parquet", tmp_path / "b.parquet"], tmp_path / "out")
+    with pytest.raises(DataError, match=r"c\.parquet: column C1 holds bool values, but integer values in .*a\.parquet"):
+        prepare_small([tmp_path / "a.parquet", tmp_path / "c.parquet"], tmp_path / "out")
     with pytest.raises(ConfigError, match=r"a\.parquet is a table and .*x\.csv is text"):
         prepare_small([tmp_path / "a.parquet", text], tmp_path / "out")
     with pytest.raises(ConfigError, match="--label is for tables"):
@@ -244,8 +247,8 @@ def test_tables_that_do_not_go_together(tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"dense_columns": []}, "--dense-columns names no column"),
-        ({"category_columns": []}, "--category-columns names no column"),
+        ({"dense_columns": []}, r"--dense-columns names no column \(at least one; .* add a column of zeros\)$"),
+        ({"category_columns": []}, "--category-columns names no column$"),
         ({"category_columns": ["C1", "C2", "C1"]}, "--category-columns names C1 twice"),
         ({"label": "label", "dense_columns": ["I1", "label"]}, "--dense-columns names label, which is the label"),
     ],
@@ -255,6 +258,54 @@ def test_columns_that_cannot_be_meant(tmp_path, options, message):
     with pytest.raises(ConfigError, match=message):
         prepare_small(tmp_path / "a.parquet", tmp_path / "out", **options)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("columns", "options", "message"),
+    [
+        (
+            {},
+            {"dense_columns": ["I2", "I1"]},
+            "has the dense features I1, I2, but the input the same in another order, I2, I1; leave --dense-columns out",
+        ),
+        (
+            {},
+            {"category_columns": ["C2", "C1", "C3", "C4"]},
+            "has the categories C1, C2, C3, C4, but the input the same in another order, C2, C1, C3, C4; leave "
+            "--category-columns out",
+        ),
+        (
+            {},
+            {"category_columns": ["C2", "C1"]},
+            "has the categories C1, C2, C3, C4, but the input C2, C1",
+        ),
+        ({"C3": [1, 2, 3, 4, 5]}, {}, "column C3 has single values in the input, lists in the data of the vocabulary"),
+        ({"C2": [["a"]] * 5}, {}, "column C2 has lists in the input, single values in the data of the vocabulary"),
+        ({"C1": [True, False] + [None] * 3}, {}, "column C1 holds integer values, but bool values in the input"),
+        ({"C3": [[True], [], [], [], []]}, {}, "column C3 holds integer values, but lists of bool values in the input"),
+        ({"C1": list("abcde")}, {}, "column C1 holds integer values, but text values in the input"),
+    ],
+)
+def test_columns_that_are_not_those_of_the_vocabulary(tmp_path, columns, options, message):
+    table, _ = made_table(40)
+    pa.parquet.write_table(table, tmp_path / "a.parquet")
+    prepare_small(tmp_path / "a.parquet", tmp_path / "train")
+    other = pa.table({**dict(zip(table.column_names, table.slice(0, 5).columns, strict=True)), **columns})
+    pa.parquet.write_table(other, tmp_path / "b.parquet")
+    with pytest.raises(DataError) as caught:
+        prepare_small(tmp_path / "b.parquet", tmp_path / "test", vocabulary=tmp_path / "train", **options)
+    assert str(caught.value) == f"{tmp_path / 'train'}: {message}"
+
+
+@pytest.mark.parametrize("values", [[True, False, None], [1, 0, 1]])
+def test_bools_are_known_by_a_vocabulary_of_bools(tmp_path, values):
+    """Which cannot be told from one of zeros and ones."""
+    table = pa.table({"label": [0, 1, 1], "I1": [1, 2, 3], "C1": values})
+    pa.parquet.write_table(table, tmp_path / "a.parquet")
+    prepare_small(tmp_path / "a.parquet", tmp_path / "train", ids="first")
+    pa.parquet.write_table(table.set_column(2, "C1", pa.array([False, True, True])), tmp_path / "b.parquet")
+    prepare_small(tmp_path / "b.parquet", tmp_path / "test", vocabulary=tmp_path / "train")
+    assert read_prepared(tmp_path / "test").values == [[[2], [1], [1]]]
 
 
 def with_bad_lines(text: bytes, numbers: list[int]) -> bytes:

@@ -20,6 +20,7 @@ def check_against_reference(text):
     assert parsed.labels.tolist() == expected.labels
     np.testing.assert_array_equal(parsed.dense, np.array(expected.dense, np.float32).reshape(-1, 13))
     assert parsed.dense.flags.c_contiguous
+    assert parsed.negatives.tolist() == (parse_raw_rows(text, "none")[0].dense < 0).sum(axis=0).tolist()
     assert len(parsed.columns) == 26
     for number, column in enumerate(parsed.columns):
         assert column.keys.dtype == np.uint64
@@ -53,7 +54,7 @@ def test_integers_without_a_result_make_a_line_bad():
     text = make_line(1, c3=b"-2") + make_line(2, c3=b"-3") + make_line(3, c3=b"x", c4=b"-9") + make_line(4, c5=b"")
     parsed, bad_lines = parse_raw_rows(text, "nvidia")
     assert [(bad.line, bad.column, bad.reason) for bad in bad_lines] == [
-        (1, 3, "expected an integer greater than -3, for --dense-transform nvidia, and found '-3'"),
+        (1, 3, "expected an integer greater than -3 for --dense-transform nvidia (none takes any), and found '-3'"),
         (2, 3, "expected an integer of at most 19 digits and 64 bits, or a blank, and found 'x'"),
     ]
     assert parsed.labels.tolist() == [1, 0]

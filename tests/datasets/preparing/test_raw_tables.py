@@ -40,7 +40,7 @@ ROWS = st.lists(
             "text": TEXTS,
             "label": st.integers(0, 1),
             "words": st.none() | st.lists(TEXTS, max_size=3),
-            "float": st.none() | st.floats(0, 1e9, width=32),
+            "float": st.none() | st.floats(-10, 1e9, width=32),
             "large": st.none() | st.integers(0, 2**64 - 1),
             "choice": TEXTS,
             "numbers": st.none() | st.lists(st.none() | st.integers(-(2**15), 2**15 - 1), max_size=3),
@@ -114,6 +114,8 @@ def test_rows_agree_with_slow_reading(tmp_path_factory, name, rows, piece_rows, 
     lengths = [block_rows] * (left // block_rows) + ([left % block_rows] if left % block_rows else [])
     assert [len(block) for block in blocks] == lengths
     assert found_rows(blocks) == expected_rows(rows[first_row:])
+    negatives = [sum((row[name] or 0) < 0 for row in rows[first_row:]) for name in DENSE]
+    assert np.sum([block.negatives for block in blocks], axis=0).tolist() == (negatives if blocks else 0)
     for block in blocks:
         assert block.labels.dtype == block.dense.dtype == np.float32
         assert block.dense.flags.c_contiguous
@@ -134,7 +136,7 @@ def test_kinds_of_columns(tmp_path):
         ColumnKind("integer"),
         ColumnKind("text"),
         ColumnKind("integer", multi_hot=True),
-        ColumnKind("integer"),
+        ColumnKind("integer", is_bool=True),
         ColumnKind("integer", multi_hot=True),
     ]
 
@@ -178,14 +180,16 @@ def read(table_or_path, path=None, **changes):
             "I1",
             pa.array([1.0, 2.0, math.nan], from_pandas=False),
             "dlrm",
-            "row 2, column I1: expected a number that is finite as float32",
+            "row 2, column I1: expected a number that is finite as float32 for --dense-transform dlrm, or null, and "
+            "found nan, which is not null: fill it, or write null",
         ),
         ("I1", pa.array([1.0, math.inf, 2.0]), "none", "and found inf"),
         (
             "I1",
             pa.array([1, 2, -3]),
             "nvidia",
-            "row 2, column I1: expected a number greater than -3, or null, for --dense-transform nvidia, and found -3",
+            "row 2, column I1: expected a number greater than -3 for --dense-transform nvidia (none takes any), or "
+            "null, and found -3",
         ),
         ("I1", pa.array([1, 2, 2**64 - 1], pa.uint64()), "none", None),
     ],
@@ -239,6 +243,14 @@ def test_other_types_are_refused_before_anything_is_read(tmp_path, column, value
     with pytest.raises(DataError) as caught:
         open_table(path).blocks(label="label", dense=["I1"], categories=["C1"], transform="dlrm", block_rows=9)
     assert str(caught.value).startswith(f"{path}: {message}")
+
+
+@pytest.mark.parametrize("values", [[1.0, None, 3.0], [[1.0], [], []]], ids=["numbers", "lists"])
+def test_floats_as_a_category_may_be_integers_with_missing_values(tmp_path, values):
+    with pytest.raises(
+        DataError, match="or a list of them; cast it to int64, in pandas to Int64: where values are mis"
+    ):
+        read(small_table(C1=pa.array(values)), tmp_path / "a.parquet")
 
 
 def test_columns_that_are_not_there_once(tmp_path):
@@ -351,7 +363,7 @@ def test_other_names_must_be_given(columns):
     with pytest.raises(ConfigError, match=r"--label .* and --dense-columns .* and --category-columns") as caught:
         guess_columns(names(*columns))
     assert all(name in str(caught.value) for name in columns)
-    with pytest.raises(ConfigError, match=r"meant: give --dense-columns \(at least one\), out of"):
+    with pytest.raises(ConfigError, match=r"meant: give --dense-columns \(at least one; .* zeros\), out of"):
         guess_columns(names(*columns), ["dense_columns"])
 
 

@@ -67,7 +67,7 @@ def test_one_sample_whose_values_are_missing_or_unknown(tmp_path):
     assert batch.labels.tolist() == [0]
     assert batch.dense.tolist() == [[0, 0]]
     shop = encoder.batch({**{name: [None] for name in SALES if name != "clicked"}, "tags": [[]]}).rows
-    # None is a value of its own; what was never seen has the first row of its table.
+    # None is the value 0, or the empty text; what was never seen has the first row of its table.
     assert batch.rows[0] == 0
     assert batch.rows[1] == encoder.table_rows[0]
     assert batch.rows[2] == shop[-1]
