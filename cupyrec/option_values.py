@@ -5,8 +5,9 @@ Each raises ValueError whose message says what the value must be: "batch-size mu
 
 from __future__ import annotations
 
+import difflib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -114,6 +115,58 @@ def choice(*names: str) -> Callable[[Any], str]:
         return str(value)
 
     return convert
+
+
+def text_of(value: Any) -> str:
+    """The value of an option, for messages."""
+    if value is None:
+        return "not set"
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    return "-".join(map(str, value)) if isinstance(value, tuple) else f"{value}"
+
+
+# What other programs call the options.
+OTHER_NAMES = {
+    "lr": "learning-rate",
+    "batch": "batch-size",
+    "bs": "batch-size",
+    "steps": "max-steps",
+    "embedding-dim": "dimension",
+    "workers": "threads",
+    "num-workers": "threads",
+    "jobs": "threads",
+    "gpu": "device",
+    "cuda": "device",
+    "cache": "scratchpad",
+}
+
+
+def nearest_name(name: str, known: Collection[str]) -> str | None:
+    """The known name that was probably meant; names of options are without the hyphens before them."""
+    meant = OTHER_NAMES.get(name)
+    return meant if meant in known else next(iter(difflib.get_close_matches(name, known, n=1)), None)
+
+
+def about_unknown(name: str, known: Mapping[str, Any]) -> str:
+    """What is wrong with a name, and what was probably meant. known: fields of RunConfig by their names."""
+    key = name.replace("-", "_")
+    if key == "config":
+        return "'config' names a file of options, and cannot stand in one"
+    positive = key.removeprefix("no_")
+    if positive != key and positive in known and isinstance(known[positive].default, bool):
+        return f"unknown option '{name}'; write '{option_name(positive)} = false'"
+    nearest = nearest_name(option_name(key), [option_name(each) for each in known])
+    hint = f"did you mean '{nearest}'?" if nearest else "see cupyrec train --help"
+    return f"unknown option '{name}'; {hint}"
+
+
+def option_words(field_name: str, value: Any) -> list[str]:
+    """What the command line needs to give a field this value."""
+    name = option_name(field_name)
+    if isinstance(value, bool):
+        return [f"--{name}" if value else f"--no-{name}"]
+    return [f"--{name}", ",".join(map(str, value)) if isinstance(value, tuple) else str(value)]
 
 
 def option_name(field_name: str) -> str:

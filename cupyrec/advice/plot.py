@@ -32,7 +32,8 @@ def load_matplotlib() -> Any:
         from matplotlib.figure import Figure
     except ImportError:
         raise ConfigError(
-            "--plot needs matplotlib, which is not installed: pip install matplotlib, or cupyrec with its extra 'plot'"
+            "--plot needs matplotlib, which is not installed: pip install matplotlib, or cupyrec with its extra "
+            "'plot'; without --plot the figures are printed all the same"
         ) from None
     return Figure
 

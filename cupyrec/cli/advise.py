@@ -5,27 +5,29 @@ from __future__ import annotations
 import dataclasses
 import json
 import shlex
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from cupyrec.cli import INTERRUPTED_EXIT_CODE, say
+from cupyrec.cli import exit_stopped, say
 from cupyrec.cli.advice_report import describe_advice
 from cupyrec.cli.data_options import bad_row_options, bad_row_values, bad_rows_kept_if_done, say_unused
 from cupyrec.cli.report import describe_skipped
 from cupyrec.errors import ConfigError
-from cupyrec.option_values import option_name
+from cupyrec.option_values import option_name, option_words
 from cupyrec.run_config import RunConfig, read_config_file
 
 if TYPE_CHECKING:
     from cupyrec.advice.result import Advice
     from cupyrec.advice.sizes import Question
 
-# Options of `cupyrec train` that decide which rows a step uses and what they take; those after --batch-size are needed
-# again by the command that is recommended.
-TRAIN_OPTIONS = ("hash_rows", "batch_size", "dimension", "optimizer", "lookahead", "max_steps")
+# Options of `cupyrec train` that decide which rows a step uses and what they take; the command that is recommended
+# needs them again, but for --max-steps.
+TRAIN_OPTIONS = (
+    *("hash_rows", "batch_size", "dimension", "optimizer", "lookahead", "max_steps"),
+    *("shuffle", "shuffle_window", "seed"),
+)
 
 
 def _train_options(command: Any) -> Any:
@@ -33,9 +35,12 @@ def _train_options(command: Any) -> Any:
     known = {each.name: each for each in dataclasses.fields(RunConfig)}
     for each in reversed([known[name] for name in TRAIN_OPTIONS]):
         default = each.default[0] if isinstance(each.default, tuple) else each.default
+        name, is_flag = option_name(each.name), isinstance(default, bool)
         command = click.option(
-            f"--{option_name(each.name)}",
+            f"--{name}/--no-{name}" if is_flag else f"--{name}",
             each.name,
+            is_flag=is_flag,
+            default=None,
             metavar=each.metadata["metavar"],
             help=HELP.get(each.name, each.metadata["help"]) + (f"  [default: {default}]" if default else ""),
         )(command)
@@ -46,6 +51,8 @@ HELP = {
     "lookahead": "Mini-batches known ahead; 4 times the scratchpad's rows over those of a batch when not given.",
     "max_steps": "Read only so many mini-batches.",
     "optimizer": "Decides what a row takes with its state.",
+    "shuffle": "Read prepared data in the order of the first epoch of such a training; that of later ones is alike.",
+    "seed": "Seed of the shuffling.",
 }
 
 
@@ -83,9 +90,10 @@ def advise(
 ) -> None:
     """Say how large a scratchpad these data need: what each size would move under each policy.
 
-    Reads Criteo files or prepared data once, as train does; nothing is trained. Memory is bounded: some 500 MB, and 8
-    bytes a row of the tables with --row-counts. Temporary files, in the folder that TMPDIR names, take 12 bytes for
-    each different row of a batch, about half a GB: beyond, a sample of the rows stands for all of them.
+    Reads Criteo files or prepared data once, as train does; nothing is trained. Memory is bounded: some 500 MB, 8 bytes
+    a row of the tables with --row-counts, and a few windows with --shuffle. Temporary files, in the folder that TMPDIR
+    names, take 12 bytes for each different row of a batch, about half a GB: beyond, a sample of the rows stands for all
+    of them.
     """
     given = {name: value for name, value in options.items() if value is not None}
     from_file = {} if config_file is None else _from_file(config_file)
@@ -116,6 +124,9 @@ def advise(
         hash_rows=config.hash_rows[0] if len(config.hash_rows) == 1 else config.hash_rows,
         on_bad_row="skip" if skip else "error",
         bad_rows_path=bad_rows if skip else None,
+        shuffle=config.shuffle,
+        shuffle_window=config.shuffle_window,
+        seed=config.seed,
     )
     check_labelled(data)  # it advises how to train
     question = _question(config, tried, len(data.table_rows), row_counts_known=row_counts is not None)
@@ -125,7 +136,7 @@ def advise(
             advice = find_advice(data, question, row_counts=counts, stop_requested=stop, on_progress=progress.show)
         if advice is None:
             click.echo("interrupted before the end; no advice", err=True)
-            sys.exit(INTERRUPTED_EXIT_CODE)
+            exit_stopped(stop.signal)
     try:
         if row_counts is not None and counts is not None:
             write_row_counts(row_counts, counts)
@@ -224,7 +235,7 @@ def _train_command(
     words += ["--scratchpad", advice.recommendation.advice.size]
     for name in TRAIN_OPTIONS:
         if name in given and name not in unused:
-            words += [f"--{option_name(name)}", str(given[name])]
+            words += option_words(name, given[name])
     if row_counts is not None:
         words += ["--row-counts", row_counts]
     if config.on_bad_row == "skip" and not prepared:

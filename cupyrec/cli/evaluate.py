@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import sys
 from typing import Any
 
 import click
 
-from cupyrec.cli import INTERRUPTED_EXIT_CODE, say
+from cupyrec.cli import exit_stopped, say
 from cupyrec.cli.data_options import (
     DataOptions,
     bad_rows_kept_if_done,
@@ -38,7 +37,7 @@ def evaluate(as_json: bool, **values: Any) -> None:
             metrics = loaded.evaluate(data, stop_requested=stop, on_progress=progress.show)
         if metrics is None:
             click.echo("interrupted before the end; no metrics", err=True)
-            sys.exit(INTERRUPTED_EXIT_CODE)
+            exit_stopped(stop.signal)
     if as_json:
         say(json.dumps(metrics.as_dict()))
         return

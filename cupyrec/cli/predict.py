@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from cupyrec.cli import INTERRUPTED_EXIT_CODE, say
+from cupyrec.cli import exit_stopped, say
 from cupyrec.cli.data_options import (
     DataOptions,
     bad_rows_kept_if_done,
@@ -78,7 +77,7 @@ def predict(output: str, no_labels: bool, **values: Any) -> None:
         result = metrics.result() if labelled else None
         if not whole:
             click.echo("interrupted before the end; no predictions", err=True)
-            sys.exit(INTERRUPTED_EXIT_CODE)
+            exit_stopped(stop.signal)
     say(_summary(file, result, seconds))
     for line in describe_bad_rows(data, options):
         say(line)

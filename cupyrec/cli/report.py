@@ -44,7 +44,10 @@ def describe_run(report: RunReport) -> Iterator[str]:
             f"warning: the run ended within its warm-up (--warmup-steps {report.warmup_steps}): the learning rate has "
             "not reached its full value"
         )
-    yield from _describe_evaluations(result)
+    if result.out_of_patience:
+        yield "ended early: the last evaluations had no better AUC than one before (--patience)"
+    model_step = result.steps if report.model_step is None else report.model_step
+    yield from _describe_evaluations(result, model_step)
     for path, count in report.bad_rows.items():
         yield describe_skipped(count, path)
     if report.checkpoint is not None:
@@ -52,17 +55,18 @@ def describe_run(report: RunReport) -> Iterator[str]:
         yield f"last checkpoint: {report.checkpoint}{goes_on}"
     if report.saved_in is not None:
         stays = f"; the earlier run in {report.stays} stays: this one did not come to its end" if report.stays else ""
-        yield f"saved in {report.saved_in}{stays}"
+        of = "" if model_step == result.steps else f": the weights of step {model_step:,}, the best evaluation"
+        yield f"saved in {report.saved_in}{of}{stays}"
     else:
         yield "not saved: no --output was given" if result.steps else "not saved: no step was trained"
 
 
-def _describe_evaluations(result: TrainingResult) -> Iterator[str]:
+def _describe_evaluations(result: TrainingResult, model_step: int) -> Iterator[str]:
     final, best = result.final, result.best
     if final is None or best is None:
         return
     is_of_end = final.step == result.steps
-    of = "" if is_of_end else f"; the model is of step {result.steps:,}"
+    of = "" if final.step == model_step else f"; the model is of step {model_step:,}"
     yield f"{'final' if is_of_end else 'last evaluation'} (step {final.step:,}{of}):"
     yield from describe_metrics(final.metrics)
     if best.step != final.step:
@@ -73,7 +77,7 @@ def _describe_evaluations(result: TrainingResult) -> Iterator[str]:
             "warning: a constant prediction has a lower log loss; train longer, or with another --learning-rate or "
             "--warmup-steps"
         )
-    elif best.step == final.step:
+    elif best.step == final.step and best.metrics.auc is not None:
         yield f"the {'final' if is_of_end else 'last'} figures are the best of the run (by AUC)"
 
 
@@ -95,8 +99,9 @@ def describe_traffic(traffic: Traffic, steps: int) -> str:
     waits = ", no bubbles" if traffic.evictions else ""
     if bubbles:
         waits = f", {counted(bubbles, 'bubble')} (a larger --scratchpad has none)"
+    share, where = (f"{traffic.hits / rows:.1%}", "device") if traffic.hits else ("all", "host")
     return (
-        f"rows: {traffic.hits / max(rows, 1):.1%} of {rows / steps:,.0f} a step were on the device; "
+        f"rows: {share} of {rows / steps:,.0f} a step were on the {where}; "
         f"{format_bytes(traffic.bytes_in // steps)} in and {format_bytes(traffic.bytes_out // steps)} out a step{waits}"
     )
 

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
 from typing import Any
 
 import click
 
-from cupyrec.cli import INTERRUPTED_EXIT_CODE, say
+from cupyrec.cli import exit_stopped, say
 from cupyrec.cli.report import describe_run
 from cupyrec.option_values import option_name
 from cupyrec.run_config import RunConfig, read_config_file
-from cupyrec.runs.interrupt import ORDERLY_STOPS
 
 
 def _options(command: Any) -> Any:
@@ -69,14 +67,15 @@ def train(paths: tuple[str, ...], config_file: str | None, **options: Any) -> No
 
     # Within compiled code that is being loaded, Ctrl-C would be reported and forgotten.
     with StopOnInterrupt(on_terminate=False) as stop:
+        from cupyrec.runs.initial_weights import options_to_begin
         from cupyrec.runs.progress import open_progress
         from cupyrec.runs.resume import options_to_resume
         from cupyrec.runs.run import run_training
     if stop.requested:
         raise KeyboardInterrupt
 
-    if config.resumes:
-        config = RunConfig.from_values(options_to_resume(config, values))
+    resumed = options_to_resume(config, values) if config.resumes else None
+    config = RunConfig.from_values(resumed or options_to_begin(config, values))
 
     progress = open_progress()
     try:
@@ -87,6 +86,5 @@ def train(paths: tuple[str, ...], config_file: str | None, **options: Any) -> No
         say(line)
     if report.trace_error is not None:
         raise report.trace_error
-    # An orderly end was asked for, and that is what it was.
-    if report.result.interrupted and report.stopped_by not in ORDERLY_STOPS:
-        sys.exit(INTERRUPTED_EXIT_CODE)
+    if report.result.interrupted:
+        exit_stopped(report.stopped_by)

@@ -7,6 +7,7 @@ import shlex
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from criteo_lines import files_in, learnable_text, with_cell, write_learnable
 from test_import import loaded_after
 
 from cupyrec.datasets.criteo import CriteoFiles
+from cupyrec.datasets.prepared.prepared_data import PreparedData
 from cupyrec.embedding.row_counts import count_rows
 from cupyrec.optim.registry import make_optimizer
 
@@ -54,6 +56,34 @@ def test_the_command_for_prepared_data_has_no_options_of_raw_files(data, capsys)
     assert command[:4] == ["cupyrec", "train", "prepared", "--system"]
     assert command[-4:] == ["--batch-size", "32", "--dimension", "4"]
     assert not {"--hash-rows", "--on-bad-row"} & {*command}
+
+
+@pytest.mark.parametrize("from_file", [False, True])
+def test_shuffled_data_are_read_in_the_order_of_the_first_epoch(data, capsys, from_file):
+    assert run_here(capsys, "prepare", "data.tsv", "--output=prepared").code == 0
+    options = ["--shuffle", "--shuffle-window=200", "--seed=5"]
+    if from_file:
+        Path("run.toml").write_text("shuffle = true\nshuffle-window = 200\nseed = 5\n")
+        options = ["--config=run.toml"]
+    found = json.loads(run_here(capsys, "advise", "prepared", *SMALL, "--json", *options).out)
+    batches = list(PreparedData("prepared", shuffle=True, shuffle_window=200, seed=5).batches(32))
+    unique = [len(np.unique(batch.rows)) for batch in batches]
+    in_order = [len(np.unique(batch.rows)) for batch in PreparedData("prepared").batches(32)]
+    assert found["unique_rows_per_step"] == np.mean(unique) != np.mean(in_order)
+    asked_for = "--config run.toml --system" if from_file else "--shuffle --shuffle-window 200 --seed 5"
+    assert asked_for in found["command"]
+
+
+def test_the_command_says_not_to_shuffle_where_that_was_asked(data, capsys):
+    assert run_here(capsys, "prepare", "data.tsv", "--output=prepared").code == 0
+    Path("run.toml").write_text("shuffle = true\n")
+    outcome = run_here(capsys, "advise", "prepared", *SMALL, "--config=run.toml", "--no-shuffle")
+    assert outcome.out.splitlines()[-1].endswith(" --no-shuffle")
+
+
+def test_raw_files_are_not_shuffled(data, capsys):
+    message = check_one_error_line(run_here(capsys, "advise", "data.tsv", *SMALL, "--shuffle"))
+    assert message.startswith("raw files cannot be shuffled")
 
 
 def test_json_has_the_figures_and_nothing_else(data, capsys):
@@ -127,7 +157,7 @@ def test_without_matplotlib_a_plot_is_refused_before_anything_is_read(data, tmp_
     monkeypatch.setattr(CriteoFiles, "batches", None)
     message = check_one_error_line(run_here(capsys, "advise", "data.tsv", *SMALL, "--plot=curves.png"))
     assert "needs matplotlib" in message
-    assert "pip install matplotlib" in message
+    assert message.endswith("; without --plot the figures are printed all the same")
     assert files_in(tmp_path) == ["data.tsv"]
 
 
@@ -192,10 +222,12 @@ def test_a_temporary_folder_that_is_full_or_not_there(data, capsys, monkeypatch)
     assert "TMPDIR" in message
 
 
-def test_a_stop_leaves_nothing(data, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("cupyrec.runs.interrupt.StopOnInterrupt.__call__", lambda self: True)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stop_leaves_nothing(data, tmp_path, capsys, monkeypatch, number):
+    stop = "cupyrec.runs.interrupt.StopOnInterrupt.__call__"
+    monkeypatch.setattr(stop, lambda self: signal.raise_signal(number) or self.requested)
     outcome = run_here(capsys, "advise", "data.tsv", *SMALL, "--row-counts=c.npy", "--plot=p.png")
-    assert (outcome.code, outcome.out) == (130, "")
+    assert (outcome.code, outcome.out) == (128 + number, "")
     assert "no advice" in outcome.err
     assert files_in(tmp_path) == ["data.tsv"]
 

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import signal
 
 import pytest
 from commands import check_one_error_line, run_here
@@ -207,8 +208,10 @@ def test_a_model_of_other_tables_is_refused(folder, tmp_path, capsys):
     assert "2 tables and 3 dense features" in message
 
 
-def test_a_stop_gives_no_figures(folder, capsys, monkeypatch):
-    monkeypatch.setattr("cupyrec.runs.interrupt.StopOnInterrupt.__call__", lambda self: True)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stop_gives_no_figures(folder, capsys, monkeypatch, number):
+    stop = "cupyrec.runs.interrupt.StopOnInterrupt.__call__"
+    monkeypatch.setattr(stop, lambda self: signal.raise_signal(number) or self.requested)
     outcome = run_here(capsys, "evaluate", folder / "run", folder / "data.tsv")
-    assert (outcome.code, outcome.out) == (130, "")
+    assert (outcome.code, outcome.out) == (128 + number, "")
     assert "no metrics" in outcome.err

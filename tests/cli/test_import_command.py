@@ -1,5 +1,7 @@
 """`cupyrec import`."""
 
+import zipfile
+
 import numpy as np
 import pytest
 from commands import check_one_error_line, run_here
@@ -64,7 +66,13 @@ def test_what_does_not_fit_is_one_line_and_leaves_nothing(exported, tmp_path, ca
         assert part in check_one_error_line(outcome)
     Trainer(CONFIG, threads=1, batch_size=8).save_checkpoint(tmp_path / "checkpoints" / "step-00000001")
     (tmp_path / "c.safetensors").write_bytes((2**62).to_bytes(8, "little") + b"{}")
+    with zipfile.ZipFile(tmp_path / "model.pt", "w") as archive:
+        archive.writestr("model/data.pkl", "")
+    (tmp_path / "old.pt").write_bytes(b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.")  # before PyTorch 1.6
+    torch = "not a safetensors file: a file as torch.save writes it; write the weights with safetensors.torch.save_file"
     for path, part in (
+        ("model.pt", torch),
+        ("old.pt", torch),
         ("c.safetensors", "damaged, or not a safetensors file"),
         ("none", "no such file or folder"),
         ("model/model.json", "damaged, or not a safetensors file"),
@@ -74,5 +82,7 @@ def test_what_does_not_fit_is_one_line_and_leaves_nothing(exported, tmp_path, ca
     ):
         output = tmp_path / ("exported" if path.startswith("exported") else "back")
         outcome = run_here(capsys, "import", tmp_path / path, "--output", output, "--overwrite")
-        assert part in check_one_error_line(outcome)
+        message = check_one_error_line(outcome)
+        assert part in message
+        assert message.count(str(tmp_path / path)) <= 1
     assert "back" not in files_in(tmp_path)

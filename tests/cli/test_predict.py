@@ -289,18 +289,19 @@ def test_outputs_that_cannot_be(folder, tmp_path, capsys, monkeypatch, output):
     assert files_in(tmp_path) == []
 
 
-def test_a_stop_leaves_nothing(folder, tmp_path, capsys, monkeypatch):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stop_leaves_nothing(folder, tmp_path, capsys, monkeypatch, number):
     (tmp_path / "p.parquet").write_text("old")
     add = predictions_file.PredictionsFile.add
 
     def add_and_interrupt(self, logits, labels):
         add(self, logits, labels)
-        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), number)
 
     monkeypatch.setattr(predictions_file.PredictionsFile, "add", add_and_interrupt)
     arguments = folder / "model", folder / "data.tsv", tmp_path / "p.parquet"
     outcome = predict(capsys, *arguments, "--overwrite", "--batch-size=50")
-    assert (outcome.code, outcome.out) == (130, "")
+    assert (outcome.code, outcome.out) == (128 + number, "")
     assert outcome.err.splitlines()[-1] == "interrupted before the end; no predictions"
     assert files_in(tmp_path) == ["p.parquet"]
     assert (tmp_path / "p.parquet").read_text() == "old"

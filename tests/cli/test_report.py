@@ -5,10 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from cupyrec.cli.report import describe_metrics, describe_run
+from cupyrec.cli.report import describe_metrics, describe_run, describe_traffic
 from cupyrec.evaluation.evaluation import Evaluation
 from cupyrec.evaluation.metrics import MetricsResult
 from cupyrec.runs.run import RunReport
+from cupyrec.systems.step import Traffic
 from cupyrec.training.trainer import TrainingResult
 
 METRICS = MetricsResult(
@@ -59,6 +60,20 @@ def test_final_figures_that_are_the_best():
         "  calibration             1.0200   (mean prediction / share of clicks)",
         "the final figures are the best of the run (by AUC)",
     ]
+
+
+def test_figures_without_an_auc_are_the_best_of_nothing():
+    last = Evaluation(2000, ONE_CLASS)
+    assert len(lines_of(final=last, best=last)) == 8
+
+
+@pytest.mark.parametrize(
+    ("hits", "where"), [(0, "all of 40 a step were on the host"), (30_000, "37.5% of 40 a step were on the device")]
+)
+def test_where_rows_were(hits, where):
+    assert describe_traffic(Traffic(hits=hits, misses=80_000 - hits, bytes_in=4000), 2000) == (
+        f"rows: {where}; 2 B in and 0 B out a step"
+    )
 
 
 def test_better_figures_on_the_way():

@@ -23,6 +23,7 @@ from cupyrec.saving import checkpoint_writer, safetensors_file
 from cupyrec.saving.checkpoint import read_checkpoint
 from cupyrec.saving.checkpoint_folder import CheckpointFolder
 from cupyrec.saving.checkpoints import AT_ONCE_BYTES
+from cupyrec.saving.run_folder import RunFolder
 from cupyrec.training.trained_model import load_model
 
 # CUPYREC_KILLS=50 kills more often.
@@ -197,7 +198,7 @@ def test_a_signal_while_a_checkpoint_is_being_written_saves(folder, undisturbed,
     finally:
         process.kill()
         process.wait()
-    assert process.returncode == (130 if number == signal.SIGINT else 0)
+    assert process.returncode == 128 + number
     how = "interrupted" if number == signal.SIGINT else f"stopped by {number.name}"
     steps = int(re.search(rf"^{how} after (\d+) steps", out, re.MULTILINE)[1])
     last = output / "checkpoints" / f"step-{steps:08}"
@@ -222,7 +223,7 @@ def test_two_runs_on_one_folder(folder, tmp_path):
             )
             assert message == f"{output}: another cupyrec is writing to it; wait for its end, or name another folder"
         process.terminate()
-        assert process.wait(WAIT_S) == 0
+        assert process.wait(WAIT_S) == 143
     finally:
         process.kill()
         process.communicate()
@@ -302,14 +303,19 @@ def test_files_that_may_not_grow(folder, tmp_path, capsys):
     assert load_model(output).description["steps"] == 20
 
 
-def test_a_small_disk(folder, tmp_path, capsys):
-    """Room for one checkpoint and the model, and not for another checkpoint."""
+def test_a_small_disk(folder, tmp_path, capsys, monkeypatch):
+    """Room for two checkpoints and the model, and not for the third, which must be whole before the first goes."""
     with small_disk("3m") as disk:
         output = disk / "run"
+        refused = check_one_error_line(run_here(capsys, *small(folder, output)))
+        assert refused.startswith(f"{output}: the model with 3 checkpoints (--keep 2) takes 4 MB, but 3.1 MB are free")
+        # As where somebody else takes what was free at the start.
+        monkeypatch.setattr(RunFolder, "check_space", lambda *_: None)
         message = error_of(run_here(capsys, *small(folder, output)))
         assert re.match(
             rf"{output}/checkpoints: a checkpoint takes 1 MB, but \S+ kB are free on this disk; make room, or keep "
-            rf"fewer \(--keep\) \((the \d+ steps trained before) (are saved in {output}|could not be saved: .*)\)$",
+            rf"fewer \(--keep\) \((the \d+ steps trained before) (are saved in {output}|could not be saved: .*; "
+            rf"the checkpoint of step \d+ is whole: go on with --resume)\)$",
             message,
         ), message
         assert len(steps_of(output)) == 2
@@ -322,6 +328,7 @@ def test_a_small_disk(folder, tmp_path, capsys):
 def test_a_disk_that_fills_up_meanwhile(folder, tmp_path, capsys, monkeypatch):
     """Somebody else takes what was free a moment ago."""
     monkeypatch.setattr(checkpoint_writer, "check_space", lambda *_: None)
+    monkeypatch.setattr(RunFolder, "check_space", lambda *_: None)
     with small_disk("3m") as disk:
         output = disk / "run"
         message = error_of(run_here(capsys, *small(folder, output)))
