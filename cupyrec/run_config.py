@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import json
 import sys
@@ -27,17 +26,19 @@ from cupyrec.config import (
     SystemConfig,
 )
 from cupyrec.errors import ConfigError
-from cupyrec.option_values import choice, flag, hash_rows, option_name, real_number, text, texts, whole_number, widths
-from cupyrec.scratchpad_size import check_scratchpad_size
-
-
-def scratchpad_size(value: Any) -> str:
-    """The size of a scratchpad, as SystemConfig takes it."""
-    is_one = isinstance(value, (str, int)) and not isinstance(value, bool)
-    try:
-        return check_scratchpad_size(str(value) if is_one else "")
-    except ConfigError:
-        raise ValueError("bytes with a unit (8GB), a number of rows (50000), or a share of all rows (10%)") from None
+from cupyrec.option_values import (
+    about_unknown,
+    choice,
+    flag,
+    hash_rows,
+    option_name,
+    real_number,
+    text,
+    texts,
+    whole_number,
+    widths,
+)
+from cupyrec.scratchpad_size import scratchpad_size
 
 
 def option(default: Any, convert: Callable[[Any], Any], help_text: str, metavar: str | None = None) -> Any:
@@ -82,6 +83,13 @@ class RunConfig:
     batch_size: int = option(512, whole_number(1), "Samples in a mini-batch.", "SAMPLES")
     epochs: int = option(1, whole_number(1), "Passes over the training data.", "N")
     max_steps: int | None = option(None, whole_number(1), "Stop after this many steps.", "STEPS")
+    init_from: str | None = option(
+        None,
+        text,
+        "Begin with the weights of this model or checkpoint, and with its shape; the optimizer and the steps begin "
+        "anew.",
+        "MODEL",
+    )
     dimension: int = option(16, whole_number(1), "Embedding dimension.", "D")
     bottom_mlp: tuple[int, ...] | None = option(
         None,
@@ -115,6 +123,12 @@ class RunConfig:
     )
     eval_every: int = option(
         0, whole_number(0), "Validate every so many steps as well as at the end; 0 does not.", "STEPS"
+    )
+    save: str = one_of(
+        ("last", "best"), "last", "Save the weights of the last step, or those of the evaluation with the best AUC."
+    )
+    patience: int = option(
+        0, whole_number(0), "Stop after so many evaluations without a better AUC than before; 0 does not.", "N"
     )
     log_every: int = option(100, whole_number(1), "Steps between the lines of metrics.jsonl.", "STEPS")
     checkpoint_every: int = option(
@@ -202,7 +216,7 @@ class RunConfig:
             if key not in known and isinstance(value, Mapping):
                 raise ConfigError(f"{where}options stand in no section; take away the line [{name}]")
             if key not in known:
-                raise ConfigError(f"{where}{_about_unknown(name, known)}")
+                raise ConfigError(f"{where}{about_unknown(name, known)}")
             if key in converted:
                 raise ConfigError(f"{where}{option_name(key)} is there twice, also as {key}; take one of them away")
             try:
@@ -215,6 +229,11 @@ class RunConfig:
     def resumes(self) -> bool:
         """Whether a run is to go on from a checkpoint."""
         return self.resume or self.resume_step is not None
+
+    @property
+    def bottom_layers(self) -> tuple[int, ...]:
+        """Of the bottom MLP, given or not."""
+        return self.bottom_mlp or (*DEFAULT_BOTTOM_LAYERS, self.dimension)
 
     @property
     def resume_option(self) -> str:
@@ -252,24 +271,11 @@ class RunConfig:
             table_rows=table_rows,
             dense_features=dense_features,
             dimension=self.dimension,
-            bottom=self.bottom_mlp or (*DEFAULT_BOTTOM_LAYERS, self.dimension),
+            bottom=self.bottom_layers,
             top=self.top_mlp,
             pooling=self.pooling,
             self_interaction=self.self_interaction,
         )
-
-
-def _about_unknown(name: str, known: Mapping[str, Any]) -> str:
-    """What is wrong with a name, and what was probably meant."""
-    key = name.replace("-", "_")
-    if key == "config":
-        return "'config' names a file of options, and cannot stand in one"
-    positive = key.removeprefix("no_")
-    if positive != key and positive in known and isinstance(known[positive].default, bool):
-        return f"unknown option '{name}'; write '{option_name(positive)} = false'"
-    nearest = difflib.get_close_matches(key, known, n=1)
-    hint = f"did you mean '{option_name(nearest[0])}'?" if nearest else "see cupyrec train --help"
-    return f"unknown option '{name}'; {hint}"
 
 
 def read_config_file(path: str | Path) -> dict[str, Any]:

@@ -4,12 +4,22 @@ from __future__ import annotations
 
 import re
 from fractions import Fraction
+from typing import Any
 
 from cupyrec.byte_sizes import parse_bytes
 from cupyrec.errors import ConfigError
 
 # Slots are int32, and the largest stands for "never" elsewhere.
 MOST_SLOTS = 2**31 - 2
+
+
+def scratchpad_size(value: Any) -> str:
+    """The size of a scratchpad, as SystemConfig takes it, of the value of an option; see option_values."""
+    is_one = isinstance(value, (str, int)) and not isinstance(value, bool)
+    try:
+        return check_scratchpad_size(str(value) if is_one else "")
+    except ConfigError:
+        raise ValueError("bytes with a unit (8GB), a number of rows (50000), or a share of all rows (10%)") from None
 
 
 def check_scratchpad_size(size: str) -> str:

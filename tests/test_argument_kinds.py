@@ -65,6 +65,19 @@ def test_training(trainer, name, what):
     assert trainer.system.steps_done == 0
 
 
+@pytest.mark.parametrize(("value", "what"), [(None, "a NoneType"), ("x", "a str")])
+def test_data(trainer, value, what):
+    for call in (lambda: trainer.fit(value), lambda: trainer.fit(BATCHES, valid=5), lambda: trainer.evaluate(value)):
+        assert refusal(call).startswith("the data must be a source, such as ")
+    assert refusal(lambda: trainer.fit(value)).endswith(f"but are {what}")
+
+
+def test_evaluations_without_data(trainer):
+    message = refusal(lambda: trainer.fit(BATCHES, eval_every=5))
+    assert message == "eval_every is 5, but there are no data to evaluate on: give them as valid"
+    assert trainer.system.steps_done == 0
+
+
 @pytest.mark.parametrize("value", [5, None])
 def test_paths(trainer, data, value):
     for name, call in (

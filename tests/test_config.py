@@ -27,13 +27,17 @@ WHOLE_FROM_1 = (
     *("shuffle_window", "keep", "resume_step"),
 )
 WHOLE_FROM_2 = ("lookahead",)
-WHOLE_FROM_0 = ("warmup_steps", "decay_start_step", "decay_steps", "eval_every", "seed", "checkpoint_every")
+WHOLE_FROM_0 = (
+    *("warmup_steps", "decay_start_step", "decay_steps", "eval_every", "patience", "seed"),
+    "checkpoint_every",
+)
 ABOVE_0 = ("learning_rate", "decay_power")
 FROM_0 = ("end_learning_rate",)
 FLAGS = ("overwrite", "self_interaction", "cuda_graphs", "shuffle", "resume")
 CHOICES = {
     "on_bad_row": ("error", "skip"),
     "pooling": ("sum", "mean"),
+    "save": ("last", "best"),
     "optimizer": ("sgd", "adagrad", "rowwise-adagrad"),
     "system": ("auto", "resident", "hybrid", "static", "serial", "scratchpipe"),
     "replacement": ("lookahead", "lru", "lfu", "random"),
@@ -43,7 +47,7 @@ CHOICES = {
     "precision": ("fp32", "tf32", "bf16"),
 }
 WIDTHS = ("bottom_mlp", "top_mlp")
-TEXTS = ("output", "bad_rows", "row_counts", "trace")
+TEXTS = ("output", "bad_rows", "row_counts", "trace", "init_from")
 
 
 def refusal(values, **settings):
@@ -165,7 +169,13 @@ def test_texts():
 
 @pytest.mark.parametrize(
     ("wrong", "nearest"),
-    [("batchsize", "batch-size"), ("learning_rat", "learning-rate"), ("optimiser", "optimizer"), ("seeds", "seed")],
+    [
+        ("batchsize", "batch-size"),
+        ("learning_rat", "learning-rate"),
+        ("optimiser", "optimizer"),
+        ("seeds", "seed"),
+        ("lr", "learning-rate"),
+    ],
 )
 def test_unknown_name_with_the_nearest(wrong, nearest):
     assert refusal({wrong: 1}) == f"unknown option '{wrong}'; did you mean '{nearest}'?"

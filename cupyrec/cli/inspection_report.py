@@ -60,6 +60,8 @@ def describe_inspection(facts: dict[str, Any]) -> list[str]:
 def _run(facts: dict[str, Any]) -> Iterator[str]:
     end, lines = facts["metrics"]["end"] or {}, facts["metrics"]["lines"]
     why = f": {end['stopped_by']}" if "stopped_by" in end else ""
+    if end.get("out_of_patience"):
+        why = " early: the last evaluations had no better AUC than one before"
     yield _line("state", STATES[facts["state"]] + why)
     if facts["model"] is None:
         yield _line("model", "none is saved")

@@ -6,9 +6,8 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
-from cupyrec.config import DEFAULT_BOTTOM_LAYERS
 from cupyrec.errors import ConfigError, ModelError
-from cupyrec.option_values import option_name
+from cupyrec.option_values import option_name, text_of
 from cupyrec.run_config import RunConfig, parse_toml
 from cupyrec.saving.checkpoint import Checkpoint, read_checkpoint
 from cupyrec.saving.checkpoint_folder import CheckpointFolder
@@ -18,10 +17,12 @@ from cupyrec.systems.static import StaticSystem
 # What may be another than when the checkpoint was made. The data are compared file by file, the system by itself.
 FREE_OPTIONS = {
     *("paths", "valid", "output", "overwrite", "resume", "resume_step", "bad_rows", "trace"),
-    *("epochs", "max_steps", "eval_every", "log_every", "checkpoint_every", "keep"),
+    *("epochs", "max_steps", "eval_every", "save", "patience", "log_every", "checkpoint_every", "keep"),
     *("system", "scratchpad", "lookahead", "replacement", "row_counts", "exchange", "host_memory"),
     *("device", "threads", "cuda_graphs"),
 }
+# Options that are a path each, and go with a checkpoint.
+SINGLE_PATHS = ("init_from", "row_counts", "bad_rows")
 # Of these `static` chooses the rows that are summed apart, which rounds otherwise.
 STATIC_OPTIONS = ("scratchpad", "row_counts")
 
@@ -55,8 +56,9 @@ def with_older(error: ModelError, folder: CheckpointFolder, step: int) -> ModelE
     return ModelError(f"{error}; there is no older checkpoint that is whole")
 
 
-def options_to_resume(given: RunConfig, values: dict[str, Any]) -> dict[str, Any]:
-    """The values of all options with which a run goes on: those that are given, the others as the checkpoint has them.
+def options_to_resume(given: RunConfig, values: dict[str, Any]) -> dict[str, Any] | None:
+    """The values of all options with which a run goes on: those that are given, the others as the checkpoint has them;
+    None where there is no checkpoint.
 
     given: made of `values`; values: by field name, those that are given. Raises ConfigError, ModelError.
     """
@@ -64,7 +66,7 @@ def options_to_resume(given: RunConfig, values: dict[str, Any]) -> dict[str, Any
         raise ConfigError(f"{given.resume_option} needs the folder of the run: name it with --output")
     checkpoint = find_checkpoint(CheckpointFolder(checkpoints_to_resume(Path(given.output))), given.resume_step)
     if checkpoint is None:
-        return values
+        return None
     config = config_of(checkpoint)
     kept = {each.name: getattr(config, each.name) for each in fields(RunConfig)}
     return {name: value for name, value in kept.items() if value is not None} | values
@@ -82,14 +84,11 @@ def config_of(checkpoint: Checkpoint) -> RunConfig:
 
 def config_to_keep(config: RunConfig) -> RunConfig:
     """The options as a checkpoint keeps them: they can be used from any folder, and again."""
-    return replace(
-        config,
-        paths=tuple(map(_absolute, config.paths)),
-        valid=tuple(map(_absolute, config.valid)) if _share(config) is None else config.valid,
-        row_counts=None if config.row_counts is None else _absolute(config.row_counts),
-        bad_rows=None if config.bad_rows is None else _absolute(config.bad_rows),
-        overwrite=False,
-    )
+    paths: dict[str, Any] = {"paths": tuple(map(_absolute, config.paths))}
+    if _share(config) is None:
+        paths["valid"] = tuple(map(_absolute, config.valid))
+    paths |= {name: _absolute(path) for name in SINGLE_PATHS if (path := getattr(config, name)) is not None}
+    return replace(config, **paths, overwrite=False)
 
 
 def check_options(config: RunConfig, checkpoint: Checkpoint) -> list[str]:
@@ -108,16 +107,16 @@ def check_options(config: RunConfig, checkpoint: Checkpoint) -> list[str]:
         names.append("system")
     elif config.system == StaticSystem.name:
         names += STATIC_OPTIONS
-    now = replace(config_to_keep(config), bottom_mlp=_bottom(config))
-    then = replace(before, bottom_mlp=_bottom(before))
+    now = replace(config_to_keep(config), bottom_mlp=config.bottom_layers)
+    then = replace(before, bottom_mlp=before.bottom_layers)
     for name in names:
         if getattr(now, name) != getattr(then, name):
             raise ConfigError(
-                f"--{option_name(name)} is {_text(getattr(now, name))}, but the checkpoint {checkpoint.folder} was "
-                f"made with {_text(getattr(then, name))}; go on with that, or begin another run in another --output"
+                f"--{option_name(name)} is {text_of(getattr(now, name))}, but the checkpoint {checkpoint.folder} was "
+                f"made with {text_of(getattr(then, name))}; go on with that, or begin another run in another --output"
             )
     notes = [
-        f"--{option_name(name)} is {_text(getattr(config, name))}, and was {_text(getattr(before, name))}: "
+        f"--{option_name(name)} is {text_of(getattr(config, name))}, and was {text_of(getattr(before, name))}: "
         "sums may be rounded otherwise"
         for name in ("device", "threads")
         if getattr(config, name) not in (None, "auto", getattr(before, name))
@@ -138,15 +137,5 @@ def _share(config: RunConfig) -> str | None:
     return config.valid[0]
 
 
-def _bottom(config: RunConfig) -> tuple[int, ...]:
-    return config.bottom_mlp or (*DEFAULT_BOTTOM_LAYERS, config.dimension)
-
-
 def _absolute(path: str) -> str:
     return str(Path(path).absolute())
-
-
-def _text(value: Any) -> str:
-    if isinstance(value, bool):
-        return "on" if value else "off"
-    return "-".join(map(str, value)) if isinstance(value, tuple) else f"{value}"

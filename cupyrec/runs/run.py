@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cupyrec.config import DlrmConfig, SystemConfig
+from cupyrec.counted import counted
 from cupyrec.devices.device import Device
 from cupyrec.devices.gpu import GpuDevice
 from cupyrec.devices.make_device import make_device
@@ -16,6 +17,7 @@ from cupyrec.errors import CupyrecError, DivergenceError, OutputError
 from cupyrec.optim.registry import make_optimizer
 from cupyrec.pipeline.trace_file import TraceFile
 from cupyrec.run_config import RunConfig
+from cupyrec.runs.initial_weights import InitialWeights
 from cupyrec.runs.interrupt import StopOnInterrupt
 from cupyrec.runs.progress import Progress
 from cupyrec.runs.resume import config_to_keep
@@ -31,6 +33,7 @@ from cupyrec.runs.run_checks import (
     check_options,
     check_row_counts,
     checkpoint_bytes,
+    checkpoints_to_come,
     options_of_a_gpu,
     say_warnings,
     schedule_of,
@@ -39,7 +42,7 @@ from cupyrec.runs.run_checks import (
 )
 from cupyrec.runs.run_data import RunData
 from cupyrec.runs.run_records import RunRecords, result_facts
-from cupyrec.runs.run_saving import rescue, save, with_note
+from cupyrec.runs.run_saving import rescue, save, step_to_save, with_note
 from cupyrec.saving.run_folder import RunFolder
 from cupyrec.saving.saved_model import model_bytes
 from cupyrec.saving.training_state import TrainingResult
@@ -55,7 +58,8 @@ class RunReport:
     trace_error: why the trace is not whole, None where it is or none was asked for; checkpoint: the newest, None where
     none is written; stopped_by: the signal that asked to stop before the end, None where none did; steps_before: those
     of the checkpoint that it went on from; max_steps, warmup_steps: as they were set; stays: the folder of an earlier
-    run that was to be replaced and is not, as this one was stopped before its end; None where there is none.
+    run that was to be replaced and is not, as this one was stopped before its end; None where there is none;
+    model_step: the step of the saved model.
     """
 
     result: TrainingResult
@@ -68,6 +72,7 @@ class RunReport:
     max_steps: int | None = None
     stays: Path | None = None
     warmup_steps: int = 0
+    model_step: int | None = None
 
 
 def run_training(
@@ -80,8 +85,8 @@ def run_training(
     Raises CupyrecError. When anything fails in mid-run, the model as of the last whole step is saved and the error says
     so, or, where it is not one of ours, a message; when the loss is not finite no model is saved. Ctrl-C and SIGTERM
     end training after the step under way; before training Ctrl-C raises KeyboardInterrupt. A run that is stopped or
-    fails leaves an earlier one that it was to replace as it is. To go on from a checkpoint all options must be there:
-    resume.options_to_resume gives them.
+    fails leaves an earlier one that it was to replace as it is. To go on from a checkpoint all options must be there,
+    to begin with a model those of its shape: resume.options_to_resume and initial_weights.options_to_begin give them.
     """
     resumes = wants_to_resume(config)
     check_options(config)  # before anything is made
@@ -92,8 +97,13 @@ def run_training(
         checkpoint = None
         if folder is not None and resumes:
             checkpoint = choose_checkpoint(config, folder, say)
+        begins_from = None
+        if config.init_from is not None and checkpoint is None:
+            begins_from = InitialWeights(config, folder)
         own_files = written_before(folder, checkpoint) if folder is not None and resumes else ()
         data = RunData(config, folder, config_file, own_files=own_files)
+        if begins_from is not None:
+            begins_from.check_fits(data)
         shape = config.model_for(data.table_rows, data.dense_features)
         # Before the lines of the files are counted, which may take minutes.
         device = make_device(
@@ -103,9 +113,10 @@ def run_training(
         system, why = check_memory(config, shape, device, say, shuffled_samples=data.shuffled_samples)
         check_row_counts(config, system, shape)
         if folder is not None:
-            with_checkpoint = checkpoint_bytes(config, shape) if config.checkpoint_every else 0
-            what = "the model with a checkpoint" if with_checkpoint else "the model"
-            folder.check_space(model_bytes(shape) + with_checkpoint, what)
+            there, done = (0, 0) if checkpoint is None else (len(folder.checkpoints.steps()), checkpoint.steps)
+            new = checkpoints_to_come(config, there, done)
+            what = f"the model with {counted(new, 'checkpoint')} (--keep {config.keep})" if new else "the model"
+            folder.check_space(model_bytes(shape) + new * checkpoint_bytes(config, shape), what)
         train, valid = data.split(say)
         run_checkpoints = RunCheckpoints(config, train, valid)
         if checkpoint is not None:
@@ -115,6 +126,9 @@ def run_training(
             stack.callback(_close, trace)
         trainer = _trainer(config, shape, system, device, trace)
         _say_system(trainer, why, config, say)
+        if begins_from is not None:
+            say(f"beginning with the weights of {begins_from}")
+            trainer.load_weights(begins_from.path)
         records = RunRecords(folder, progress, log_every=config.log_every)
         start, steps_before, checkpoints = None, 0, None
         if folder is not None:
@@ -128,13 +142,14 @@ def run_training(
                 ends = config.max_steps is not None and start.steps >= config.max_steps
                 if start.position.batches and not ends and not getattr(train, "seekable", False):
                     say("the raw files are read again up to there, which takes its time")
-            if config.checkpoint_every:
+            if config.checkpoint_every or config.save == "best":
                 folder.write_config()
                 kept = toml_of(config_to_keep(resolved))
                 checkpoints = trainer.checkpoints(
                     folder.checkpoints.path,
                     every=config.checkpoint_every,
-                    keep=config.keep,
+                    keep=config.keep if config.checkpoint_every else 1,
+                    keep_best=config.save == "best",
                     describe=run_checkpoints.describe(kept, data, records, folder),
                 )
         else:
@@ -149,7 +164,8 @@ def run_training(
                     valid=valid,
                     epochs=config.epochs,
                     max_steps=config.max_steps,
-                    eval_every=config.eval_every,
+                    eval_every=0 if valid is None else config.eval_every,
+                    patience=config.patience,
                     on_step=records.step,
                     on_evaluation=records.evaluation,
                     stop_requested=stop,
@@ -165,24 +181,25 @@ def run_training(
             if folder is None or trainer.system.steps_done == 0:
                 data.discard_bad_rows()
                 raise
-            note = rescue(trainer, folder, records, data.facts, error)
+            note = rescue(trainer, folder, records, data.facts, error, config.save)
             if isinstance(error, CupyrecError):
                 raise with_note(error, note) from error
             # It may be the stream of the message that failed.
             with contextlib.suppress(OSError, ValueError):
                 progress.message(note)
             raise
-        saved_in = None
+        saved_in = model_step = None
         if folder is not None and result.steps:
-            facts = {**data.facts, **result_facts(result)}
-            saved_in = save(trainer, folder, facts, ended=not result.interrupted)
-        records.end(result)
+            facts, model_step = {**data.facts, **result_facts(result)}, step_to_save(trainer, config.save)
+            saved_in = save(trainer, folder, facts, step=model_step, ended=not result.interrupted)
+        records.end(result, model_step)
         trace_error = None if trace is None else _close(trace)
         return RunReport(
             result,
             data.bad_rows(),
             saved_in,
             trace_error,
+            model_step=model_step,
             checkpoint=None if checkpoints is None or folder is None else folder.checkpoints.newest,
             stopped_by=stop.signal if result.interrupted else None,
             steps_before=steps_before,

@@ -39,6 +39,12 @@ def choose_checkpoint(config: RunConfig, folder: RunFolder, say: Callable[[str],
         say(f"{folder.path} holds no checkpoint to go on from: training begins anew")
         return None
     notes = check_options(config, checkpoint)
+    best = checkpoint.state.best
+    if config.save == "best" and best is not None and best.step not in folder.checkpoints.steps():
+        raise ConfigError(
+            f"--save best: the best evaluation so far was after step {best.step:,}, of which {folder.checkpoints.path} "
+            "holds no checkpoint; go on with --save last"
+        )
     say(f"going on from {checkpoint.folder}")
     for note in notes:
         say(note)

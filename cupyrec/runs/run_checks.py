@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from cupyrec.config import DlrmConfig, SystemConfig
+from cupyrec.datasets.open_data import is_prepared
 from cupyrec.devices.device import Device
 from cupyrec.devices.gpu import GpuDevice
 from cupyrec.devices.host_memory import available_bytes
@@ -15,7 +17,7 @@ from cupyrec.embedding.row_counts import read_row_counts
 from cupyrec.errors import ConfigError, ScratchpadError
 from cupyrec.optim.registry import make_optimizer
 from cupyrec.optim.schedule import WarmupPolynomialDecay
-from cupyrec.option_values import option_name
+from cupyrec.option_values import option_name, option_words
 from cupyrec.run_config import RunConfig
 from cupyrec.runs.thread_count import thread_warning
 from cupyrec.saving.saved_model import WEIGHT_BYTES, model_bytes
@@ -46,6 +48,12 @@ def check_options(config: RunConfig) -> None:
     """Raise ConfigError on options that cannot be used together, whatever the data are."""
     toml_of(config)
     schedule_of(config)
+    if config.save == "best" and config.output is None:
+        raise ConfigError("--save best needs a folder for the model: name it with --output")
+    if config.save == "best" and not config.valid:
+        raise ConfigError("--save best needs data to evaluate on: name them with --valid")
+    if config.patience and not (config.valid and config.eval_every):
+        raise ConfigError("--patience counts evaluations on the way: give --valid and --eval-every")
 
 
 def check_row_counts(config: RunConfig, system: SystemConfig, shape: DlrmConfig) -> None:
@@ -71,6 +79,7 @@ def in_vain(config: RunConfig) -> list[str]:
         "--shuffle": (config.shuffle, ("shuffle_window",)),
         "--decay-steps": (config.decay_steps, ("decay_start_step", "decay_power", "end_learning_rate")),
         "--valid": (config.valid, ("eval_every",)),
+        "--eval-every": (config.eval_every, ("save",)),
         "--on-bad-row skip": (config.on_bad_row == "skip", ("bad_rows",)),
     }
     found = {name: f"needs {other}" for other, (is_given, names) in without.items() if not is_given for name in names}
@@ -139,14 +148,30 @@ def size_advice(config: RunConfig) -> Iterator[None]:
 
 def advise_command(config: RunConfig) -> str:
     """Of `cupyrec advise`, for the data and batches of a run."""
-    words = ["cupyrec", "advise", *config.paths]
-    for name in ("hash_rows", "batch_size", "dimension", "optimizer"):
-        value = getattr(config, name)
-        if value != getattr(RunConfig(), name):
-            words += [f"--{option_name(name)}", ",".join(map(str, value)) if isinstance(value, tuple) else str(value)]
-    if config.on_bad_row == "skip":
-        words += ["--on-bad-row", "skip"]
+    names = ["batch_size", "dimension", "optimizer"]
+    if config.shuffle:
+        names += ["shuffle", "shuffle_window", "seed"]
+    if not is_prepared(config.paths):
+        names = ["hash_rows", *names, "on_bad_row"]
+    words, plain = ["cupyrec", "advise", *config.paths], RunConfig()
+    for name in names:
+        if getattr(config, name) != getattr(plain, name):
+            words += option_words(name, getattr(config, name))
     return shlex.join(words)
+
+
+def checkpoints_to_come(config: RunConfig, there: int, steps_done: int) -> int:
+    """The most new ones that a run adds to those on the disk: the oldest goes when one more than are kept is whole.
+
+    there: how many are on the disk; steps_done: of that from which the run goes on.
+    """
+    keeps_best = config.save == "best"
+    if not (config.checkpoint_every or keeps_best):
+        return 0
+    most = max((config.keep if config.checkpoint_every else 0) + keeps_best + 1 - there, 1)
+    if config.max_steps is None or keeps_best:
+        return most
+    return min(most, math.ceil((config.max_steps - steps_done) / config.checkpoint_every))
 
 
 def checkpoint_bytes(config: RunConfig, shape: DlrmConfig) -> int:

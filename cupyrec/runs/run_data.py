@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
+from cupyrec.config import DlrmConfig
 from cupyrec.counted import counted
 from cupyrec.datasets.bad_rows import check_log_file
 from cupyrec.datasets.criteo import CriteoFiles
@@ -14,7 +15,7 @@ from cupyrec.datasets.open_data import data_files, is_prepared, open_data
 from cupyrec.datasets.prepared.prepared_data import PreparedData
 from cupyrec.datasets.source import Source
 from cupyrec.errors import ConfigError
-from cupyrec.evaluation.evaluation import check_labelled
+from cupyrec.evaluation.evaluation import check_labelled, check_source_fits
 from cupyrec.option_values import option_name
 from cupyrec.run_config import RunConfig
 from cupyrec.saving.run_folder import BAD_ROWS_FILE, CONFIG_FILE, METRICS_FILE, RunFolder
@@ -104,6 +105,10 @@ class RunData:
         """The most samples that are shuffled among each other, 0 where none are."""
         train = self._train
         return min(self._shuffle_window, train.samples) if isinstance(train, PreparedData) else 0
+
+    def check_fits(self, shape: DlrmConfig, encoding: str | None) -> None:
+        """Raise ConfigError where the data are of other tables than a model, or of another encoding than its data."""
+        check_source_fits(self._train, shape, encoding)
 
     def split(self, say: Callable[[str], None]) -> tuple[Source, Source | None]:
         """The training data and the validation data; to cut a share off raw files all their lines are counted.
@@ -230,7 +235,10 @@ def _share(valid: tuple[str, ...]) -> float | None:
     except ValueError:
         return None
     if not 0 < share < 1:
-        raise ConfigError(f"--valid must be files, or a share of the training lines between 0 and 1, but is {valid[0]}")
+        raise ConfigError(
+            f"--valid must be files, or a share of the training lines between 0 and 1, but is {valid[0]}; leave it out "
+            "for no validation"
+        )
     return share
 
 

@@ -83,15 +83,16 @@ class RunRecords:
         )
         self._evaluated_s = time.perf_counter() - self._step_ended
 
-    def end(self, result: TrainingResult) -> None:
-        """At the end of a run that raised no error."""
+    def end(self, result: TrainingResult, model_step: int | None) -> None:
+        """At the end of a run that raised no error. model_step: of the saved model, None where there is none."""
         self._train_line()
-        self._record({"kind": "end", **result_facts(result)})
+        self._record({"kind": "end", **result_facts(result), "model_step": model_step})
 
-    def stopped(self, error: Exception) -> None:
-        """At the end of a run that an error ended, once the steps trained before are saved."""
+    def stopped(self, error: Exception, model_step: int) -> None:
+        """At the end of a run that an error ended, once the steps trained before are saved; see end."""
         self._train_line()
-        self._record({"kind": "end", "steps": self._last.step if self._last else 0, "stopped_by": describe(error)})
+        steps = self._last.step if self._last else 0
+        self._record({"kind": "end", "steps": steps, "model_step": model_step, "stopped_by": describe(error)})
 
     def _train_line(self) -> None:
         """A line on the steps since the last one, if there are any."""
@@ -135,6 +136,7 @@ def result_facts(result: TrainingResult) -> dict[str, Any]:
         "data_wait_seconds": round(result.data_wait_seconds, 3),
         "evaluation_seconds": round(result.evaluation_seconds, 3),
         "interrupted": result.interrupted,
+        "out_of_patience": result.out_of_patience,
         "system": result.system,
         "device": result.device,
         **traffic_facts(result.traffic),

@@ -22,8 +22,10 @@ import numpy as np
 
 from cupyrec.config import DlrmConfig
 from cupyrec.errors import ModelError
+from cupyrec.saving.checkpoint_folder import CHECKPOINTS_FOLDER, CheckpointFolder
 from cupyrec.saving.model_state import ModelState
 from cupyrec.saving.safetensors_file import BLOCK_BYTES, ArraySource, PatchedSource, TensorSource, open_file
+from cupyrec.saving.saved_model import DESCRIPTION_FILE
 from cupyrec.saving.training_state import TrainingState
 
 CHECKPOINT_FILE = "checkpoint.json"
@@ -158,7 +160,8 @@ class Checkpoint:
                 except ModelError as error:
                     raise ModelError(f"{path}: {error}") from None
         if checksum != self.content["files"][name]["crc32"]:
-            raise ModelError(f"{path}: damaged: its checksum is {checksum}, not {self.content['files'][name]['crc32']}")
+            stated = self.content["files"][name]["crc32"]
+            raise ModelError(f"{path}: damaged: its checksum is {checksum:08x}, not {stated:08x}")
 
 
 def read_checkpoint(folder: str | Path) -> Checkpoint:
@@ -172,6 +175,9 @@ def read_checkpoint(folder: str | Path) -> Checkpoint:
         text = path.read_bytes()
         content = json.loads(text)
     except OSError as error:
+        what_else = _what_else(folder)
+        if what_else:
+            raise ModelError(f"{folder}: {what_else}") from None
         raise ModelError(f"{path}: cannot be read ({error.strerror}): {folder} holds no checkpoint") from None
     except (ValueError, RecursionError) as error:
         raise ModelError(f"{path}: damaged: {error}") from None
@@ -202,6 +208,16 @@ def read_checkpoint(folder: str | Path) -> Checkpoint:
         if size_bytes != size_then:
             raise ModelError(f"{folder / name}: damaged: it has {size_bytes} bytes, not {size_then}")
     return checkpoint
+
+
+def _what_else(folder: Path) -> str:
+    """What a folder that is no checkpoint holds, and what to do then; empty where nobody knows."""
+    newest = CheckpointFolder(folder).newest or CheckpointFolder(folder / CHECKPOINTS_FOLDER).newest
+    if newest is not None:
+        return f"holds no checkpoint itself; name one of its checkpoints, such as {newest}"
+    if (folder / DESCRIPTION_FILE).exists():
+        return "holds a model, which has no state of its optimizer; name a checkpoint"
+    return ""
 
 
 def description_text(content: dict[str, Any]) -> bytes:

@@ -6,6 +6,7 @@ import contextlib
 import os
 import re
 import shutil
+from collections.abc import Collection
 from pathlib import Path
 
 from cupyrec.byte_sizes import format_bytes
@@ -51,10 +52,11 @@ class CheckpointFolder:
                     else:
                         left.unlink()
 
-    def keep_newest(self, count: int) -> None:
-        """Remove all but the newest. Raises OutputError."""
+    def keep_newest(self, count: int, also: Collection[int] = ()) -> None:
+        """Remove all but the newest, and those of some steps. Raises OutputError."""
         for step in self.steps()[:-count]:
-            self._remove(step)
+            if step not in also:
+                self._remove(step)
 
     def remove_after(self, step: int) -> list[int]:
         """Remove those of later steps, the latest first; return their steps. Raises OutputError."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
@@ -10,8 +11,9 @@ import numpy as np
 
 from cupyrec import __version__
 from cupyrec.batch import Batch
-from cupyrec.errors import ConfigError, OutputError
+from cupyrec.errors import ConfigError, ModelError, OutputError
 from cupyrec.saving.changed_rows import ChangedRows
+from cupyrec.saving.checkpoint import read_checkpoint
 from cupyrec.saving.checkpoint_folder import CheckpointFolder
 from cupyrec.saving.checkpoint_writer import CheckpointWriter
 from cupyrec.saving.model_state import ModelState
@@ -36,10 +38,15 @@ class Checkpoints:
         *,
         every: int,
         keep: int,
+        keep_best: bool = False,
         describe: Callable[[], dict[str, Any]] = dict,
     ) -> None:
-        """every: steps; keep: how many; describe: what the run adds to checkpoint.json, asked between two steps."""
+        """every: steps, 0: none but the best; keep: how many; keep_best: whether there is one of each evaluation that
+        is the best so far, and stays until another is; describe: what the run adds to checkpoint.json, asked between
+        two steps.
+        """
         self.folder, self._model, self._every, self._keep = folder, model, every, keep
+        self._keep_best = keep_best
         self._describe = describe
         self._at_once = model.table_bytes < AT_ONCE_BYTES
         self._changed = ChangedRows(model.table.records.shape[0])
@@ -85,7 +92,7 @@ class Checkpoints:
         if self._writer is not None:
             return self._writer.tables_ended
         steps = self._model.steps_done
-        return steps % self._every == 0 and steps != self._last_step
+        return self._every > 0 and steps % self._every == 0 and steps != self._last_step
 
     def take(self, state: TrainingState) -> None:
         """Between two steps, after all that is to be told of them: begin a checkpoint, or end one.
@@ -97,8 +104,21 @@ class Checkpoints:
             return
         self._begin(state, at_once=self._at_once)
 
+    def evaluated(self, state: TrainingState) -> None:
+        """Between two steps, the last of which was evaluated: let there be a checkpoint of it, where that was the best
+        so far and is to be kept. Training waits for it. Raises OutputError, DivergenceError.
+        """
+        if not self._keep_best or state.best is None or state.best.step != self._model.steps_done:
+            return
+        if self._writer is not None:
+            self._complete(state)  # where the host table rests, of an earlier step
+        if self._model.steps_done != self._last_step:
+            self._begin(state, at_once=True)
+
     def end(self, state: TrainingState) -> None:
         """Training has ended, and every row's value is in the host table: let there be a checkpoint of this step."""
+        if not self._every:
+            return
         if self._taken is not None:
             self.close()  # what it was made of is no more
         if self._writer is not None:
@@ -150,7 +170,18 @@ class Checkpoints:
         self._writer.publish(dense, content)
         self._writer = self._taken = None
         self._last_step = content["steps"]
-        self.folder.keep_newest(self._keep)
+        self.folder.keep_newest(self._keep, also=self._bests())
+
+    def _bests(self) -> set[int]:
+        """Of each checkpoint that stays, the step of the best evaluation by then: a run that goes on from there may
+        come to no better one.
+        """
+        bests = set()
+        for step in self.folder.steps()[-self._keep :] if self._keep_best else ():
+            with contextlib.suppress(ModelError):  # nobody can go on from it
+                best = read_checkpoint(self.folder.place(step)).state.best
+                bests |= set() if best is None else {best.step}
+        return bests
 
     def _content(self, state: TrainingState) -> dict[str, Any]:
         return checkpoint_content(self._model, state, self._describe())

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from cupyrec.optim.registry import Optimizer
+from cupyrec.saving.safetensors_file import TensorSource, fill
 from cupyrec.saving.saved_model import model_tensors
 from cupyrec.systems.step import System
 from cupyrec.systems.train_stage import TrainStage
@@ -64,6 +65,18 @@ class ModelState:
             device.upload(tensors[name], array)
         self._stage.restore(steps, tensors.get(DENSE_STATE, np.zeros(0, np.float32)))
         self.system.reload()
+
+    def begin_with(self, tensors: Mapping[str, TensorSource]) -> None:
+        """Set all weights, block by block; no step is done, and the optimizer has no state.
+
+        tensors: all weights by their names in a saved model.
+        """
+        self.table.records[:, self.dimension :] = 0
+        dense = {name: np.zeros(shape, np.float32) for name, shape in self.dense_shapes().items()}
+        targets = {name: array for name, array in (self.tables() | dense).items() if name in tensors}
+        for name, target in targets.items():
+            fill(target, tensors[name])
+        self.set_dense(dense, steps=0)
 
     def dense_shapes(self) -> dict[str, tuple[int, ...]]:
         """The shapes of what `dense` gives."""

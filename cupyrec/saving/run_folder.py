@@ -16,7 +16,7 @@ from cupyrec.datasets.durable_files import make_folders, output_errors, remove_u
 from cupyrec.datasets.prepared.manifest import MANIFEST_FILE
 from cupyrec.datasets.preparing.output_folder import PREPARATION_FILE
 from cupyrec.errors import OutputError
-from cupyrec.folder_lock import FolderLock
+from cupyrec.folder_lock import LOCK_FILE, FolderLock
 from cupyrec.saving.checkpoint_folder import CHECKPOINTS_FOLDER, CheckpointFolder
 from cupyrec.saving.safetensors_io import WEIGHTS_FILES
 from cupyrec.saving.saved_model import DESCRIPTION_FILE
@@ -72,8 +72,10 @@ class RunFolder:
                 if (self.path / name).exists():
                     raise OutputError(f"{path}: holds prepared data ({name}); choose another --output")
             self._earlier = self._files_there()
-            if not self._earlier or overwrite or resume:
+            may_write = not self._earlier or overwrite or resume
+            if may_write:
                 self._make()
+            if may_write or (self.path / LOCK_FILE).exists():  # what is there may be of a run that is at work
                 self._lock.enter_context(FolderLock(self.path))
                 self._earlier = self._files_there()
             if self._earlier and not (overwrite or resume):

@@ -28,6 +28,8 @@ from cupyrec.saving.safetensors_header import (
 
 # Large enough to keep a disk busy, small enough to be a passing copy.
 BLOCK_BYTES = 2**23
+# How a file of torch.save begins, and how one of PyTorch before 1.6 does.
+ZIP, PICKLE = b"PK", b"\x80\x02"
 
 
 @dataclass(frozen=True)
@@ -109,6 +111,8 @@ def open_file(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
             data = mmap.mmap(file.fileno(), size_bytes, access=mmap.ACCESS_READ)
         header_bytes = int.from_bytes(data[:LENGTH_BYTES], "little")
         start = LENGTH_BYTES + header_bytes
+        if header_bytes > MAX_HEADER_BYTES and data[: len(ZIP)] in (ZIP, PICKLE):
+            raise HeaderError("a file as torch.save writes it; write the weights with safetensors.torch.save_file")
         if header_bytes > MAX_HEADER_BYTES or start > size_bytes:
             raise HeaderError(f"its header of {header_bytes} bytes cannot be in a file of {size_bytes}")
         entries, metadata = parse_header(data[LENGTH_BYTES:start], size_bytes - start)

@@ -46,6 +46,12 @@ class TrainingState:
         """The evaluation with the highest AUC, the latest of equals."""
         return max(reversed(self.evaluations), key=_auc, default=None)
 
+    @property
+    def evaluations_in_vain(self) -> int:
+        """How many evaluations came after the last that had a better AUC than all before."""
+        first_of_best = max(range(len(self.evaluations)), key=lambda at: _auc(self.evaluations[at]), default=-1)
+        return len(self.evaluations) - 1 - first_of_best
+
     def is_evaluated_at(self, steps_done: int) -> bool:
         """Whether the last evaluation was after so many steps."""
         return bool(self.evaluations) and self.evaluations[-1].step == steps_done
@@ -62,6 +68,25 @@ class TrainingState:
                     f"{name} must be at least {least}, but is {given}: training is at step {self.steps:,}, in epoch "
                     f"{begun}; go on with that, or from an earlier checkpoint"
                 )
+
+    def result(
+        self, *, interrupted: bool, out_of_patience: bool, system: dict[str, Any], device: str
+    ) -> TrainingResult:
+        """How the run went that has come so far."""
+        return TrainingResult(
+            steps=self.steps,
+            samples=self.samples,
+            seconds=self.seconds,
+            data_wait_seconds=self.data_wait_seconds,
+            evaluation_seconds=self.evaluation_seconds,
+            final=self.evaluations[-1] if self.evaluations else None,
+            best=self.best,
+            interrupted=interrupted,
+            out_of_patience=out_of_patience,
+            traffic=self.traffic,
+            system=system,
+            device=device,
+        )
 
     def as_dict(self) -> dict[str, Any]:
         """All of it, JSON-safe."""
@@ -92,6 +117,7 @@ class TrainingResult:
     final, best:        the last evaluation, and the one with the highest AUC (the latest of equals); None without
                         validation data.
     interrupted:        whether it was asked to stop before its end.
+    out_of_patience:    whether it ended for want of a better evaluation.
     """
 
     steps: int
@@ -105,6 +131,7 @@ class TrainingResult:
     traffic: Traffic | None = None
     system: dict[str, Any] = field(default_factory=dict)
     device: str = ""
+    out_of_patience: bool = False
 
 
 def _auc(evaluation: Evaluation) -> float:

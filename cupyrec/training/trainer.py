@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,11 +15,11 @@ from cupyrec.devices.gpu import GpuDevice
 from cupyrec.devices.host_memory import available_bytes
 from cupyrec.devices.make_device import make_device
 from cupyrec.embedding.host_table import HostTable
-from cupyrec.errors import DeviceMemoryError, StageError
-from cupyrec.evaluation.evaluation import Evaluation, check_labelled, check_source_fits, evaluate
+from cupyrec.errors import ModelError
+from cupyrec.evaluation.evaluation import Evaluation, check_source_fits, evaluate
 from cupyrec.evaluation.metrics import MetricsResult
 from cupyrec.models.dlrm import Dlrm
-from cupyrec.optim.registry import Optimizer, check_optimizer, make_optimizer
+from cupyrec.optim.registry import Optimizer
 from cupyrec.optim.schedule import WarmupPolynomialDecay
 from cupyrec.pipeline.stage_clock import StageClock, TraceSink
 from cupyrec.run_config import RunConfig
@@ -29,6 +28,7 @@ from cupyrec.saving.checkpoint_folder import CheckpointFolder
 from cupyrec.saving.checkpoint_writer import write_checkpoint
 from cupyrec.saving.checkpoints import Checkpoints, checkpoint_content
 from cupyrec.saving.model_state import ModelState
+from cupyrec.saving.open_model import open_model
 from cupyrec.saving.saved_model import save_model
 from cupyrec.saving.training_state import TrainingResult, TrainingState
 from cupyrec.systems.registry import make_system, resolve_system
@@ -37,8 +37,11 @@ from cupyrec.systems.step_reports import OnStep, diverged
 from cupyrec.systems.table_memory import TableMemory
 from cupyrec.systems.train_stage import TrainStage
 from cupyrec.training.device_memory_plan import DeviceMemoryPlan, plan_device_memory
+from cupyrec.training.fit_checks import check_data, check_extent
+from cupyrec.training.memory_advice import memory_advice
 from cupyrec.training.memory_plan import plan_memory
 from cupyrec.training.save_to_folder import save_to_folder
+from cupyrec.training.trainer_defaults import optimizer_of, schedule_of
 from cupyrec.training.training_batches import TrainingBatches
 from cupyrec.training.training_loop import TrainingLoop, Watching
 
@@ -75,13 +78,7 @@ class Trainer:
         check_at_least(1, batch_size=batch_size, threads=1 if threads is None else threads)
         check_at_least(0, seed=seed)
         self.config, self.batch_size = config, batch_size
-        if optimizer is None or isinstance(optimizer, str):
-            optimizer = make_optimizer(optimizer or RunConfig.optimizer, eps=RunConfig.eps)
-        check_optimizer(optimizer)
-        if schedule is None:
-            schedule = WarmupPolynomialDecay(RunConfig.learning_rate, RunConfig.warmup_steps)
-        elif not isinstance(schedule, WarmupPolynomialDecay):
-            schedule = WarmupPolynomialDecay(schedule)
+        optimizer, schedule = optimizer_of(optimizer), schedule_of(schedule)
         system_config = SystemConfig(system) if isinstance(system, str) else system
         self.device = make_device(device, threads=threads) if isinstance(device, str) else device
         resident = plan_device_memory(config, optimizer, batch_size)
@@ -95,7 +92,7 @@ class Trainer:
             self.device_memory_plan = plan_device_memory(config, optimizer, batch_size, system_config)
             self.device_memory_plan.check(self.device.runtime.memory_bytes()[0])
         self.threads = self.device.threads
-        with self.device.running(), self._memory_advice():
+        with self.device.running(), memory_advice(self.device_memory_plan):
             model = Dlrm(self.device, config, max_samples=batch_size, seed=seed)
             self.table_memory = TableMemory(system_config, self.device)
             table = HostTable(
@@ -121,6 +118,7 @@ class Trainer:
         epochs: int = 1,
         max_steps: int | None = None,
         eval_every: int = 0,
+        patience: int = 0,
         on_step: OnStep | None = None,
         on_evaluation: Callable[[Evaluation], None] | None = None,
         stop_requested: Callable[[], bool] = lambda: False,
@@ -130,6 +128,7 @@ class Trainer:
     ) -> TrainingResult:
         """Train on `source`, `epochs` times over, and evaluate on `valid` every `eval_every` steps and at the end.
 
+        patience: end when so many evaluations on the way have had no better AUC than one before; 0: never.
         on_step is told each step's result, as soon as its loss is known, and the share, 0 to 1, of the work done when
         it was trained; on_evaluation each evaluation; say what the system chose for these data.
         stop_requested is asked when a batch has been read, perhaps in another thread, and after each step; the step is
@@ -145,12 +144,8 @@ class Trainer:
         """
         check_kind(TrainingState | None, "what load_checkpoint gave", start=start)
         check_kind(Checkpoints | None, "what the method checkpoints gave", checkpoints=checkpoints)
-        check_at_least(1, epochs=epochs, max_steps=1 if max_steps is None else max_steps)
-        check_at_least(0, eval_every=eval_every)
-        for part in (source, valid):
-            if part is not None:
-                check_source_fits(part, self.config)
-                check_labelled(part)
+        check_extent(epochs=epochs, max_steps=max_steps, eval_every=eval_every, patience=patience)
+        check_data(source, valid, eval_every, self.config, self._encoding)
         self._encoding = getattr(source, "encoding", None)
         self.state = state = TrainingState() if start is None else start
         state.check_not_beyond(epochs, max_steps)
@@ -174,21 +169,16 @@ class Trainer:
             valid=valid,
             batch_size=self.batch_size,
             eval_every=eval_every,
+            patience=patience,
             checkpoints=checkpoints,
         )
-        with self.device.running(), self._memory_advice():
+        with self.device.running(), memory_advice(self.device_memory_plan):
             interrupted = loop.run()
-        return TrainingResult(
-            steps=state.steps,
-            samples=state.samples,
-            seconds=state.seconds,
-            data_wait_seconds=state.data_wait_seconds,
-            evaluation_seconds=state.evaluation_seconds,
-            final=state.evaluations[-1] if state.evaluations else None,
-            best=state.best,
+        system = {"name": self.system.name, **self.system.facts}
+        return state.result(
             interrupted=interrupted,
-            traffic=state.traffic,
-            system={"name": self.system.name, **self.system.facts},
+            out_of_patience=loop.out_of_patience,
+            system=system,
             device=self.device.description,
         )
 
@@ -233,19 +223,23 @@ class Trainer:
         *,
         every: int,
         keep: int = RunConfig.keep,
+        keep_best: bool = False,
         describe: Callable[[], dict[str, Any]] = dict,
     ) -> Checkpoints:
         """Checkpoints to be given to fit: every so many steps, the newest `keep` of them stay in the folder.
 
+        keep_best: write one after each evaluation on the way that is the best so far, too, and keep it; every may be 0.
         describe: JSON-safe facts to be kept with each, asked between two steps. Raises ConfigError.
         """
         check_paths(folder=folder)
-        check_at_least(1, every=every, keep=keep)
+        check_at_least(0 if keep_best else 1, every=every)
+        check_at_least(1, keep=keep)
         return Checkpoints(
             CheckpointFolder(folder),
             self._model_state,
             every=every,
             keep=keep,
+            keep_best=keep_best,
             describe=lambda: self._described(describe()),
         )
 
@@ -262,6 +256,21 @@ class Trainer:
             folder, self._model_state, checkpoint_content(self._model_state, self.state, self._described(description))
         )
 
+    def load_weights(self, folder: str | Path) -> None:
+        """Begin with the weights of a model or of a checkpoint, whatever load_model takes; no step is done then, and
+        the optimizer has no state. `fit` refuses data of another encoding than those that they were trained on.
+
+        Raises ModelError on what is damaged, or of another shape; the weights are of no use then, where reading has
+        begun. Not while fit is at work.
+        """
+        check_paths(folder=folder)
+        opened = open_model(folder)
+        if opened.config != self.config:
+            raise ModelError(f"{folder}: made for another model: {opened.config}, and not {self.config}")
+        with self.device.running():
+            self._model_state.begin_with(opened.tensors)
+        self.state, self._encoding = TrainingState(), opened.encoding
+
     def load_checkpoint(self, folder: str | Path) -> TrainingState:
         """Take over weights and optimizer state of a checkpoint; give what is returned to fit as `start`.
 
@@ -274,17 +283,6 @@ class Trainer:
             checkpoint.load(self._model_state)
         self.state, self._encoding = checkpoint.state, checkpoint.content.get("encoding")
         return checkpoint.state
-
-    @contextmanager
-    def _memory_advice(self) -> Iterator[None]:
-        """Within it an error for want of device memory says what was planned, and what would take less."""
-        try:
-            yield
-        except (DeviceMemoryError, StageError) as error:
-            short = error if isinstance(error, DeviceMemoryError) else error.__cause__
-            if self.device_memory_plan is None or not isinstance(short, DeviceMemoryError):
-                raise
-            raise type(error)(f"{error}; {self.device_memory_plan.shortage()}") from short
 
     def _described(self, description: dict[str, Any] | None) -> dict[str, Any]:
         """What is kept with the weights: also how the values of the data became ids, where that is known."""

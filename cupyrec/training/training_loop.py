@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 
 from cupyrec.argument_kinds import check_kind
+from cupyrec.batch import Batch
 from cupyrec.datasets.source import Source
 from cupyrec.errors import DivergenceError
 from cupyrec.evaluation.evaluation import Evaluation, evaluate, ignoring_overflow
@@ -46,12 +47,18 @@ class TrainingLoop:
         valid: Source | None,
         batch_size: int,
         eval_every: int,
+        patience: int,
         checkpoints: Checkpoints | None,
     ) -> None:
-        """state: is counted on, step by step."""
+        """state: is counted on, step by step.
+
+        out_of_patience: whether as many evaluations as patience is for, which 0 is not, had no better AUC than one
+        before; training ends then.
+        """
         self._system, self._batches, self._state, self._watching = system, batches, state, watching
         self._valid, self._batch_size, self._eval_every = valid, batch_size, eval_every
-        self._checkpoints = checkpoints
+        self._patience, self._checkpoints = patience, checkpoints
+        self.out_of_patience = self._is_in_vain()
         self._reports = StepReports(watching.on_step)
         self._seconds_before, self._begun = state.seconds, time.perf_counter()
 
@@ -73,22 +80,8 @@ class TrainingLoop:
             system.prepare(self._batches.once_through, watching.say)
             # Of a run that was stopped at this step, before its evaluation.
             self._evaluate_if_due()
-            # Closed before the batches are: it may read them in a thread of its own.
-            with closing(system.train(batches, say=watching.say)) as results:
-                try:
-                    for result in results:
-                        self._step(result)
-                        self._evaluate_if_due()
-                        self._take_checkpoint()
-                        if watching.stop_requested():
-                            interrupted = True
-                            break
-                except DivergenceError:
-                    raise
-                except Exception:
-                    self._reports.tell_before_error()
-                    raise
-                self._reports.tell_all()
+            if not self.out_of_patience:
+                interrupted = self._train(batches)
             system.finish()
             if self._checkpoints is not None:
                 # Before the last evaluation: a run that goes on for more epochs has none here.
@@ -97,6 +90,27 @@ class TrainingLoop:
             if state.steps and not interrupted and not watching.stop_requested():
                 self._evaluate()
         return interrupted or watching.stop_requested()
+
+    def _train(self, batches: Iterator[Batch]) -> bool:
+        """Step after step; returns whether they were interrupted."""
+        interrupted = False
+        # Closed before the batches are: it may read them in a thread of its own.
+        with closing(self._system.train(batches, say=self._watching.say)) as results:
+            try:
+                for result in results:
+                    self._step(result)
+                    self._evaluate_if_due()
+                    self._take_checkpoint()
+                    interrupted = self._watching.stop_requested()
+                    if interrupted or self.out_of_patience:
+                        break
+            except DivergenceError:
+                raise
+            except Exception:
+                self._reports.tell_before_error()
+                raise
+            self._reports.tell_all()
+        return interrupted
 
     def _step(self, result: StepResult) -> None:
         state = self._state
@@ -121,6 +135,13 @@ class TrainingLoop:
         if self._eval_every and steps and steps % self._eval_every == 0 and not self._watching.stop_requested():
             self._reports.tell_all()
             self._evaluate()
+            self.out_of_patience = self._is_in_vain()
+            if self._checkpoints is not None:
+                self._count_time()
+                self._checkpoints.evaluated(self._state)
+
+    def _is_in_vain(self) -> bool:
+        return 0 < self._patience <= self._state.evaluations_in_vain
 
     def _evaluate(self) -> None:
         """Unless it was done at this step, or is not wanted."""

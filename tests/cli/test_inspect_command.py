@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from commands import check_one_error_line, run_here
 from criteo_lines import TINY_MODEL
-from models_for_tests import prepare_small
+from models_for_tests import prepare_small, save_small
 
 from cupyrec.datasets.prepared import manifest
 
@@ -210,3 +210,17 @@ def test_its_help_loads_neither_numba_nor_pyarrow():
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "--verify" in loaded.stdout
     assert not {"numba", "pyarrow"} & set(loaded.stdout.split())
+
+
+def test_a_model_of_the_best_evaluation_says_so(tmp_path, capsys):
+    save_small(tmp_path, steps=900, model_step=0)
+    lines = [line.strip() for line in lines_of(capsys, tmp_path)]
+    assert f"{'steps':<14}0, the best evaluation of 900 steps" in lines
+
+
+def test_a_run_that_ended_early_says_so(folder, capsys):
+    metrics = folder / "run" / "metrics.jsonl"
+    *lines, end = metrics.read_text().splitlines(keepends=True)
+    metrics.write_text("".join([*lines, end.replace('"out_of_patience": false', '"out_of_patience": true')]))
+    shown = [line.strip() for line in lines_of(capsys, "run")]
+    assert f"{'state':<14}ended early: the last evaluations had no better AUC than one before" in shown

@@ -26,7 +26,17 @@ METRICS = MetricsResult(
 ONE_CLASS = MetricsResult(5, 0, 0.0, None, 0.1, 1.0, None, None, 0.0)
 
 
-def lines_of(*, steps=2000, interrupted=False, final=None, best=None, bad_rows=None, saved_in=None, **others):
+def lines_of(
+    *,
+    steps=2000,
+    interrupted=False,
+    out_of_patience=False,
+    final=None,
+    best=None,
+    bad_rows=None,
+    saved_in=None,
+    **others,
+):
     result = TrainingResult(
         steps=steps,
         samples=steps * 100,
@@ -36,6 +46,7 @@ def lines_of(*, steps=2000, interrupted=False, final=None, best=None, bad_rows=N
         final=final,
         best=best,
         interrupted=interrupted,
+        out_of_patience=out_of_patience,
     )
     return list(describe_run(RunReport(result, bad_rows or {}, saved_in, **others)))
 
@@ -74,6 +85,22 @@ def test_where_rows_were(hits, where):
     assert describe_traffic(Traffic(hits=hits, misses=80_000 - hits, bytes_in=4000), 2000) == (
         f"rows: {where}; 2 B in and 0 B out a step"
     )
+
+
+def test_a_saved_model_that_is_not_of_the_last_step():
+    best = Evaluation(500, METRICS)
+    lines = lines_of(final=Evaluation(2000, ONE_CLASS), best=best, model_step=500, saved_in=Path("runs/a"))
+    assert lines[1] == "final (step 2,000; the model is of step 500):"
+    assert lines[7] == "best (step 500):"
+    assert lines[-1] == "saved in runs/a: the weights of step 500, the best evaluation"
+    lines = lines_of(final=best, best=best, model_step=500, interrupted=True, saved_in=Path("runs/a"))
+    assert lines[1] == "last evaluation (step 500):"
+
+
+def test_a_run_that_ended_for_want_of_better_figures():
+    last = Evaluation(2000, METRICS)
+    lines = lines_of(final=last, best=Evaluation(500, METRICS), out_of_patience=True)
+    assert lines[1] == "ended early: the last evaluations had no better AUC than one before (--patience)"
 
 
 def test_better_figures_on_the_way():

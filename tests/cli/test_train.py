@@ -230,6 +230,8 @@ def test_the_file_takes_every_option(data, tmp_path, capsys):
         "decay-power": 1.5,
         "end-learning-rate": 0.001,
         "eval-every": 4,
+        "save": "best",
+        "patience": 7,
         "log-every": 2,
         "checkpoint-every": 6,
         "keep": 3,

@@ -94,6 +94,12 @@ def test_validation_by_files_or_by_share_is_the_same(tmp_path, data):
     assert f"training on {tmp_path / 'head.tsv'}, validating on {tmp_path / 'tail.tsv'}" in said
 
 
+def test_evaluations_without_validation_data_are_told_and_do_not_end_the_run(tmp_path, data):
+    said = []
+    assert train(say=said.append, paths=data, eval_every=2).result.steps == 5
+    assert "without effect: --eval-every (needs --valid)" in said
+
+
 def test_a_single_line_is_told_as_one(tmp_path):
     said = []
     train(paths=write_learnable(tmp_path / "data.tsv", 5), valid="0.2", batch_size=4, hash_rows=1, say=said.append)
@@ -285,6 +291,9 @@ def test_an_error_is_told_even_where_the_steps_cannot_be_saved(tmp_path, data, m
     )
     with pytest.raises(ConfigError, match=r"^oh \(the 2 steps trained before could not be saved: no space left\)$"):
         train(Watcher(fail_at(2, ConfigError("oh"))), paths=data, output=tmp_path / "run")
+    goes_on = r"^oh \(the 3 .* no space left; the checkpoint of step 2 is whole: go on with --resume\)$"
+    with pytest.raises(ConfigError, match=goes_on):
+        train(Watcher(fail_at(3, ConfigError("oh"))), paths=data, output=tmp_path / "other", checkpoint_every=2)
 
 
 def test_a_file_deleted_between_two_epochs_loses_no_step(tmp_path, data):
@@ -381,6 +390,37 @@ def test_a_model_larger_than_the_disk_is_refused_before_training(tmp_path, data,
     with pytest.raises(OutputError, match=r"the model takes 32\.8 kB, but 32\.8 kB are free"):
         train(paths=data, output=tmp_path / "other")
     assert not (tmp_path / "other").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "checkpoints"),
+    [({}, 3), ({"keep": 4}, 5), ({"max_steps": 5}, 3), ({"max_steps": 4}, 2), ({"checkpoint_every": 100}, 3)],
+)
+def test_the_disk_must_hold_the_checkpoints_that_are_kept_one_more_and_the_model(
+    tmp_path, data, monkeypatch, options, checkpoints
+):
+    """The oldest goes when the newest is whole."""
+    options = {"paths": data, "output": tmp_path / "run", "checkpoint_every": 2} | options
+    model_bytes = 4 * (26 * 50 * 4 + 13 * 8 + 8 + 8 * 4 + 4 + (4 + 27 * 26 // 2) * 8 + 8 + 8 + 1)
+    checkpoint_bytes = model_bytes + 4 * 26 * 50  # of rowwise-adagrad
+    free = model_bytes + checkpoints * checkpoint_bytes
+    monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": free - 1}))
+    message = rf"the model with {checkpoints} checkpoints \(--keep {options.get('keep', 2)}\) takes .* are free "
+    with pytest.raises(OutputError, match=message):
+        train(**options)
+    assert not (tmp_path / "run").exists()
+    monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": free}))
+    train(**options)
+
+
+def test_of_a_run_that_goes_on_some_checkpoints_are_on_the_disk(tmp_path, data, monkeypatch):
+    options = {"paths": data, "output": tmp_path / "run", "checkpoint_every": 2}
+    train(max_steps=3, **options)
+    wanted = []
+    monkeypatch.setattr("cupyrec.saving.run_folder.RunFolder.check_space", lambda *args: wanted.append(args[2]))
+    train(max_steps=4, resume=True, **options)
+    train(max_steps=5, resume=True, keep=4, **options)
+    assert wanted == ["the model with 1 checkpoint (--keep 2)", "the model with 1 checkpoint (--keep 4)"]
 
 
 def under(folder, before):

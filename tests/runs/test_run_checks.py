@@ -50,3 +50,11 @@ def test_the_command_that_finds_the_size():
         f"cupyrec advise a b --hash-rows {','.join(map(str, range(1, 27)))} --batch-size 8 --dimension 4 "
         "--optimizer sgd --on-bad-row skip"
     )
+
+
+def test_the_command_that_finds_the_size_for_prepared_data(tmp_path):
+    """Options of raw files mean nothing to it, and the order of the samples does."""
+    (tmp_path / "prepared.json").touch()
+    options = {"paths": tmp_path, "hash-rows": 5, "on-bad-row": "skip", "shuffle": True, "seed": 3}
+    assert advise_command(RunConfig.from_values(options)) == f"cupyrec advise {tmp_path} --shuffle --seed 3"
+    assert advise_command(RunConfig.from_values({"paths": tmp_path, "seed": 3})) == f"cupyrec advise {tmp_path}"

@@ -215,6 +215,18 @@ def test_a_step_without_a_checkpoint(run, options):
         train(**options, resume_step=3)
 
 
+def test_a_folder_that_is_no_checkpoint(made, run):
+    shutil.copytree(made[0] / "whole", run.parent / "whole", ignore=shutil.ignore_patterns("checkpoints"))
+    for folder, message in (
+        (run.parent / "whole", "holds a model, which has no state of its optimizer; name a checkpoint"),
+        (run, f"holds no checkpoint itself; name one of its checkpoints, such as {newest_of(run)}"),
+        (newest_of(run).parent, f"holds no checkpoint itself; name one of its checkpoints, such as {newest_of(run)}"),
+    ):
+        with pytest.raises(ModelError) as raised:
+            read_checkpoint(folder)
+        assert str(raised.value) == f"{folder}: {message}"
+
+
 def test_the_weights_of_a_checkpoint_are_those_of_its_step(made, run, options):
     """With what changed while the tables were written."""
     train(**made[1], max_steps=4, output=run.parent / "four")

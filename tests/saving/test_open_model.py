@@ -93,7 +93,9 @@ def test_a_checkpoint_with_one_bit_flipped_is_no_model(trainer, tmp_path):
     content[-10] ^= 1
     file.write_bytes(content)
     for use in (open_model, load_model, lambda path: export_model(path, tmp_path / "out")):
-        with pytest.raises(ModelError, match=r"tables-00001\.safetensors: damaged: its checksum is"):
+        with pytest.raises(
+            ModelError, match=r"tables-00001\.safetensors: damaged: its checksum is [0-9a-f]{8}, not [0-9a-f]{8}$"
+        ):
             use(tmp_path / "step")
     assert not (tmp_path / "out").exists()
 

@@ -77,6 +77,18 @@ def test_a_folder_that_holds_a_run_is_kept_unless_it_may_be_overwritten(tmp_path
     assert (tmp_path / "metrics.jsonl").read_text() == '{"kind": "end"}\n'
 
 
+def test_a_run_at_work_is_told_before_what_it_has_written(tmp_path):
+    with RunFolder(tmp_path) as folder:
+        folder.begin("")
+        folder.record({"kind": "train"})
+        with pytest.raises(OutputError, match="another cupyrec is writing to it; wait for its end"):
+            RunFolder(tmp_path)
+    with pytest.raises(OutputError, match="holds an earlier run"):
+        RunFolder(tmp_path)
+    with RunFolder(tmp_path, overwrite=True):
+        pass  # nobody holds the lock
+
+
 @pytest.mark.parametrize("name", ["notes.txt", "bad_rows.tsv", "bad_rows_valid.tsv"])
 def test_other_files_in_the_folder_do_not_matter(tmp_path, name):
     (tmp_path / name).write_text("mine")

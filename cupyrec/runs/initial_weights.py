@@ -1,0 +1,77 @@
+"""Beginning a run with the weights of a model: with its shape, and on data that mean the same."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from cupyrec.config import DlrmConfig
+from cupyrec.datasets.open_data import is_prepared
+from cupyrec.errors import ConfigError
+from cupyrec.option_values import CRITEO_SPARSE_FEATURES, option_name, text_of
+from cupyrec.run_config import RunConfig
+from cupyrec.runs.run_data import RunData
+from cupyrec.saving.open_model import OpenedModel, open_model
+from cupyrec.saving.run_folder import RunFolder
+
+
+def options_to_begin(given: RunConfig, values: dict[str, Any]) -> dict[str, Any]:
+    """The values of options with which a run begins: those that are given, and the shape of the model that it begins
+    with, if any. given: made of `values`; values: by field name, those that are given. Raises ModelError.
+    """
+    if given.init_from is None:
+        return values
+    return _shape_options(given, open_model(given.init_from, compare_checksums=False).config) | values
+
+
+class InitialWeights:
+    """The model that a run begins with: opened, and not yet read."""
+
+    def __init__(self, config: RunConfig, folder: RunFolder | None) -> None:
+        """Raises ModelError, and ConfigError where an option is not as the model has it, or the run would replace the
+        model. config: init_from is set.
+        """
+        assert config.init_from is not None
+        self.path = Path(config.init_from)
+        self._model: OpenedModel = open_model(self.path, compare_checksums=False)
+        place = self.path.resolve()
+        if folder is not None and folder.path.resolve() in (place, *place.parents):
+            raise ConfigError(
+                f"{self.path}: the model to begin with is in the folder of this run; choose another --output"
+            )
+        rows = _short(config.hash_rows)
+        spelt_out = replace(config, bottom_mlp=config.bottom_layers, hash_rows=rows)
+        for name, wanted in _shape_options(config, self._model.config).items():
+            if (found := getattr(spelt_out, name)) != wanted:
+                raise ConfigError(
+                    f"--{option_name(name)} is {text_of(found)}, but the model {self.path} was made with "
+                    f"{text_of(wanted)}; leave the option out, or begin without --init-from"
+                )
+
+    def check_fits(self, data: RunData) -> None:
+        """Raise ConfigError where the data are not such as the model was trained on."""
+        data.check_fits(self._model.config, self._model.encoding)
+
+    def __str__(self) -> str:
+        return f"{self.path}, of step {self._model.steps:,}"
+
+
+def _shape_options(config: RunConfig, shape: DlrmConfig) -> dict[str, Any]:
+    """The options of a run, on the data of a configuration, whose model has a shape; by field name."""
+    options: dict[str, Any] = {
+        "dimension": shape.dimension,
+        "bottom_mlp": shape.bottom,
+        "top_mlp": shape.top,
+        "pooling": shape.pooling,
+        "self_interaction": shape.self_interaction,
+    }
+    # Of other data the tables are what they are.
+    if shape.features == CRITEO_SPARSE_FEATURES and not is_prepared(config.paths):
+        options["hash_rows"] = _short(shape.table_rows)
+    return options
+
+
+def _short(rows: tuple[int, ...]) -> tuple[int, ...]:
+    """Rows of every table as one number, where it is the same for all."""
+    return rows[:1] if len(set(rows)) == 1 else rows

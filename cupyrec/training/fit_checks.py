@@ -1,0 +1,25 @@
+"""What is checked of the arguments of Trainer.fit before anything is trained."""
+
+from __future__ import annotations
+
+from cupyrec.config import DlrmConfig, check_at_least
+from cupyrec.datasets.source import Source
+from cupyrec.errors import ConfigError
+from cupyrec.evaluation.evaluation import check_labelled, check_source_fits
+
+
+def check_extent(*, epochs: int, max_steps: int | None, eval_every: int, patience: int) -> None:
+    """Raise ConfigError on numbers that make no sense; see Trainer.fit."""
+    check_at_least(1, epochs=epochs, max_steps=1 if max_steps is None else max_steps)
+    check_at_least(0, eval_every=eval_every, patience=patience)
+    if patience and not eval_every:
+        raise ConfigError(f"patience is {patience}, but counts evaluations on the way: give eval_every")
+
+
+def check_data(source: Source, valid: Source | None, eval_every: int, config: DlrmConfig, encoding: str | None) -> None:
+    """Raise ConfigError where data are missing, have no labels or do not fit a model. encoding: of its data."""
+    for part in (source,) if valid is None else (source, valid):
+        check_source_fits(part, config, encoding)
+        check_labelled(part)
+    if eval_every and valid is None:
+        raise ConfigError(f"eval_every is {eval_every}, but there are no data to evaluate on: give them as valid")
