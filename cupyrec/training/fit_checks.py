@@ -1,11 +1,35 @@
-"""What is checked of the arguments of Trainer.fit before anything is trained."""
+"""What is checked before Trainer.fit trains anything."""
 
 from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from cupyrec.config import DlrmConfig, check_at_least
 from cupyrec.datasets.source import Source
 from cupyrec.errors import ConfigError
 from cupyrec.evaluation.evaluation import check_labelled, check_source_fits
+
+Given = ParamSpec("Given")
+Result = TypeVar("Result")
+
+
+def one_at_a_time(
+    method: Callable[Concatenate[Any, Given], Result],
+) -> Callable[Concatenate[Any, Given], Result]:
+    """A method that is refused (ConfigError) while one such method of the same object is at work. It has a lock, `turn`."""
+
+    @functools.wraps(method)
+    def guarded(self: Any, /, *args: Given.args, **named: Given.kwargs) -> Result:
+        if not self.turn.acquire(blocking=False):
+            raise ConfigError("this trainer is training already; make another one, or wait until its fit has ended")
+        try:
+            return method(self, *args, **named)
+        finally:
+            self.turn.release()
+
+    return guarded
 
 
 def check_extent(*, epochs: int, max_steps: int | None, eval_every: int, patience: int) -> None:

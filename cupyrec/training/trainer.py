@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -37,7 +38,7 @@ from cupyrec.systems.step_reports import OnStep, diverged
 from cupyrec.systems.table_memory import TableMemory
 from cupyrec.systems.train_stage import TrainStage
 from cupyrec.training.device_memory_plan import DeviceMemoryPlan, plan_device_memory
-from cupyrec.training.fit_checks import check_data, check_extent
+from cupyrec.training.fit_checks import check_data, check_extent, one_at_a_time
 from cupyrec.training.memory_advice import memory_advice
 from cupyrec.training.memory_plan import plan_memory
 from cupyrec.training.save_to_folder import save_to_folder
@@ -105,11 +106,13 @@ class Trainer:
             )
             stage = TrainStage(self.device, model, optimizer, schedule, max_samples=batch_size)
             self.system: System = make_system(system_config, stage, table, seed=seed, clock=StageClock(trace))
+        self.turn = threading.Lock()  # of whoever trains, or takes over weights
         self.state = TrainingState()  # of the run that fit is at, or was
         self._checkpoints: Checkpoints | None = None  # of that run
         self._model_state = ModelState(self.system, stage, optimizer)
         self._encoding: str | None = None  # of the data it was trained on last, None where nobody knows
 
+    @one_at_a_time
     def fit(
         self,
         source: Source,
@@ -146,9 +149,9 @@ class Trainer:
         check_kind(Checkpoints | None, "what the method checkpoints gave", checkpoints=checkpoints)
         check_extent(epochs=epochs, max_steps=max_steps, eval_every=eval_every, patience=patience)
         check_data(source, valid, eval_every, self.config, self._encoding)
-        self._encoding = getattr(source, "encoding", None)
-        self.state = state = TrainingState() if start is None else start
+        state = TrainingState() if start is None else start
         state.check_not_beyond(epochs, max_steps)
+        self.state, self._encoding = state, getattr(source, "encoding", None)
         if checkpoints is not None:
             checkpoints.check_is_of(self._model_state)
         self._checkpoints = checkpoints
@@ -256,6 +259,7 @@ class Trainer:
             folder, self._model_state, checkpoint_content(self._model_state, self.state, self._described(description))
         )
 
+    @one_at_a_time
     def load_weights(self, folder: str | Path) -> None:
         """Begin with the weights of a model or of a checkpoint, whatever load_model takes; no step is done then, and
         the optimizer has no state. `fit` refuses data of another encoding than those that they were trained on.
@@ -271,6 +275,7 @@ class Trainer:
             self._model_state.begin_with(opened.tensors)
         self.state, self._encoding = TrainingState(), opened.encoding
 
+    @one_at_a_time
     def load_checkpoint(self, folder: str | Path) -> TrainingState:
         """Take over weights and optimizer state of a checkpoint; give what is returned to fit as `start`.
 

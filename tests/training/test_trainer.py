@@ -463,3 +463,27 @@ def test_a_source_may_use_its_arrays_again():
         trainer.fit(source)
         trained.append(weights(trainer))
     assert trained[0] == trained[1]
+
+
+def test_a_trainer_trains_once_at_a_time(tmp_path):
+    trainer, refused = make_trainer(), []
+    trainer.save_checkpoint(tmp_path / "step")
+
+    def again(result, share):
+        for use in (
+            lambda: trainer.fit(made_source(1)),
+            lambda: trainer.load_weights(tmp_path / "step"),
+            lambda: trainer.load_checkpoint(tmp_path / "step"),
+        ):
+            with pytest.raises(ConfigError, match="is training already"):
+                use()
+            refused.append(result.step)
+
+    trainer.fit(made_source(2), on_step=again)
+    assert refused == [1, 1, 1, 2, 2, 2]
+    other = make_trainer()
+    other.fit(made_source(2))
+    assert weights(trainer) == weights(other)
+    with pytest.raises(ConfigError, match="eval_every"):
+        trainer.fit(made_source(1), eval_every=1)
+    trainer.fit(made_source(1))
