@@ -18,7 +18,7 @@ Result = TypeVar("Result")
 def one_at_a_time(
     method: Callable[Concatenate[Any, Given], Result],
 ) -> Callable[Concatenate[Any, Given], Result]:
-    """A method that is refused (ConfigError) while one such method of the same object is at work. It has a lock, `turn`."""
+    """A method that is refused (ConfigError) while such a method is at work on its object, which has a lock, `turn`."""
 
     @functools.wraps(method)
     def guarded(self: Any, /, *args: Given.args, **named: Given.kwargs) -> Result:
