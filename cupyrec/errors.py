@@ -6,6 +6,8 @@ a library user catches the class. A message is one line that says what is wrong,
 
 from __future__ import annotations
 
+import unicodedata
+
 
 class CupyrecError(Exception):
     """Base of all errors that cupyrec raises on purpose."""
@@ -13,8 +15,16 @@ class CupyrecError(Exception):
     exit_code = 2
 
     def __str__(self) -> str:
-        """The message, one line: what is not printable in it, as a file of anybody may name something, is escaped."""
-        return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in super().__str__())
+        """The message, one line: controls in it, as a file of anybody may name something, are escaped."""
+        message = super().__str__()
+        return message if message.isprintable() else "".join(map(_shown, message))
+
+
+def _shown(letter: str) -> str:
+    """A letter, escaped where it would control a terminal, break the line or turn its direction."""
+    is_control = unicodedata.category(letter) in {"Cc", "Cs", "Zl", "Zp"}
+    turns = unicodedata.bidirectional(letter) in {"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"}
+    return repr(letter)[1:-1] if is_control or turns else letter
 
 
 class ConfigError(CupyrecError, ValueError):

@@ -51,7 +51,7 @@ class LazyGroup(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        if args[0] not in COMMANDS:
+        if args[0] not in COMMANDS and not ctx.resilient_parsing:
             ctx.fail(_no_such("command", args[0], nearest_name(args[0], COMMANDS)))
         return super().resolve_command(ctx, args)
 
@@ -87,8 +87,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     arguments: those of the process when None.
     """
-    # While Python takes itself apart, what was done is done: Ctrl-C must not turn its exit code into another.
-    atexit.register(signal.signal, signal.SIGINT, signal.SIG_IGN)
     try:
         result = cupyrec.main(arguments, prog_name="cupyrec", standalone_mode=False)
     except click.ClickException as error:
@@ -102,7 +100,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         reason = error.strerror or str(error)
         _fail(f"{error.filename}: {reason}" if error.filename else reason, CupyrecError.exit_code)
     # What ctx.exit was given, or what a command returned: nothing.
-    sys.exit(result)
+    _exit(result)
 
 
 def exit_stopped(number: signal.Signals | None) -> NoReturn:
@@ -163,4 +161,11 @@ def _fail(message: str, exit_code: int) -> NoReturn:
         click.echo(f"cupyrec: error: {' '.join(message.split())}", err=True)
     except OSError:
         _discard(sys.stderr)
-    sys.exit(exit_code)
+    _exit(exit_code)
+
+
+def _exit(code: int | None) -> NoReturn:
+    # While Python takes itself apart, what was done is done: Ctrl-C must not turn its exit code into another. What is
+    # registered last is done first.
+    atexit.register(signal.signal, signal.SIGINT, signal.SIG_IGN)
+    sys.exit(code)

@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 
+from cupyrec.devices.while_needed import WhileNeeded
+
 
 class Capturing:
     """At most one thread captures at a time. What may wait for the whole device would spoil the graph, and waits.
@@ -27,7 +29,7 @@ class Capturing:
         if self._thread == threading.get_ident():
             raise RuntimeError("a graph is captured while this thread captures another")
         try:
-            with self._lock, without_collector():
+            with self._lock, collector_off.needed():
                 self._thread = threading.get_ident()
                 try:
                     yield
@@ -74,16 +76,14 @@ class Capturing:
             self._put_off.popleft()()
 
 
-@contextmanager
-def without_collector() -> Iterator[None]:
-    """Within it Python's collector frees nothing: what it finds might be a graph, which must not end meanwhile."""
+def _stop_collecting() -> Callable[[], None]:
     was_enabled = gc.isenabled()
     gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()
+    return gc.enable if was_enabled else lambda: None
+
+
+# Python's collector frees nothing meanwhile: what it finds might be a graph, which must not end while one is captured.
+collector_off = WhileNeeded(_stop_collecting)
 
 
 @cache

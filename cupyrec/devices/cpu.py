@@ -61,23 +61,24 @@ class CpuDevice:
         return self._with_workers.needed()
 
     def _start_workers(self) -> Callable[[], None]:
+        workers: list[_Worker] = []
         try:
             for number in range(1, self.threads):
-                self._workers.append(_Worker(f"cupyrec-cpu-{number}"))
+                workers.append(_Worker(f"cupyrec-cpu-{number}"))
         except BaseException as error:
-            started = len(self._workers) + 1
-            self._stop_workers()
+            _stop(workers)
             if not isinstance(error, RuntimeError):
                 raise
             raise ConfigError(
-                f"{self.threads} threads cannot be started, only {started}; choose fewer (--threads)"
+                f"{self.threads} threads cannot be started, only {len(workers) + 1}; choose fewer (--threads)"
             ) from None
+        # Not before: a child that is forked meanwhile shall believe in none of them.
+        self._workers = workers
         return self._stop_workers
 
     def _stop_workers(self) -> None:
-        workers, self._workers = self._workers, []
-        for worker in workers:
-            worker.stop()
+        _stop(self._workers)
+        self._workers = []
 
     @property
     def description(self) -> str:
@@ -253,11 +254,22 @@ class _Worker:
             # Hold nothing while waiting, so that freed arrays are freed.
             del call
 
-    def stop(self) -> None:
+    def end(self) -> None:
+        """When all that was handed over is done."""
         self.calls.put(None)
+
+    def join(self) -> None:
         # What is collected as garbage may be so in any thread.
         if threading.current_thread() is not self._thread:
             self._thread.join()
+
+
+def _stop(workers: list[_Worker]) -> None:
+    """All of them, though an interrupt may come while one is waited for."""
+    for worker in workers:
+        worker.end()
+    for worker in workers:
+        worker.join()
 
 
 def _matmul(A: np.ndarray, B: np.ndarray, out: np.ndarray) -> None:

@@ -125,7 +125,8 @@ class CreatedMemory:
         except HostMemoryError as error:
             raise DeviceMemoryError(
                 f"{format_bytes(size_bytes)} of host memory cannot be had from CUDA's driver: {error}; it takes a "
-                "driver of CUDA 12.2 or newer, and a container that lets processes choose nodes of memory"
+                "driver of CUDA 12.2 or newer, a GPU that two processes may use, and a container that lets them choose "
+                "nodes of memory"
             ) from error
         array: np.ndarray = np.ndarray(shape, dtype, buffer=(c_ubyte * size_bytes).from_address(block.address))
         owner = array_of_all_views(array)

@@ -1,19 +1,15 @@
 """Tries whether CUDA's driver creates host memory, in a process of its own: there are drivers that crash at it.
 
-    python -m cupyrec.devices.created_probe DRIVER DEVICE
-
 Source: NVIDIA/nccl issue 2106, cuMemCreate at a node of the host before driver r595.
 """
 
 from __future__ import annotations
 
 import ctypes
-import os
 import signal
 import subprocess
 import sys
 from ctypes import byref, c_int, c_void_p
-from pathlib import Path
 
 from cupyrec.devices.created_memory import create_block
 from cupyrec.devices.host_memory import HUGE_PAGE_BYTES
@@ -28,22 +24,24 @@ def tried(driver: MemoryDriver) -> MemoryDriver:
 
     Raises HostMemoryError where that process came to no good end.
     """
-    command = [sys.executable, "-m", __spec__.name, driver.name, str(driver.device())]
-    # Where this package is not installed the other process would not find it.
-    package = str(Path(__file__).parents[2])
-    path = os.pathsep.join(filter(None, (package, os.environ.get("PYTHONPATH"))))
+    # It looks for modules where this one does, and not first in the current folder.
+    code = f"import sys; sys.path[:] = {sys.path!r}; from {__name__} import main; main()"
+    command = [sys.executable, "-c", code, driver.name, str(driver.device())]
     try:
-        ended = subprocess.run(
-            command, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, timeout=MOST_SECONDS
-        )
+        ended = subprocess.run(command, capture_output=True, text=True, timeout=MOST_SECONDS)
     except (OSError, subprocess.TimeoutExpired) as error:
         raise HostMemoryError(f"the driver could not be tried: {error}") from error
     if ended.returncode < 0:
-        raise HostMemoryError(f"a process that tried it was ended by {signal.Signals(-ended.returncode).name}")
+        raise HostMemoryError(f"a process that tried it was ended by {_name_of(-ended.returncode)}")
     if ended.returncode:
         lines = ended.stderr.strip().splitlines() or [f"a process that tried it ended with {ended.returncode}"]
         raise HostMemoryError(lines[-1])
     return driver
+
+
+def _name_of(number: int) -> str:
+    known = {each.value: each.name for each in signal.Signals}
+    return known.get(number, f"signal {number}")
 
 
 def create_a_little(name: str, ordinal: int) -> None:
@@ -58,7 +56,8 @@ def create_a_little(name: str, ordinal: int) -> None:
     block.give_back()
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """In the other process, whose arguments are the names of the driver and of the device."""
     try:
         create_a_little(sys.argv[1], int(sys.argv[2]))
     except HostMemoryError as error:

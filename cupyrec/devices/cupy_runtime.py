@@ -248,7 +248,7 @@ class CupyRuntime:
 
     def _cublas(self, stream: CupyStream) -> Cublas:
         if stream.cublas is None:
-            workspace = self._cupy.empty(WORKSPACE_BYTES, np.uint8)
+            workspace = self.empty(WORKSPACE_BYTES, np.uint8)
             stream.cublas = Cublas(self._cublas_library, stream.stream, workspace, self._capturing.as_soon_as_can_be)
         return stream.cublas
 

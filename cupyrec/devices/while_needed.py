@@ -13,39 +13,51 @@ from cupyrec.devices.after_fork import renew_in_children
 
 
 class WhileNeeded:
-    """Counts who needs it. Any thread may; one at a time sets up or undoes."""
+    """Knows who needs it. Any thread may; one at a time sets up or undoes."""
 
     def __init__(self, begin: Callable[[], Callable[[], None]]) -> None:
-        """begin: sets up, all of it or nothing, and gives what undoes it."""
+        """begin: sets up, all of it or nothing, and gives what undoes it, which may be called twice."""
         self._begin = begin
         self._lock = threading.Lock()
-        self._needed, self._forks = 0, 0
-        self._end: Callable[[], None] = lambda: None
+        self._needed_by: set[object] = set()
+        self._end: Callable[[], None] | None = None
         renew_in_children(self)
 
     @contextmanager
     def needed(self) -> Iterator[None]:
-        """Within it, it is set up. May be nested. Raises what setting up raises."""
-        with self._lock:
-            if not self._needed:
-                self._end = self._begin()
-            self._needed += 1
-        forks = self._forks
+        """Within it, it is set up. May be nested. Raises what setting up raises. An interrupt undoes it as well."""
+        who = object()
         try:
+            with self._lock:
+                self._needed_by.add(who)
+                if self._end is None:
+                    self._end = self._begin()
             yield
         finally:
-            with self._lock:
-                # In a child, who needed it before is not counted.
-                self._needed -= forks == self._forks
-                if not self._needed and forks == self._forks:
-                    self._end()
+            self._leave(who)
+
+    def _leave(self, who: object) -> None:
+        """Undo it when nobody is left; an interrupt waits for that."""
+        interrupted: BaseException | None = None
+        while True:
+            try:
+                with self._lock:
+                    self._needed_by.discard(who)
+                    if not self._needed_by and self._end is not None:
+                        self._end()
+                        self._end = None
+                break
+            except KeyboardInterrupt as error:
+                interrupted = error
+        if interrupted is not None:
+            raise interrupted
 
     def after_fork(self) -> None:
         """See Renewed. What was set up by the parent is undone: its threads are not there."""
-        self._lock, needed = threading.Lock(), self._needed
-        self._needed, self._forks = 0, self._forks + 1
-        if needed:
-            self._end()
+        self._lock, end = threading.Lock(), self._end
+        self._needed_by, self._end = set(), None
+        if end is not None:
+            end()
 
 
 @cache

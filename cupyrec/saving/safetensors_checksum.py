@@ -15,8 +15,8 @@ from cupyrec.errors import ModelError
 from cupyrec.saving.safetensors_header import LENGTH_BYTES
 
 CHECKSUM_KEY, NO_CHECKSUM = "crc32", "00000000"
-# As headers are written here, without spaces; a quote within a name or a text has a backslash before it.
-STATED = re.compile(rb'"crc32":"([^"]*)"')
+# A quote within a name or a text has a backslash before it. Other programs may write spaces.
+STATED = re.compile(rb'"crc32"\s*:\s*"([^"]*)"')
 # What a core's cache holds.
 BLOCK_BYTES = 2**20
 

@@ -129,10 +129,12 @@ def test_what_the_machine_lacks_is_one_line(capsys, monkeypatch, error, message)
 
 
 def test_an_interrupt_after_the_end_changes_nothing():
-    """Python ends in this order: what was registered last comes first."""
+    """Python ends in this order: what was registered last comes first. So what is registered on the way comes later."""
     script = (
-        "import atexit, os, signal\natexit.register(os.kill, os.getpid(), signal.SIGINT)\n"
-        "from cupyrec.cli import main\nmain(['--version'])"
+        "import atexit, os, signal, weakref\nimport cupyrec.cli\n"
+        "class Registers:\n    def __str__(self): atexit.register(os.kill, os.getpid(), signal.SIGINT); return 'x'\n"
+        "cupyrec.cli.cupyrec.callback = None\n"
+        "cupyrec.cli.cupyrec.main = lambda *_, **__: str(Registers()) and None\ncupyrec.cli.main(['--version'])"
     )
     ended = subprocess.run([sys.executable, "-c", script], capture_output=True, encoding="utf-8", check=False)
     assert (ended.returncode, ended.stderr) == (0, "")

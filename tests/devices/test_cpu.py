@@ -63,6 +63,49 @@ def test_little_is_done_by_the_calling_thread_alone():
         assert sorted(part[:2] for part in parts) == [(0, 3), (3, 6), (6, 9)]
 
 
+def test_a_worker_that_is_ended_in_its_own_thread_does_not_wait_for_itself():
+    """What is collected as garbage may be so in any thread."""
+    worker, errors = cpu._Worker("cupyrec-cpu-own"), []
+    call = cpu._Call(worker.join, ())
+    worker.calls.put(call)
+    assert call.waiting.acquire(timeout=60)
+    errors.append(call.error)
+    worker.end()
+    worker.join()
+    assert errors == [None]
+
+
+def test_an_interrupt_between_two_hand_overs_waits_for_all_parts(monkeypatch):
+    device, hand_over, done, calls = CpuDevice(3), CpuDevice._hand_over, [], []
+
+    def interrupted(self, handed):
+        calls.append(len(handed))
+        hand_over(self, handed if len(calls) > 1 else handed[:1])
+        if len(calls) == 1:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(CpuDevice, "_hand_over", interrupted)
+    with device.running(), pytest.raises(KeyboardInterrupt):
+        device.launch(lambda start, stop: done.append((start, stop)), 3)
+    # The calling thread's own part is left out; those that were handed over are done, once.
+    assert sorted(done) == [(1, 2), (2, 3)]
+    assert calls == [2, 2]
+
+
+def test_an_interrupt_while_workers_end_ends_them_all(monkeypatch):
+    device, join, interrupts = CpuDevice(4), threading.Thread.join, [KeyboardInterrupt]
+
+    def interrupted(thread, *timeout):
+        if thread.name.startswith("cupyrec-cpu-") and interrupts:
+            raise interrupts.pop()
+        join(thread, *timeout)
+
+    monkeypatch.setattr(threading.Thread, "join", interrupted)
+    with pytest.raises(KeyboardInterrupt), device.running():
+        assert len(worker_threads()) == 3
+    assert worker_threads() == []
+
+
 def test_workers_may_be_kept_between_two_runs():
     device = CpuDevice(3)
     with device.keeping_workers():

@@ -38,6 +38,84 @@ def test_what_cannot_be_set_up_is_not_undone():
             pass
 
 
+def test_an_interrupt_as_it_is_set_up_leaves_nothing():
+    log, interrupts = [], [KeyboardInterrupt, None]
+
+    def begin():
+        log.append("begun")
+        if error := interrupts.pop(0):
+            raise error
+        return lambda: log.append("ended")
+
+    needs = WhileNeeded(begin)
+    with pytest.raises(KeyboardInterrupt), needs.needed():
+        log.append("never")
+    with needs.needed():
+        assert log == ["begun", "begun"]
+    assert log == ["begun", "begun", "ended"]
+
+
+def test_an_interrupt_as_it_is_undone_waits_for_that():
+    log, interrupts = [], [KeyboardInterrupt, KeyboardInterrupt, None]
+
+    def end():
+        log.append("ending")
+        if error := interrupts.pop(0):
+            raise error
+
+    needs = WhileNeeded(lambda: end)
+    with pytest.raises(KeyboardInterrupt), needs.needed():
+        pass
+    assert log == ["ending"] * 3
+    interrupts.append(None)
+    with needs.needed():
+        pass
+    assert log == ["ending"] * 4
+
+
+def test_in_a_child_it_is_undone_and_set_up_anew():
+    log = []
+
+    def begin():
+        log.append("begun")
+        return lambda: log.append("ended")
+
+    needs = WhileNeeded(begin)
+    with needs.needed():
+        needs._lock.acquire()  # as by another thread, which the child has not
+        needs.after_fork()
+        assert log == ["begun", "ended"]
+        with needs.needed():
+            assert log == ["begun", "ended", "begun"]
+        assert log == ["begun", "ended", "begun", "ended"]
+    assert log == ["begun", "ended", "begun", "ended"]
+    with needs.needed():
+        assert len(log) == 5
+
+
+def test_blas_is_restored_by_another_thread_than_held_it():
+    before, left, end = blas_threads(), threading.Event(), threading.Event()
+    is_in, leave = threading.Event(), threading.Event()
+
+    def hold():
+        with CpuDevice(2).running():
+            is_in.set()
+            assert leave.wait(60)
+        left.set()
+        assert end.wait(60)
+
+    holder = threading.Thread(target=hold)
+    holder.start()
+    assert is_in.wait(60)
+    with CpuDevice(2).running():
+        leave.set()
+        assert left.wait(60)
+        assert set(blas_threads()) == {1}
+    assert blas_threads() == before
+    end.set()
+    holder.join()
+
+
 class Overlapping:
     """Another thread that is within device.running() from the beginning until `leave`."""
 
@@ -83,6 +161,16 @@ def test_python_takes_turns_as_before_when_the_last_of_two_devices_has_run():
         other.leave()
         assert sys.getswitchinterval() == pytest.approx(TURN_S)
     assert sys.getswitchinterval() == before
+
+
+def test_turns_that_are_quicker_stay_so():
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(TURN_S / 4)
+    try:
+        with emulated_device().running():
+            assert sys.getswitchinterval() == pytest.approx(TURN_S / 4, rel=0.1)
+    finally:
+        sys.setswitchinterval(before)
 
 
 def test_threads_that_use_one_device_share_its_workers():

@@ -1,5 +1,7 @@
 """The host table's memory: which kind is taken, what `auto` tries, and what happens where the driver makes none."""
 
+import weakref
+
 import numpy as np
 import pytest
 from emulated_cuda import EmulatedCuda
@@ -64,6 +66,24 @@ def test_a_trial_reads_all_of_a_small_table_and_a_part_of_a_large_one(tried, mon
         times.extend([(1.0, 1.0)] * 2)
         TableMemory(config(), emulated_device()).zeros(SHAPE, np.float32)
     assert shapes == [SHAPE, SHAPE, (100, 8), (100, 8)]
+
+
+def test_the_first_kind_is_given_back_before_the_other_is_tried(monkeypatch):
+    """Each takes up to 2 GiB."""
+    device, first = emulated_device(), []
+    monkeypatch.setattr(table_memory, "LEAST_TRIED_BYTES", 0)
+    monkeypatch.setattr(device.runtime, "lock_pages", lambda array: None)
+    monkeypatch.setattr(device.runtime, "created", lambda shape, dtype: np.zeros(shape, dtype))
+
+    def reads_ms(device, records):
+        if first:
+            assert first[0]() is None
+        first.append(weakref.ref(records))
+        return ReadTimes(1.0, 1.0)
+
+    monkeypatch.setattr(table_memory, "random_reads_ms", reads_ms)
+    TableMemory(config(), device).zeros(SHAPE, np.float32)
+    assert len(first) == 2
 
 
 @pytest.mark.parametrize(

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
+import re
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,6 +24,9 @@ from cupyrec.datasets.preparing.vocabulary_file import read_vocabulary
 from cupyrec.errors import ConfigError, DataError
 
 HEX: Literal["hex"] = "hex"
+HEX_DIGITS = re.compile("[0-9a-fA-F]{1,16}")
+# Of more columns than these, texts and integers among them, it is not tried out which were hashed as what.
+MOST_TRIED_CATEGORIES = 12
 
 
 @dataclass(frozen=True)
@@ -50,15 +56,15 @@ class SampleEncoder:
         self.table_rows, self.dense_features = manifest.table_rows, len(manifest.dense)
         self.encoding = manifest.encoding
         self._starts = table_offsets(self.table_rows)
-        # Of each category's values, where there is a vocabulary that says it.
+        # Of each category's values: as its vocabulary says; of hashes as they turn out to be.
         self._values: list[str | None] = [
             None if category.vocabulary is None else read_vocabulary(self._folder / category.vocabulary).kind
             for category in manifest.categories
         ]
-        if not any(self._values) and self._hashes_are_of_hex():
-            self._values = [HEX] * len(self._values)
+        if not any(self._values):
+            self._values = self._values_of_hashes()
         self._lock = threading.Lock()
-        self._kinds: tuple[ColumnKind, ...] | None = None
+        self._fitting: set[tuple[ColumnKind, ...]] = set()
         self._encoders: Sequence[Encoder] = ()
 
     def batch(self, samples: Any) -> Batch:
@@ -104,24 +110,32 @@ class SampleEncoder:
             )
         raw = table_columns.category(column)
         if raw.texts is None or wanted != HEX:
-            return raw, kind
+            is_bool = kind.is_bool and column.null_count < len(column)
+            return raw, replace(kind, is_bool=is_bool)
         return RawColumn(_hex_keys(raw.texts, name), raw.offsets), ColumnKind(HEX, kind.multi_hot)
 
-    def _hashes_are_of_hex(self) -> bool:
-        """Whether ids are those of Criteo's text format, which has hexadecimal digits."""
-        kinds = (ColumnKind(HEX),) * len(self.categories)
-        try:
-            self._known.check_columns(_Columns(self.dense, self.categories, kinds))
-        except DataError:
-            return False
-        return True
+    def _values_of_hashes(self) -> list[str | None]:
+        """What was hashed, where it can be found out: the encoding tells whether all are right, and not which."""
+        F = len(self.categories)
+        likely = [(HEX,) * F, ("text",) * F, ("integer",) * F]
+        several = itertools.product(("text", "integer"), repeat=F) if F <= MOST_TRIED_CATEGORIES else ()
+        for values in itertools.chain(likely, several):
+            pairs = zip(values, self._known.manifest.categories, strict=True)
+            kinds = tuple(ColumnKind(value, category.multi_hot) for value, category in pairs)  # type: ignore[arg-type]
+            with contextlib.suppress(DataError):
+                self._known.check_columns(_Columns(self.dense, self.categories, kinds))
+                return list(values)
+        return [None] * F
 
     def _encoders_of(self, kinds: tuple[ColumnKind, ...]) -> Sequence[Encoder]:
         """Of each category, for values of these kinds; read when first asked for. Raises DataError."""
         with self._lock:
-            if self._kinds != kinds:
+            if kinds not in self._fitting:
                 self._known.check_columns(_Columns(self.dense, self.categories, kinds))
-                self._encoders, self._kinds = self._known.encoders(), kinds
+                encoders = self._known.encoders()
+                # They are the same for all kinds that fit.
+                self._encoders = self._encoders or encoders
+                self._fitting.add(kinds)
             return self._encoders
 
     def _labels(self, table: pa.Table) -> np.ndarray:
@@ -152,11 +166,21 @@ def _as_table(samples: Any) -> pa.Table:
         return samples
     try:
         return pa.table(samples)
+    except OverflowError:
+        # Numbers that int64 does not hold.
+        return pa.table({name: _unsigned(name, values) for name, values in samples.items()})
     except (TypeError, ValueError, pa.ArrowException) as error:
         raise ConfigError(
             "samples must be columns by name, as {'age': [30], 'user': ['u17']}, an Arrow table or a data frame, all "
             f"columns of one length: {error}"
         ) from None
+
+
+def _unsigned(name: str, values: Any) -> pa.Array:
+    for data_type in (None, pa.uint64(), pa.list_(pa.uint64())):
+        with contextlib.suppress(OverflowError, pa.ArrowException):
+            return pa.array(values, data_type)
+    raise DataError(f"column {name} has numbers that 64 bits do not hold")
 
 
 def _column(table: pa.Table, name: str, untyped: pa.DataType) -> pa.Array:
@@ -170,21 +194,41 @@ def _column(table: pa.Table, name: str, untyped: pa.DataType) -> pa.Array:
         column = column.combine_chunks()
         if isinstance(column, pa.ChunkedArray):  # as of some versions of Arrow
             column = pa.concat_arrays(column.chunks)
+    column = _without_views(column)
     if pa.types.is_null(column.type):
         return pa.nulls(len(column), untyped)
     is_untyped = pa.types.is_list(column.type) and pa.types.is_null(column.type.value_type)
     return column.cast(untyped) if is_untyped and pa.types.is_list(untyped) else column
 
 
+def _without_views(column: pa.Array) -> pa.Array:
+    """Texts as Arrow has had them longer: frames of polars have views of them, in dictionaries and lists as well."""
+    if pa.types.is_dictionary(column.type) and _is_view(column.type.value_type):
+        return column.dictionary.cast(pa.large_string()).take(column.indices)
+    if _is_view(column.type):
+        return column.cast(pa.large_string())
+    if pa.types.is_list(column.type) or pa.types.is_large_list(column.type):
+        value_type = column.type.value_type
+        if _is_view(value_type) or (pa.types.is_dictionary(value_type) and _is_view(value_type.value_type)):
+            lengths = pa.compute.fill_null(pa.compute.list_value_length(column), 0)
+            offsets = np.concatenate([[0], np.cumsum(lengths.to_numpy(zero_copy_only=False))]).astype(np.int64)
+            # Without the values that nulls may hide. A null in place of a list is an empty one.
+            return pa.LargeListArray.from_arrays(pa.array(offsets), _without_views(column.flatten()))
+    return column
+
+
+def _is_view(data_type: pa.DataType) -> bool:
+    is_string_view = getattr(pa.types, "is_string_view", None)  # of newer versions of Arrow
+    return is_string_view is not None and bool(is_string_view(data_type))
+
+
 def _hex_keys(texts: pa.Array, name: str) -> np.ndarray:
     """(n,) uint64, the numbers that up to 16 hexadecimal digits are; 0 where nothing is there. Raises DataError."""
     keys = np.zeros(len(texts), np.uint64)
     for number, text in enumerate(texts.to_pylist()):
-        try:
-            value = int(text or "0", 16)
-        except ValueError:
-            value = -1
-        if not 0 <= value < 2**64:
+        if text is None:
+            continue
+        if not HEX_DIGITS.fullmatch(text):
             raise DataError(f"column {name}: {text!r} is not a number of up to 16 hexadecimal digits")
-        keys[number] = value
+        keys[number] = int(text, 16)
     return keys

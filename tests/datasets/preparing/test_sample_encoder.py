@@ -61,6 +61,60 @@ def test_as_prepared(tmp_path, options):
         batch.validate(encoder.table_rows, encoder.dense_features)
 
 
+@pytest.mark.parametrize("options", [{}, {"hash_rows": 5}])
+def test_texts_as_views_in_dictionaries_and_in_lists(tmp_path, options):
+    """As polars gives them."""
+    if not hasattr(pa, "string_view"):
+        pytest.skip("this version of Arrow has no views")
+    table = SALES | {"tags": [["a", "b"], [], None, ["a"], [None, "c", "c"]]}
+    folder = prepared(tmp_path, table, **options)
+    view = pa.string_view()
+    texts = pa.array(table["user"], view)
+    several = pa.array(table["tags"], pa.list_(view))
+    indices = pa.array([0, 1, 0, 2, None], pa.int32())
+    dictionary = pa.DictionaryArray.from_arrays(indices, pa.array(["u1", "u2", ""], view))
+    large = pa.array(table["tags"], pa.large_list(view))
+    for users, tags in ((texts, several), (dictionary, large), (texts, pa.concat_arrays([several, several])[5:])):
+        check_same(SampleEncoder(folder).batch(table | {"user": users, "tags": tags}), whole(folder))
+
+
+@pytest.mark.parametrize("options", [{}, {"hash_rows": 7}])
+def test_samples_one_by_one_as_all_together(tmp_path, options):
+    """Where a column has no value in a sample, nothing tells its type; numbers may be beyond int64."""
+    table = SALES | {"shop": [2**63, 2**64 - 1, 4, 9, 0], "tags": [[2**63], [], None, [None], [7, 2**64 - 1]]}
+    types = {"shop": pa.uint64(), "tags": pa.list_(pa.uint64())}
+    arrow = pa.table({name: pa.array(values, types.get(name)) for name, values in table.items()})
+    folder = prepared(tmp_path, arrow, **options)
+    encoder, expected = SampleEncoder(folder), whole(folder)
+    bags = expected.offsets.reshape(-1)
+    for sample in (1, 2, 3, 4, 0):
+        batch = encoder.batch({name: [values[sample]] for name, values in table.items()})
+        rows = [expected.rows[bags[5 * feature + sample] : bags[5 * feature + sample + 1]] for feature in range(3)]
+        np.testing.assert_array_equal(batch.rows, np.concatenate(rows))
+        np.testing.assert_array_equal(batch.offsets, np.concatenate([[0], np.cumsum([len(each) for each in rows])]))
+        np.testing.assert_array_equal(batch.dense[0], expected.dense[sample])
+    with pytest.raises(DataError, match="column shop has numbers that 64 bits do not hold"):
+        encoder.batch(table | {"shop": [2**64] * 5})
+
+
+def test_vocabularies_are_read_once_for_values_of_a_kind(tmp_path, monkeypatch):
+    table = SALES | {"shop": [True, False, None, True, False]}
+    encoder, read = SampleEncoder(prepared(tmp_path, table)), []
+    encoders = encoder._known.encoders
+    monkeypatch.setattr(encoder._known, "encoders", lambda: read.append(1) or encoders())
+    for _ in range(3):
+        for value in (True, None, False):
+            encoder.batch({name: [value if name == "shop" else values[0]] for name, values in table.items()})
+    assert len(read) == 2
+
+
+def test_two_columns_of_one_name_are_refused(tmp_path):
+    table = pa.table(SALES)
+    table = table.append_column("shop", table.column("shop"))
+    with pytest.raises(DataError, match="there are several columns shop"):
+        SampleEncoder(prepared(tmp_path, SALES)).batch(table)
+
+
 def test_one_sample_whose_values_are_missing_or_unknown(tmp_path):
     encoder = SampleEncoder(prepared(tmp_path, SALES))
     batch = encoder.batch({"age": [None], "visits": [None], "user": ["nobody"], "tags": [[1000]], "shop": [None]})
@@ -84,9 +138,10 @@ def test_criteo_text_as_its_cells(tmp_path, options):
     check_same(SampleEncoder(tmp_path / "out").batch(columns), expected.__class__(
         expected.dense, expected.rows, expected.offsets, np.zeros_like(expected.labels)
     ))  # fmt: skip
-    columns["C3"][5] = "xyz"
-    with pytest.raises(DataError, match="column C3: 'xyz' is not a number of up to 16 hexadecimal digits"):
-        SampleEncoder(tmp_path / "out").batch(columns)
+    for wrong in ("xyz", "1_0", "0xff", " ff ", "+f", "\u0663", "1" * 17):
+        columns["C3"][5] = wrong
+        with pytest.raises(DataError, match=r"column C3: .* is not a number of up to 16 hexadecimal digits"):
+            SampleEncoder(tmp_path / "out").batch(columns)
 
 
 @pytest.mark.parametrize(
