@@ -6,7 +6,7 @@ import contextlib
 import itertools
 import re
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -23,7 +23,9 @@ from cupyrec.datasets.preparing.raw_rows import ColumnKind, RawColumn
 from cupyrec.datasets.preparing.vocabulary_file import read_vocabulary
 from cupyrec.errors import ConfigError, DataError
 
-HEX: Literal["hex"] = "hex"
+Values = Literal["hex", "text", "integer"]
+ALL_VALUES: tuple[Values, ...] = ("hex", "text", "integer")
+HEX = ALL_VALUES[0]
 HEX_DIGITS = re.compile("[0-9a-fA-F]{1,16}")
 # Of more columns than these, texts and integers among them, it is not tried out which were hashed as what.
 MOST_TRIED_CATEGORIES = 12
@@ -117,11 +119,11 @@ class SampleEncoder:
     def _values_of_hashes(self) -> list[str | None]:
         """What was hashed, where it can be found out: the encoding tells whether all are right, and not which."""
         F = len(self.categories)
-        likely = [(HEX,) * F, ("text",) * F, ("integer",) * F]
-        several = itertools.product(("text", "integer"), repeat=F) if F <= MOST_TRIED_CATEGORIES else ()
-        for values in itertools.chain(likely, several):
+        likely, several = [(values,) * F for values in ALL_VALUES], F <= MOST_TRIED_CATEGORIES
+        mixed: Iterable[tuple[Values, ...]] = itertools.product(ALL_VALUES[1:], repeat=F) if several else ()
+        for values in itertools.chain(likely, mixed):
             pairs = zip(values, self._known.manifest.categories, strict=True)
-            kinds = tuple(ColumnKind(value, category.multi_hot) for value, category in pairs)  # type: ignore[arg-type]
+            kinds = tuple(ColumnKind(value, category.multi_hot) for value, category in pairs)
             with contextlib.suppress(DataError):
                 self._known.check_columns(_Columns(self.dense, self.categories, kinds))
                 return list(values)
