@@ -173,9 +173,15 @@ def run_training(
                     start=start,
                     checkpoints=checkpoints,
                 )
-        except DivergenceError:
+        except DivergenceError as error:
             if folder is None or not folder.metrics_bytes():
                 data.discard_bad_rows()
+            whole = [] if folder is None else folder.checkpoints.steps()
+            if folder is not None and whole:
+                note = (
+                    f"{folder.checkpoints.place(whole[-1])} is from before: it can be evaluated, exported, gone on from"
+                )
+                raise with_note(error, note) from error
             raise
         except Exception as error:
             if folder is None or trainer.system.steps_done == 0:
