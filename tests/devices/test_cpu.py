@@ -5,6 +5,7 @@ import threading
 
 import numpy as np
 import pytest
+from cupyrec_threads import cupyrec_threads
 from threadpoolctl import ThreadpoolController
 
 from cupyrec.devices import cpu
@@ -13,7 +14,7 @@ from cupyrec.errors import ConfigError
 
 
 def worker_threads():
-    return [thread for thread in threading.enumerate() if thread.name.startswith("cupyrec-cpu-")]
+    return cupyrec_threads("cupyrec-cpu-")
 
 
 def blas_threads():

@@ -10,6 +10,7 @@ import time
 import numpy as np
 import pytest
 from batch_strategies import random_batch
+from cupyrec_threads import cupyrec_threads
 from made_systems import DENSE_FEATURES, made_system, run, small_config, stage_and_table, weights
 
 from cupyrec.batch import Batch
@@ -39,7 +40,7 @@ def make(kind=ScratchpipeSystem, *, slots=45, lookahead=3, clock=None, **setting
 
 
 def pipeline_threads():
-    return [thread.name for thread in threading.enumerate() if thread.name.startswith("cupyrec-")]
+    return [thread.name for thread in cupyrec_threads()]
 
 
 def failing_stage(system, stage, batch, error, *, after=False, part=None):

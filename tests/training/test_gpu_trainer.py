@@ -1,11 +1,11 @@
 """The trainer on a GPU, which is emulated: what it tells, when, and what is left when something fails."""
 
 import re
-import threading
 from dataclasses import replace
 
 import numpy as np
 import pytest
+from cupyrec_threads import cupyrec_threads
 from emulated_cuda import EmulatedCuda
 from gpu_devices import emulated_device
 from made_batches import BATCH_SIZE, CONFIG, TABLE_ROWS, WatchedSource, made_batch, made_source, no_samples
@@ -65,7 +65,7 @@ def assert_same_but_for_rounding(trainer, other):
 
 
 def assert_no_thread_is_left():
-    assert [each.name for each in threading.enumerate() if each.name.startswith("cupyrec-")] == []
+    assert [each.name for each in cupyrec_threads()] == []
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -8,6 +8,7 @@ import threading
 import numpy as np
 import pytest
 from batch_strategies import random_batch
+from cupyrec_threads import cupyrec_threads
 from made_batches import BATCH_SIZE, made_batch, made_source, made_trainer
 
 from cupyrec import BatchList, DlrmConfig, Trainer, load_model
@@ -65,7 +66,7 @@ def test_who_predicts_while_all_is_predicted_disturbs_nothing(folder):
 
 
 def workers():
-    return [thread for thread in threading.enumerate() if thread.name.startswith("cupyrec-cpu-")]
+    return cupyrec_threads("cupyrec-cpu-")
 
 
 def test_its_threads_live_as_long_as_it_does(folder):
