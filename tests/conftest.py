@@ -8,6 +8,7 @@ import shutil
 import signal
 
 import pytest
+from cupyrec_threads import note_threads
 from fake_memory_driver import compile_drivers
 from gpu_devices import GPU_DEVICES, gpu_device_of
 from hypothesis import settings
@@ -35,6 +36,12 @@ def interrupts_arrive():
     yield
     signal.signal(signal.SIGINT, before)
     signal.signal(signal.SIGHUP, hang_up)
+
+
+@pytest.fixture(autouse=True)
+def threads_before():
+    """Tests that look for threads which are left count none of earlier tests."""
+    note_threads()
 
 
 @pytest.fixture(params=GPU_DEVICES)
