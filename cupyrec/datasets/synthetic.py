@@ -26,7 +26,7 @@ COMPRESSIONS = ("gz", "zst")
 
 
 @dataclass(frozen=True, eq=False, slots=True)
-class Block:
+class GeneratedRows:
     """B consecutive rows.
 
     text:   (bytes,) uint8, whole lines of Criteo text.
@@ -39,19 +39,21 @@ class Block:
     labels: np.ndarray
 
 
-def generate_blocks(model: PlantedModel, start: int, stop: int, *, block_rows: int = BLOCK_ROWS) -> Iterator[Block]:
+def generate_blocks(
+    model: PlantedModel, start: int, stop: int, *, block_rows: int = BLOCK_ROWS
+) -> Iterator[GeneratedRows]:
     """Yield rows start .. stop - 1 in blocks of up to block_rows rows."""
     for first in range(start, stop, block_rows):
         uniform = draw_uniform(model.seed, first, min(block_rows, stop - first))
         integers, ranks = draw_columns(uniform, model.columns)
         logits = model.logits(integers, ranks)
         labels = (uniform[:, 0] < 1 / (1 + np.exp(-logits))).astype(np.float32)
-        yield Block(format_rows(labels, integers, ranks), logits.astype(np.float32), labels)
+        yield GeneratedRows(format_rows(labels, integers, ranks), logits.astype(np.float32), labels)
 
 
 def write_blocks(
     model: PlantedModel, rows: int, output: Path, *, files: int = 1, compression: str | None = None
-) -> Iterator[Block]:
+) -> Iterator[GeneratedRows]:
     """Write rows 0 .. rows - 1, and yield each block when it has been written.
 
     files:       1 writes the file `output`; more make it a folder of day_0 .. day_{files - 1}, whose sizes

@@ -91,7 +91,7 @@ def config_to_keep(config: RunConfig) -> RunConfig:
     return replace(config, **paths, overwrite=False)
 
 
-def check_options(config: RunConfig, checkpoint: Checkpoint) -> list[str]:
+def check_resumed(config: RunConfig, checkpoint: Checkpoint) -> list[str]:
     """Raise ConfigError when options lead elsewhere than those of the checkpoint: it names the option and both values.
 
     Returns what is to be told: options with which the bits may be others.

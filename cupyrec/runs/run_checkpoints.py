@@ -11,7 +11,7 @@ from cupyrec.datasets.source import Source
 from cupyrec.errors import ConfigError, ModelError
 from cupyrec.run_config import RunConfig, read_config_file
 from cupyrec.runs.data_fingerprint import check_same_files, fingerprint
-from cupyrec.runs.resume import check_options, find_checkpoint, with_older
+from cupyrec.runs.resume import check_resumed, find_checkpoint, with_older
 from cupyrec.runs.run_data import RunData, bad_rows_files
 from cupyrec.runs.run_records import RunRecords
 from cupyrec.saving.checkpoint import Checkpoint
@@ -38,7 +38,7 @@ def choose_checkpoint(config: RunConfig, folder: RunFolder, say: Callable[[str],
     if checkpoint is None:
         say(f"{folder.path} holds no checkpoint to go on from: training begins anew")
         return None
-    notes = check_options(config, checkpoint)
+    notes = check_resumed(config, checkpoint)
     best = checkpoint.state.best
     if config.save == "best" and best is not None and best.step not in folder.checkpoints.steps():
         raise ConfigError(

@@ -25,7 +25,7 @@ class Sliceable(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class IdColumn:
+class UnwrittenIds:
     """The ids of one category in n samples.
 
     ids: (n,) unsigned, or (lookups,) where samples have lists; only slices of it are taken. offsets: None, or (n + 1,)
@@ -42,7 +42,7 @@ class ShardRows:
 
     labels: np.ndarray
     dense: np.ndarray
-    columns: Sequence[IdColumn]
+    columns: Sequence[UnwrittenIds]
 
 
 def id_type(table_rows: int) -> np.dtype:
@@ -142,7 +142,7 @@ def _blocks(
         )
 
 
-def _id_array(column: IdColumn, part: slice, dtype: np.dtype) -> pa.Array:
+def _id_array(column: UnwrittenIds, part: slice, dtype: np.dtype) -> pa.Array:
     if column.offsets is None:
         return pa.array(column.ids[part].astype(dtype))
     offsets = column.offsets[part.start : part.stop + 1]

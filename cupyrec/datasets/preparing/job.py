@@ -29,7 +29,7 @@ from cupyrec.datasets.preparing.encode import Encoder, HashEncoder, LearningEnco
 from cupyrec.datasets.preparing.journal import Journal, Stopped
 from cupyrec.datasets.preparing.order_phase import categories_of, read_new_ids, write_vocabularies
 from cupyrec.datasets.preparing.output_folder import VOCABULARY_FOLDER, OutputFolder
-from cupyrec.datasets.preparing.plan import Plan
+from cupyrec.datasets.preparing.preparation import Preparation
 from cupyrec.datasets.preparing.prepare_options import PrepareOptions
 from cupyrec.datasets.preparing.raw_input import TextInput
 from cupyrec.datasets.preparing.read_phase import ReadPhase
@@ -79,13 +79,13 @@ def prepare(
     these the same call goes on, unless it says otherwise; an error before the first shard leaves nothing behind.
     """
     check_kind(PrepareOptions, "a cupyrec.PrepareOptions", options=options)
-    return _Job(Plan(options), on_progress, on_rebuild, stop).run()
+    return _Job(Preparation(options), on_progress, on_rebuild, stop).run()
 
 
 class _Job:
     def __init__(
         self,
-        plan: Plan,
+        plan: Preparation,
         on_progress: Callable[[float, int], None],
         on_rebuild: Callable[[int], None],
         stop: Callable[[], bool],

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from cupyrec.datasets.durable_files import output_errors
-from cupyrec.datasets.prepared.shard_writer import IdColumn
+from cupyrec.datasets.prepared.shard_writer import UnwrittenIds
 from cupyrec.datasets.preparing.encode import Encoder
 from cupyrec.datasets.preparing.raw_rows import RawColumn
 from cupyrec.errors import OutputError
@@ -36,9 +36,9 @@ class ListIds:
         np.add(column.offsets[1:], before, out=self._offsets[self._used + 1 : stop + 1])
         self._used = stop
 
-    def joined(self) -> IdColumn:
+    def joined(self) -> UnwrittenIds:
         """The ids are read when they are asked for, which raises OutputError."""
-        return IdColumn(_IdsOfFile(self._path), self._offsets[: self._used + 1])
+        return UnwrittenIds(_IdsOfFile(self._path), self._offsets[: self._used + 1])
 
     def most_ids(self, samples: int) -> int:
         """The most ids that so many samples have, of those that begin at a multiple of this number."""

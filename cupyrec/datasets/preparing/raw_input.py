@@ -33,7 +33,7 @@ TABLE_BLOCKS_AHEAD = 4
 
 
 @dataclass(frozen=True, slots=True)
-class Position:
+class InputPosition:
     """Where a part begins: the file's number, the line or row in it, and, of a plain text file, its byte."""
 
     file: int = 0
@@ -50,7 +50,7 @@ class InputPart:
     start of the part.
     """
 
-    start: Position
+    start: InputPosition
     lines: int
     nbytes: int
     bytes_done: int
@@ -72,7 +72,7 @@ class RawInput(Protocol):
     parts_ahead: int
     size_bytes: int
 
-    def parts(self, start: Position) -> Generator[InputPart, None, None]:
+    def parts(self, start: InputPosition) -> Generator[InputPart, None, None]:
         """The parts of all files in order, from the start of a part on. Raises DataError."""
 
 
@@ -123,7 +123,7 @@ class TextInput:
         """The bytes of the files that are not compressed."""
         return sum(size for file, size in zip(self.files, self._sizes, strict=True) if file.suffix not in CODECS)
 
-    def parts(self, start: Position) -> Generator[InputPart, None, None]:
+    def parts(self, start: InputPosition) -> Generator[InputPart, None, None]:
         """See RawInput.parts. A compressed file is read from its beginning, whatever the start."""
         for number, file in enumerate(self.files[start.file :], start=start.file):
             before = sum(self._sizes[:number])
@@ -135,7 +135,7 @@ class TextInput:
             with contextlib.closing(chunks):
                 for chunk in chunks:
                     yield InputPart(
-                        Position(number, chunk.first_line, chunk.offset),
+                        InputPosition(number, chunk.first_line, chunk.offset),
                         chunk.lines,
                         self.part_bytes,
                         before + chunk.bytes_read,
@@ -170,12 +170,12 @@ class TableInput:
         self._sizes = [stored_bytes(file) for file in files]
         self.size_bytes = sum(self._sizes)
 
-    def parts(self, start: Position) -> Generator[InputPart, None, None]:
+    def parts(self, start: InputPosition) -> Generator[InputPart, None, None]:
         """See RawInput.parts. The parts are made by a thread that reads ahead."""
         with contextlib.closing(read_ahead(self._parts(start), TABLE_BLOCKS_AHEAD)) as parts:
             yield from parts
 
-    def _parts(self, start: Position) -> Generator[InputPart, None, None]:
+    def _parts(self, start: InputPosition) -> Generator[InputPart, None, None]:
         for number, table in enumerate(self._tables[start.file :], start=start.file):
             row = start.row if number == start.file else 0
             before, size = sum(self._sizes[:number]), self._sizes[number]
@@ -190,7 +190,9 @@ class TableInput:
             )
             for rows in blocks:
                 done = size * (row + len(rows)) // table.rows if table.rows else 0
-                yield InputPart(Position(number, row), len(rows), rows.nbytes, before + done, partial(_parsed, rows))
+                yield InputPart(
+                    InputPosition(number, row), len(rows), rows.nbytes, before + done, partial(_parsed, rows)
+                )
                 row += len(rows)
 
 

@@ -24,7 +24,7 @@ from cupyrec.datasets.preparing.encode import Encoder, KnownEncoder, LearningEnc
 from cupyrec.datasets.preparing.journal import Journal, Stopped
 from cupyrec.datasets.preparing.new_values import new_values_name, write_new_values
 from cupyrec.datasets.preparing.prepare_options import ShardSizes
-from cupyrec.datasets.preparing.raw_input import InputPart, Position, RawInput
+from cupyrec.datasets.preparing.raw_input import InputPart, InputPosition, RawInput
 from cupyrec.datasets.preparing.raw_rows import RawRows
 from cupyrec.datasets.preparing.shard_buffer import ShardBuffer
 from cupyrec.datasets.preparing.tally import Tally
@@ -76,11 +76,11 @@ class ReadPhase:
             )
         done = [entry for entry in journal.entries if "shard" in entry]
         self._shards = len(done)
-        self._start, self._skip = Position(), 0
+        self._start, self._skip = InputPosition(), 0
         self._tally = Tally.start(len(raw.files), len(raw.dense))
         self._first_bad: DataError | None = None
         if done:
-            self._start, self._skip = Position(**done[-1]["at"]), done[-1]["skip"]
+            self._start, self._skip = InputPosition(**done[-1]["at"]), done[-1]["skip"]
             self._tally = Tally(**done[-1]["tally"])
         bad_rows.resume(journal, self._tally.bad_rows, self._tally.bad_rows_bytes)
         multi_hot = [kind.multi_hot for kind in raw.kinds]
@@ -116,7 +116,7 @@ class ReadPhase:
                 if stop():
                     raise Stopped
             if self._buffer.samples:
-                self._finish_shard(Position(len(self._raw.files)), 0, self._tally)
+                self._finish_shard(InputPosition(len(self._raw.files)), 0, self._tally)
             self._wait_for_writer()
             for buffer in (self._buffer, self._written_buffer):
                 buffer.clear()
@@ -209,7 +209,7 @@ class ReadPhase:
         self._encoding = []
         self._check_memory()
 
-    def _finish_shard(self, at: Position, skip: int, tally: Tally) -> None:
+    def _finish_shard(self, at: InputPosition, skip: int, tally: Tally) -> None:
         """Hand the shard to the writer. The next one begins `skip` good rows after the part that begins `at`."""
         self._wait_for_encoding()
         self._wait_for_writer()
@@ -241,7 +241,7 @@ class ReadPhase:
             self._writing.result()
             self._writing = None
 
-    def _check_blocks(self, at: Position) -> None:
+    def _check_blocks(self, at: InputPosition) -> None:
         """Raise DataError or MemoryPlanError when the lists of a block, which is made as a whole, are too long."""
         most = self._buffer.most_list_ids(self._sizes.block_samples)
         for name, ids in zip(self._raw.categories, most, strict=True):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cupyrec.datasets.prepared.shard_writer import IdColumn, ShardRows
+from cupyrec.datasets.prepared.shard_writer import ShardRows, UnwrittenIds
 from cupyrec.datasets.preparing.encode import Encoder
 from cupyrec.datasets.preparing.list_ids import ListIds
 from cupyrec.datasets.preparing.raw_rows import RawColumn, RawRows
@@ -66,8 +66,8 @@ class _SingleIds:
         encoder.encode(column, self._ids[self._used : stop])
         self._used = stop
 
-    def joined(self) -> IdColumn:
-        return IdColumn(self._ids[: self._used])
+    def joined(self) -> UnwrittenIds:
+        return UnwrittenIds(self._ids[: self._used])
 
     def most_ids(self, samples: int) -> int:
         return 0

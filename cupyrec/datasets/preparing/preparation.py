@@ -24,7 +24,7 @@ from cupyrec.errors import ConfigError
 MEMORY_PARTS = 4
 
 
-class Plan:
+class Preparation:
     """Everything that follows from the options before a row is read.
 
     raw:       the input; known: the vocabularies of others that are used, or None; ordering: of ids that are learned.
