@@ -27,6 +27,7 @@ from machine import processor_name, versions
 
 from cupyrec.batch import table_offsets
 from cupyrec.datasets.prepared import manifest
+from cupyrec.datasets.prepared.encoding import encoding_id
 from cupyrec.datasets.prepared.manifest import Category, InputFile, Manifest, Shard
 from cupyrec.datasets.prepared.prepared_data import PreparedData
 
@@ -58,7 +59,7 @@ def write_samples(folder: Path, samples: int) -> Sums:
         dense_transform="log",
         ids="hash",
         categories=categories,
-        encoding=manifest.encoding_id("log", TABLE_ROWS, [None] * len(TABLE_ROWS)),
+        encoding=encoding_id("log", TABLE_ROWS, [None] * len(TABLE_ROWS)),
         inputs=(InputFile("random", samples),),
         shards=tuple(shards),
     )

@@ -19,7 +19,7 @@ from cupyrec.datasets.criteo_rows import DENSE_FEATURES, SPARSE_FEATURES, BadLin
 from cupyrec.datasets.file_lines import FileLines
 from cupyrec.datasets.input_files import find_input_files
 from cupyrec.datasets.line_chunks import CHUNK_BYTES, MAX_LINE_BYTES, LineChunk, too_long
-from cupyrec.datasets.prepared.manifest import encoding_id
+from cupyrec.datasets.prepared.encoding import encoding_id
 from cupyrec.datasets.read_ahead import batches_ahead, read_ahead
 from cupyrec.errors import ConfigError, DataError
 
@@ -82,7 +82,7 @@ class CriteoFiles:
 
     @property
     def encoding(self) -> str:
-        """How values become ids and dense features, as of prepared data; see manifest.encoding_id."""
+        """How values become ids and dense features, as of prepared data; see prepared.encoding."""
         return encoding_id(DENSE_TRANSFORM, self.table_rows, [None] * len(self.table_rows))
 
     @property

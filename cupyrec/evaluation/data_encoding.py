@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from cupyrec.config import DlrmConfig
-from cupyrec.datasets.prepared.manifest import Manifest, encoding_id
+from cupyrec.datasets.prepared.encoding import encoding_id
+from cupyrec.datasets.prepared.manifest import Manifest
 from cupyrec.datasets.source import Source, name_of
 from cupyrec.errors import ConfigError, ModelError
 

@@ -7,7 +7,7 @@ import pytest
 
 from cupyrec.config import DlrmConfig
 from cupyrec.datasets.criteo import CriteoFiles
-from cupyrec.datasets.prepared.manifest import encoding_id
+from cupyrec.datasets.prepared.encoding import encoding_id
 from cupyrec.errors import ConfigError, ModelError
 from cupyrec.evaluation.data_encoding import check_same_encoding, model_encoding, raw_encoding
 

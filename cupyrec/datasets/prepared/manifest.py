@@ -18,17 +18,18 @@ by hand leaves the checksum out.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import zlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypeVar
 
 import pyarrow as pa
 
+from cupyrec.datasets.prepared.encoding import EarlierEncoding
 from cupyrec.errors import DataError
 
 MANIFEST_FILE = "prepared.json"
@@ -84,11 +85,12 @@ class Manifest:
 
     dense:           names of the dense features; dense_transform: by name, see preparing.dense_transforms.
     ids:             hash, first or frequency.
-    encoding:        see encoding_id: data and models with the same one understand each other.
+    encoding:        see prepared.encoding: data and models with the same one understand each other.
     labels:          whether the samples have labels.
     negatives:       (d,) values of each dense feature that were below 0 before the transform; None where not counted.
     unknown:         (F,) shares of the values of each category, 0 to 1, that the vocabulary of other data gives no id
                      of their own; None for data with other ids, or where not counted.
+    earlier:         the encodings out of which this one has grown, the first one first.
     """
 
     dense: tuple[str, ...]
@@ -101,6 +103,7 @@ class Manifest:
     labels: bool = True
     negatives: tuple[int, ...] | None = None
     unknown: tuple[float, ...] | None = None
+    earlier: tuple[EarlierEncoding, ...] = ()
 
     @property
     def samples(self) -> int:
@@ -110,30 +113,6 @@ class Manifest:
     def table_rows(self) -> tuple[int, ...]:
         """(F,) rows of each table."""
         return tuple(category.rows for category in self.categories)
-
-
-def encoding_id(dense_transform: str, table_rows: Sequence[int], columns: Sequence[str | None]) -> str:
-    """A short name of how values become ids and dense features, whatever the columns are called: 16 hexadecimal digits.
-
-    columns: (F,) of each category hash_mark or vocabulary_mark. None alone, an id that is the number itself modulo the
-    rows of its table, says all about a column of raw Criteo files.
-    """
-    text = json.dumps([dense_transform, list(table_rows), list(columns)])
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def hash_mark(values: str, modulo: int | None) -> str | None:
-    """What ids that are hashes depend on, beside the rows of the table; None where a number is its own hash.
-
-    values: hex, integer or text, see preparing.raw_rows.ColumnKind; modulo: that numbers are taken by before.
-    """
-    kind = "text" if values == "text" else "number"
-    return None if kind == "number" and modulo is None else f"hash:{kind}:{modulo}"
-
-
-def vocabulary_mark(digest: str, modulo: int | None) -> str:
-    """What ids of a vocabulary depend on: its digest (see preparing.vocabulary), and the modulo of its values."""
-    return digest if modulo is None else f"{digest}:{modulo}"
 
 
 def shard_name(number: int) -> str:
@@ -166,8 +145,8 @@ def manifest_json(manifest: Manifest) -> str:
     content = {"format": FORMAT, "version": version, **asdict(manifest)}
     if manifest.labels:
         del content["labels"]
-    for name in ("negatives", "unknown"):
-        if content[name] is None:
+    for name in ("negatives", "unknown", "earlier"):
+        if content[name] in (None, ()):
             del content[name]
     content["checksum"] = content_checksum(content)
     shards = content.pop("shards")
@@ -230,6 +209,10 @@ def read_manifest(folder: Path) -> Manifest:
             labels=content["version"] == FORMAT_VERSION,
             negatives=_counted(content, "negatives", _number),
             unknown=_counted(content, "unknown", _share),
+            earlier=tuple(
+                EarlierEncoding(_text(each["encoding"]), tuple(_number(rows, 1) for rows in each["table_rows"]))
+                for each in content.get("earlier", [])
+            ),
         )
         _check_whole(manifest)
     except KeyError as error:
@@ -256,6 +239,11 @@ def _check_whole(manifest: Manifest) -> None:
     for counts, columns in ((manifest.negatives, manifest.dense), (manifest.unknown, manifest.categories)):
         if counts is not None and len(counts) != len(columns):
             raise ValueError("negative or unknown values are not counted for each column")
+    tables = [each.table_rows for each in manifest.earlier] + [manifest.table_rows]
+    if any(len(rows) != len(manifest.categories) for rows in tables) or any(
+        few > more for before, after in pairwise(tables) for few, more in zip(before, after, strict=True)
+    ):
+        raise ValueError("the tables of an earlier encoding do not fit those of the data")
     if sum(file.samples for file in manifest.inputs) != manifest.samples:
         raise ValueError("the samples of the inputs are not those of the shards")
 

@@ -30,7 +30,8 @@ class PreparedData:
     table_rows:     (F,) rows of each table.
     dense_features: columns of the dense input.
     samples:        of this part.
-    encoding:       see manifest.encoding_id.
+    encoding:       see prepared.encoding; earlier_encodings: those out of which it has grown, with the rows of their
+                    tables: a model that was trained on such data can go on with these, its tables grown.
     labelled:       whether the samples have labels; where not, those of the batches are all 0 and mean nothing.
     path:           as it was named.
     folder:         of the manifest.
@@ -65,6 +66,7 @@ class PreparedData:
         self.table_rows: tuple[int, ...] = self.manifest.table_rows
         self.dense_features: int = len(self.manifest.dense)
         self.encoding: str = self.manifest.encoding
+        self.earlier_encodings = {each.encoding: each.table_rows for each in self.manifest.earlier}
         self.labelled: bool = self.manifest.labels
         own = [self.folder / manifest.MANIFEST_FILE]
         if is_folder or path == own[0]:

@@ -12,17 +12,8 @@ from typing import Any
 from cupyrec.argument_kinds import check_kind
 from cupyrec.byte_sizes import format_bytes
 from cupyrec.datasets.durable_files import make_folders, output_errors, remove_unused
-from cupyrec.datasets.prepared.manifest import (
-    Category,
-    InputFile,
-    Manifest,
-    Shard,
-    encoding_id,
-    hash_mark,
-    manifest_json,
-    shard_name,
-    vocabulary_mark,
-)
+from cupyrec.datasets.prepared.encoding import encoding_id, hash_mark, vocabulary_mark
+from cupyrec.datasets.prepared.manifest import Category, InputFile, Manifest, Shard, manifest_json, shard_name
 from cupyrec.datasets.prepared.prepared_data import PreparedData
 from cupyrec.datasets.prepared.shard_writer import check_size
 from cupyrec.datasets.preparing.encode import Encoder, HashEncoder, LearningEncoder

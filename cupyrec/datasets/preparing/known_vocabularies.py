@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from cupyrec.datasets.durable_files import output_errors, write_durably
-from cupyrec.datasets.prepared.manifest import encoding_id, hash_mark, read_manifest, vocabulary_mark
+from cupyrec.datasets.prepared.encoding import encoding_id, hash_mark, vocabulary_mark
+from cupyrec.datasets.prepared.manifest import read_manifest
 from cupyrec.datasets.preparing.encode import Encoder, HashEncoder, KnownEncoder
 from cupyrec.datasets.preparing.order_phase import keys_digest
 from cupyrec.datasets.preparing.output_folder import PREPARATION_FILE, read_preparation

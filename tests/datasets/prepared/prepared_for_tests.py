@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from cupyrec.batch import Batch
 from cupyrec.datasets.prepared import manifest
+from cupyrec.datasets.prepared.encoding import EarlierEncoding, encoding_id
 from cupyrec.datasets.prepared.manifest import Category, InputFile, Manifest, Shard
 from cupyrec.datasets.prepared.prepared_data import PreparedData
 from cupyrec.datasets.prepared.splits import FORMAT, FORMAT_VERSION
@@ -74,7 +75,12 @@ def narrowest(largest: int) -> pa.DataType:
 
 
 def write_prepared(
-    folder: Path, samples: Samples, *, input_samples: Sequence[int] = (), id_types: Sequence[pa.DataType] = ()
+    folder: Path,
+    samples: Samples,
+    *,
+    input_samples: Sequence[int] = (),
+    id_types: Sequence[pa.DataType] = (),
+    earlier: Sequence[EarlierEncoding] = (),
 ) -> Manifest:
     """Write a folder with the block and shard sizes that the manifest has now.
 
@@ -106,9 +112,10 @@ def write_prepared(
             Category(f"C{number}", rows, is_list)
             for number, (rows, is_list) in enumerate(zip(samples.table_rows, samples.multi_hot, strict=True), start=1)
         ),
-        encoding=manifest.encoding_id("log", samples.table_rows, [None] * len(samples.table_rows)),
+        encoding=encoding_id("log", samples.table_rows, [None] * len(samples.table_rows)),
         inputs=tuple(InputFile(f"day_{day}", count) for day, count in enumerate(input_samples or [total])),
         shards=tuple(shards),
+        earlier=tuple(earlier),
     )
     (folder / manifest.MANIFEST_FILE).write_text(manifest.manifest_json(content))
     return content

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from prepared_for_tests import random_samples, read_all, without_checksum, write_prepared
 
 from cupyrec.datasets.prepared import manifest
+from cupyrec.datasets.prepared.encoding import EarlierEncoding
 from cupyrec.datasets.prepared.prepared_data import PreparedData
 from cupyrec.datasets.prepared.splits import by_share, write_splits
 from cupyrec.errors import DataError
@@ -28,7 +29,8 @@ def samples():
 @pytest.fixture(scope="module")
 def whole(samples, tmp_path_factory):
     folder = tmp_path_factory.mktemp("whole") / "data"
-    content = write_prepared(folder, samples)
+    earlier = [EarlierEncoding("0" * 16, (1, 1, 1)), EarlierEncoding("1" * 16, (10, 20, 30))]
+    content = write_prepared(folder, samples, earlier=earlier)
     write_splits(folder, content, "shares", by_share(SAMPLES, (0.5, 0.25, 0.25)), overwrite=False)
     return folder
 
@@ -101,6 +103,16 @@ def test_any_flipped_byte_of_the_manifest_or_of_a_split(whole, scratch, data):
         (lambda c: c.update(dense_transform="none"), "its checksum is wrong"),
         (lambda c: c.update(checksum=None), "its checksum is wrong"),
         (lambda c: (c.pop("checksum"), c.pop("encoding")), "encoding is missing"),
+        (lambda c: (c.pop("checksum"), c["earlier"].reverse()), "tables of an earlier encoding do not fit"),
+        (
+            lambda c: (c.pop("checksum"), c["earlier"][1]["table_rows"].pop()),
+            "tables of an earlier encoding do not fit",
+        ),
+        (lambda c: (c.pop("checksum"), c["earlier"][1]["table_rows"].append(1)), "of an earlier encoding do not fit"),
+        (
+            lambda c: (c.pop("checksum"), c["earlier"][1]["table_rows"].__setitem__(0, 11)),
+            "earlier encoding do not fit",
+        ),
         (lambda c: (c.pop("checksum"), c["shards"].reverse()), "shard-00002.arrow has 12 samples"),
         (lambda c: (c.pop("checksum"), c["shards"][1].update(file="shard-00000.arrow")), "two shards have the same"),
         (lambda c: (c.pop("checksum"), c["shards"][1].update(file="../x.arrow")), "not the name of a shard"),

@@ -13,7 +13,8 @@ import pyarrow as pa
 import pyarrow.parquet
 
 from cupyrec.datasets.prepared import manifest as manifest_module
-from cupyrec.datasets.prepared.manifest import block_checksum, encoding_id, read_manifest
+from cupyrec.datasets.prepared.encoding import encoding_id
+from cupyrec.datasets.prepared.manifest import block_checksum, read_manifest
 
 MOST_KEYS = 2**64
 
