@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numbers
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +58,13 @@ class DlrmConfig:
     def features(self) -> int:
         """F."""
         return len(self.table_rows)
+
+    def grown_to(self, table_rows: tuple[int, ...]) -> DlrmConfig | None:
+        """The same shape with tables that have grown to (F,) rows; None where these have fewer tables or rows."""
+        before = self.table_rows
+        if len(before) != len(table_rows) or any(few > more for few, more in zip(before, table_rows, strict=True)):
+            return None
+        return replace(self, table_rows=table_rows)
 
 
 SYSTEMS = ("auto", "resident", "hybrid", "static", "serial", "scratchpipe")

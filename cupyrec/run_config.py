@@ -90,6 +90,11 @@ class RunConfig:
         "anew.",
         "MODEL",
     )
+    init_state: bool = option(
+        False,
+        flag,
+        "Begin with what the optimizer of that checkpoint remembers, too; the steps begin anew all the same.",
+    )
     dimension: int = option(16, whole_number(1), "Embedding dimension.", "D")
     bottom_mlp: tuple[int, ...] | None = option(
         None,

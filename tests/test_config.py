@@ -33,7 +33,7 @@ WHOLE_FROM_0 = (
 )
 ABOVE_0 = ("learning_rate", "decay_power")
 FROM_0 = ("end_learning_rate",)
-FLAGS = ("overwrite", "self_interaction", "cuda_graphs", "shuffle", "resume")
+FLAGS = ("init_state", "overwrite", "self_interaction", "cuda_graphs", "shuffle", "resume")
 CHOICES = {
     "on_bad_row": ("error", "skip"),
     "pooling": ("sum", "mean"),

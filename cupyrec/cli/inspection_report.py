@@ -173,6 +173,8 @@ def _prepared(facts: dict[str, Any]) -> Iterator[str]:
         yield from _wrapped("negative", [f"count as 0: {lost[0]} of the samples", *lost[1:LIST_SHOWN], *more])
     yield _line("ids", f"{facts['ids']}, encoding {facts['encoding']}")
     tables = facts["tables"]
+    if facts["earlier"]:
+        yield from _wrapped("grown", _growth(facts["earlier"], tables))
     rows = sum(table["rows"] for table in tables)
     shares = "; rows of each, and values with a row of their own" if any(map(_has_coverage, tables)) else ""
     yield _line("tables", f"{len(tables)} of {counted(rows, 'row')} together{shares}")
@@ -183,6 +185,18 @@ def _prepared(facts: dict[str, Any]) -> Iterator[str]:
         f"{facts['bytes_per_sample']:.1f} bytes a sample",
     )
     yield from _few("splits", [_described_split(each) for each in facts["splits"]])
+
+
+def _growth(earlier: Sequence[dict[str, Any]], tables: Sequence[dict[str, Any]]) -> list[str]:
+    """The encodings that the data have grown out of, and the tables that have more rows than in the last of them."""
+    last = earlier[-1]
+    before = f" and {counted(len(earlier) - 1, 'encoding')} before it" if len(earlier) > 1 else ""
+    added = {table["name"]: table["rows"] - rows for table, rows in zip(tables, last["table_rows"], strict=True)}
+    largest = sorted((name for name in added if added[name]), key=lambda name: -added[name])
+    shown = [f"{name} {added[name]:,}" for name in largest[:LIST_SHOWN]]
+    more = ["..."] if len(largest) > LIST_SHOWN else []
+    rows = counted(sum(added.values()), "row")
+    return [f"out of {last['encoding']}{before} by {rows}", *shown, *more]
 
 
 def _table(table: dict[str, Any]) -> str:

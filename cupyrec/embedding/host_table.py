@@ -44,11 +44,14 @@ class HostTable:
         self.starts = table_offsets(self.table_rows)
         width = record_width(dimension, state_width, np.dtype(dtype).itemsize)
         self.records = (zeros or device.zeros)((int(self.starts[-1]), width), dtype)
-        if seed is None:
-            return
+        if seed is not None:
+            self.initialise(device, seed)
+
+    def initialise(self, device: CpuDevice, seed: int) -> None:
+        """Set all weights as in a new table; the optimizer's state stays as it is."""
         for table, rows in enumerate(self.table_rows):
             fill_initial_rows(
-                device, self.records_of(table), dimension, seed=seed, table=table, bound=1 / math.sqrt(rows)
+                device, self.records_of(table), self.dimension, seed=seed, table=table, bound=1 / math.sqrt(rows)
             )
 
     def records_of(self, table: int) -> np.ndarray:

@@ -37,12 +37,12 @@ def model_encoding(config: DlrmConfig, description: Mapping[str, Any], where: Pa
 
 
 def check_same_encoding(source: Source, config: DlrmConfig, encoding: str | None) -> None:
-    """Raise ConfigError when a source of the same tables was made with another encoding than a model's data.
+    """Raise ConfigError when a source was made with another encoding than a model's data, and has not grown from it.
 
     encoding: the model's. A source that has no attribute `encoding`, or a model without one, cannot be checked.
     """
     of_data = getattr(source, "encoding", None)
-    if None in (encoding, of_data) or encoding == of_data:
+    if None in (encoding, of_data) or encoding == of_data or has_grown_from(source, encoding):
         return
     raw = raw_encoding(config)
     if encoding == raw:
@@ -61,6 +61,11 @@ def check_same_encoding(source: Source, config: DlrmConfig, encoding: str | None
         f"{name_of(source)}: {what}: prepare them with `cupyrec prepare PATH... --vocabulary FOLDER`, FOLDER being the "
         "prepared data of the training"
     )
+
+
+def has_grown_from(source: Source, encoding: str | None) -> bool:
+    """Whether the ids of a source are those of data of an earlier encoding, and some more."""
+    return encoding in getattr(source, "earlier_encodings", {})
 
 
 def _made(source: Source) -> str:

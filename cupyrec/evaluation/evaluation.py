@@ -14,7 +14,7 @@ from cupyrec.config import DlrmConfig
 from cupyrec.counted import counted
 from cupyrec.datasets.source import Source, check_source, name_of, read_batches
 from cupyrec.errors import ConfigError, DataError
-from cupyrec.evaluation.data_encoding import check_same_encoding
+from cupyrec.evaluation.data_encoding import check_same_encoding, has_grown_from
 from cupyrec.evaluation.metrics import BinaryMetrics, MetricsResult
 
 
@@ -93,6 +93,12 @@ def check_source_fits(source: Source, config: DlrmConfig, encoding: str | None =
         )
     check_same_encoding(source, config, encoding)
     for number, (rows, expected) in enumerate(zip(source.table_rows, config.table_rows, strict=True), start=1):
+        if rows != expected and has_grown_from(source, encoding):
+            raise ConfigError(
+                f"{name}: the vocabularies have grown since the model was trained: table {number} of {found[0]} has "
+                f"{counted(rows, 'row')}, and {expected:,} in the model: train that on these data with `cupyrec train "
+                "PATH... --init-from MODEL`, or prepare them with --vocabulary and without --grow"
+            )
         if rows != expected:
             raise ConfigError(
                 f"{name}: table {number} of {found[0]} has {counted(rows, 'row')}, but that of the model has "

@@ -23,7 +23,7 @@ def checkpoint_facts(folder: Path, verify: bool, watch: Watch) -> dict[str, Any]
     checkpoint = read_checkpoint(folder)
     if verify:
         checkpoint.check()
-        tensors = checked_tensors(checkpoint.weights(), checkpoint.config, folder)
+        tensors = checked_tensors(checkpoint.tensors()[0], checkpoint.config, folder)
         check_finite(tensors, folder, watch)
     return _facts(checkpoint)
 

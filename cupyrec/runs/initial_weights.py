@@ -2,27 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from cupyrec.config import DlrmConfig
+from cupyrec.counted import counted
 from cupyrec.datasets.open_data import is_prepared
 from cupyrec.errors import ConfigError
 from cupyrec.option_values import CRITEO_SPARSE_FEATURES, option_name, text_of
 from cupyrec.run_config import RunConfig
 from cupyrec.runs.run_data import RunData
-from cupyrec.saving.open_model import OpenedModel, open_model
+from cupyrec.saving.checkpoint_folder import CHECKPOINTS_FOLDER
+from cupyrec.saving.open_model import OpenedModel, last_checkpoint, open_model
 from cupyrec.saving.run_folder import RunFolder
+from cupyrec.training.trainer import Trainer
 
 
 def options_to_begin(given: RunConfig, values: dict[str, Any]) -> dict[str, Any]:
     """The values of options with which a run begins: those that are given, and the shape of the model that it begins
-    with, if any. given: made of `values`; values: by field name, those that are given. Raises ModelError.
+    with, if any, with --init-state its optimizer. given: made of `values`; values: by field name, those that are given.
+    Raises ModelError.
     """
     if given.init_from is None:
         return values
-    return _shape_options(given, open_model(given.init_from, compare_checksums=False).config) | values
+    return _model_options(given, open_model(given.init_from, compare_checksums=False)) | values
 
 
 class InitialWeights:
@@ -40,9 +44,17 @@ class InitialWeights:
             raise ConfigError(
                 f"{self.path}: the model to begin with is in the folder of this run; choose another --output"
             )
+        if config.init_state and self._model.optimizer is None:
+            newest = last_checkpoint(self.path / CHECKPOINTS_FOLDER)
+            such_as = "" if newest is None else f", such as {newest}"
+            raise ConfigError(
+                f"--init-state: {self.path} is a model, which has no state of its optimizer; name a checkpoint with "
+                f"--init-from{such_as}"
+            )
+        self._with_state = config.init_state
         rows = _short(config.hash_rows)
         spelt_out = replace(config, bottom_mlp=config.bottom_layers, hash_rows=rows)
-        for name, wanted in _shape_options(config, self._model.config).items():
+        for name, wanted in _model_options(config, self._model).items():
             if (found := getattr(spelt_out, name)) != wanted:
                 raise ConfigError(
                     f"--{option_name(name)} is {text_of(found)}, but the model {self.path} was made with "
@@ -50,15 +62,22 @@ class InitialWeights:
                 )
 
     def check_fits(self, data: RunData) -> None:
-        """Raise ConfigError where the data are not such as the model was trained on."""
+        """Raise ConfigError where the data are not such as the model was trained on, and have not grown from these."""
         data.check_fits(self._model.config, self._model.encoding)
 
-    def __str__(self) -> str:
-        return f"{self.path}, of step {self._model.steps:,}"
+    def load(self, trainer: Trainer, say: Callable[[str], None]) -> None:
+        """Give the weights to a trainer, whose tables may have grown. Raises ModelError."""
+        state = ", and what its optimizer remembers" if self._with_state else ""
+        say(f"beginning with the weights of {self.path}, of step {self._model.steps:,}{state}")
+        before, now = self._model.config.table_rows, trainer.config.table_rows
+        if before != now:
+            say(f"the tables have {counted(sum(now) - sum(before), 'row')} more than there, {sum(now):,} in all")
+        trainer.load_weights(self.path, grow=True, optimizer_state=self._with_state)
 
 
-def _shape_options(config: RunConfig, shape: DlrmConfig) -> dict[str, Any]:
-    """The options of a run, on the data of a configuration, whose model has a shape; by field name."""
+def _model_options(config: RunConfig, model: OpenedModel) -> dict[str, Any]:
+    """The options of a run, on the data of a configuration, that begins with a model; by field name."""
+    shape = model.config
     options: dict[str, Any] = {
         "dimension": shape.dimension,
         "bottom_mlp": shape.bottom,
@@ -66,6 +85,9 @@ def _shape_options(config: RunConfig, shape: DlrmConfig) -> dict[str, Any]:
         "pooling": shape.pooling,
         "self_interaction": shape.self_interaction,
     }
+    if config.init_state and model.optimizer is not None:
+        settings = {name: value for name, value in model.optimizer.items() if name != "name"}
+        options |= {"optimizer": model.optimizer["name"], **settings}
     # Of other data the tables are what they are.
     if shape.features == CRITEO_SPARSE_FEATURES and not is_prepared(config.paths):
         options["hash_rows"] = _short(shape.table_rows)

@@ -127,8 +127,7 @@ def run_training(
         trainer = _trainer(config, shape, system, device, trace)
         _say_system(trainer, why, config, say)
         if begins_from is not None:
-            say(f"beginning with the weights of {begins_from}")
-            trainer.load_weights(begins_from.path)
+            begins_from.load(trainer, say)
         records = RunRecords(folder, progress, log_every=config.log_every)
         start, steps_before, checkpoints = None, 0, None
         if folder is not None:

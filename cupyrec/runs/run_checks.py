@@ -78,6 +78,7 @@ def in_vain(config: RunConfig) -> list[str]:
         "--checkpoint-every": (config.checkpoint_every, ("keep",)),
         "--shuffle": (config.shuffle, ("shuffle_window",)),
         "--decay-steps": (config.decay_steps, ("decay_start_step", "decay_power", "end_learning_rate")),
+        "--init-from": (config.init_from, ("init_state",)),
         "--valid": (config.valid, ("eval_every",)),
         "--eval-every": (config.eval_every, ("save",)),
         "--on-bad-row skip": (config.on_bad_row == "skip", ("bad_rows",)),

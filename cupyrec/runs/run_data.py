@@ -15,6 +15,7 @@ from cupyrec.datasets.open_data import data_files, is_prepared, open_data
 from cupyrec.datasets.prepared.prepared_data import PreparedData
 from cupyrec.datasets.source import Source
 from cupyrec.errors import ConfigError
+from cupyrec.evaluation.data_encoding import has_grown_from
 from cupyrec.evaluation.evaluation import check_labelled, check_source_fits
 from cupyrec.option_values import option_name
 from cupyrec.run_config import RunConfig
@@ -107,8 +108,11 @@ class RunData:
         return min(self._shuffle_window, train.samples) if isinstance(train, PreparedData) else 0
 
     def check_fits(self, shape: DlrmConfig, encoding: str | None) -> None:
-        """Raise ConfigError where the data are of other tables than a model, or of another encoding than its data."""
-        check_source_fits(self._train, shape, encoding)
+        """Raise ConfigError where the data are of other tables than a model, or of another encoding than its data, and
+        have not grown from these.
+        """
+        grown = shape.grown_to(self.table_rows) if has_grown_from(self._train, encoding) else None
+        check_source_fits(self._train, grown or shape, encoding)
 
     def split(self, say: Callable[[str], None]) -> tuple[Source, Source | None]:
         """The training data and the validation data; to cut a share off raw files all their lines are counted.

@@ -68,9 +68,7 @@ class Checkpoint:
         """
         if self.config != model.model_config:
             raise ModelError(f"{self.folder}: made for another model: {self.config}, and not {model.model_config}")
-        if self.content["optimizer"] != model.optimizer:
-            raise ModelError(f"{self.folder}: made with the optimizer {_text(self.content['optimizer'])}, "
-                             f"and not {_text(model.optimizer)}")  # fmt: skip
+        model.check_optimizer(self.content["optimizer"], self.folder)
         targets = model.tables()
         targets |= {name: np.zeros(shape, np.float32) for name, shape in model.dense_shapes().items()}
         missing = set(targets)
@@ -93,27 +91,33 @@ class Checkpoint:
             self._patch(model)
         model.set_dense(targets, self.steps)
 
-    def weights(self) -> dict[str, TensorSource]:
-        """All weights by the names of a saved model, read from the files when they are used; compares no checksums.
+    def tensors(self) -> tuple[dict[str, TensorSource], dict[str, TensorSource]]:
+        """All weights by the names of a saved model, and the optimizer's state: `embedding.T.state` and `dense.state`.
 
-        Raises ModelError.
+        They are read from the files when they are used; compares no checksums. Raises ModelError.
         """
         arrays: dict[str, np.ndarray] = {}
         for name in self.content["files"]:
             if name != PATCH_FILE:
                 arrays |= open_file(self.folder / name)[0]
-        weights: dict[str, TensorSource] = {
-            name: ArraySource(array) for name, array in arrays.items() if not name.endswith(".state")
-        }
+        tensors: dict[str, TensorSource] = {name: ArraySource(array) for name, array in arrays.items()}
         if PATCH_FILE in self.content["files"]:
-            patch, first_row = self._open_patch({"patch.weight": self.config.dimension}), 0
+            first_table = arrays.get("embedding.0.state")
+            widths = {"weight": self.config.dimension}
+            if first_table is not None and first_table.ndim == 2:
+                widths["state"] = first_table.shape[1]
+            patch, first_row = self._open_patch({f"patch.{part}": width for part, width in widths.items()}), 0
             for table, rows in enumerate(self.config.table_rows):
-                name = f"embedding.{table}.weight"
-                # Another shape, or none, is told by who knows all shapes.
-                if name in arrays and arrays[name].shape == (rows, self.config.dimension):
-                    weights[name] = PatchedSource(arrays[name], patch["patch.rows"], patch["patch.weight"], first_row)
+                for part, width in widths.items():
+                    name = f"embedding.{table}.{part}"
+                    # Another shape, or none, is told by who knows all shapes.
+                    if name in arrays and arrays[name].shape == (rows, width):
+                        tensors[name] = PatchedSource(
+                            arrays[name], patch["patch.rows"], patch[f"patch.{part}"], first_row
+                        )
                 first_row += rows
-        return weights
+        state = {name: tensors.pop(name) for name in list(tensors) if name.endswith(".state")}
+        return tensors, state
 
     def _patch(self, model: ModelState) -> None:
         """Set the rows that changed while the tables were written."""
@@ -249,7 +253,3 @@ def _blocks(array: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
         step = max(1, BLOCK_BYTES * array.shape[0] // array.nbytes)
         for start in range(0, array.shape[0], step):
             yield start, array[start : start + step]
-
-
-def _text(optimizer: dict[str, Any]) -> str:
-    return " ".join(f"{name} {value!r}" if name != "name" else f"{value}" for name, value in optimizer.items())

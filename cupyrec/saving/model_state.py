@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from cupyrec.errors import ModelError
 from cupyrec.optim.registry import Optimizer
 from cupyrec.saving.safetensors_file import TensorSource, fill
 from cupyrec.saving.saved_model import model_tensors
@@ -67,9 +69,10 @@ class ModelState:
         self.system.reload()
 
     def begin_with(self, tensors: Mapping[str, TensorSource]) -> None:
-        """Set all weights, block by block; no step is done, and the optimizer has no state.
+        """Set all weights, block by block; no step is done.
 
-        tensors: all weights by their names in a saved model.
+        tensors: all weights by their names in a saved model; of a table the first rows are enough, and the others stay.
+        What the optimizer remembers, by the names in a checkpoint: 0 where it is not there.
         """
         self.table.records[:, self.dimension :] = 0
         dense = {name: np.zeros(shape, np.float32) for name, shape in self.dense_shapes().items()}
@@ -84,6 +87,17 @@ class ModelState:
         size = self._stage.optimizer_state_size
         return shapes | ({DENSE_STATE: (size,)} if size else {})
 
+    def check_optimizer(self, other: Mapping[str, Any], where: str | Path) -> None:
+        """Raise ModelError unless a checkpoint was made with this optimizer. other: its name and settings."""
+        if other != self.optimizer:
+            raise ModelError(f"{where}: made with the optimizer {_text(other)}, and not {_text(self.optimizer)}")
+
+    def state_shapes(self, table_rows: Sequence[int]) -> dict[str, tuple[int, ...]]:
+        """The shapes of what the optimizer remembers, of tables of so many rows, by the names in a checkpoint."""
+        shapes = {f"embedding.{t}.state": (rows, self.state_width) for t, rows in enumerate(table_rows)}
+        dense = {name: shape for name, shape in self.dense_shapes().items() if name == DENSE_STATE}
+        return (shapes if self.state_width else {}) | dense
+
     def weights_are_finite(self) -> bool:
         """Whether all weights and the state of the rows are numbers; the host table has all values by then."""
         records = self.table.records
@@ -95,3 +109,7 @@ class ModelState:
     def _dense_arrays(self) -> dict[str, Any]:
         tensors = model_tensors(self.system.model, self.table)
         return {name: array for name, array in tensors.items() if not name.startswith("embedding.")}
+
+
+def _text(optimizer: Mapping[str, Any]) -> str:
+    return " ".join(f"{name} {value!r}" if name != "name" else f"{value}" for name, value in optimizer.items())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -25,8 +25,10 @@ from cupyrec.saving.saved_model import DESCRIPTION_FILE, read_model
 class OpenedModel:
     """config: the shape; description: the whole of model.json, or of a checkpoint; steps: trained so far.
 
-    encoding: that of the data it was trained with, None where nobody knows; see data_encoding.
-    tensors:  all weights by the names of a saved model, in its order; float32, read from the files where they are used.
+    encoding:  that of the data it was trained with, None where nobody knows; see data_encoding.
+    tensors:   all weights by the names of a saved model, in its order; float32, read from the files when they are used.
+    optimizer: of a checkpoint, its name and settings; None of a model.
+    state:     what the optimizer remembers, see Checkpoint.tensors; not checked. Empty of a model.
     """
 
     config: DlrmConfig
@@ -34,6 +36,8 @@ class OpenedModel:
     steps: int
     encoding: str | None
     tensors: dict[str, TensorSource]
+    optimizer: dict[str, Any] | None = None
+    state: dict[str, TensorSource] = field(default_factory=dict)
 
 
 def open_model(path: str | Path, *, compare_checksums: bool = True) -> OpenedModel:
@@ -43,11 +47,14 @@ def open_model(path: str | Path, *, compare_checksums: bool = True) -> OpenedMod
     """
     folder = Path(path)
     _check_no_file(folder)
+    optimizer: dict[str, Any] | None = None
+    state: dict[str, TensorSource] = {}
     if (folder / CHECKPOINT_FILE).exists():
         checkpoint = read_checkpoint(folder)
         if compare_checksums:
             checkpoint.check()
-        config, tensors = checkpoint.config, checkpoint.weights()
+        config, (tensors, state) = checkpoint.config, checkpoint.tensors()
+        optimizer = checkpoint.content["optimizer"]
         description = {"steps": checkpoint.steps, "training": checkpoint.content}
     else:
         _check_not_of_checkpoints(folder)
@@ -59,7 +66,8 @@ def open_model(path: str | Path, *, compare_checksums: bool = True) -> OpenedMod
     if type(steps) is not int or steps < 0:
         raise ModelError(f"{folder}: the description of the model is damaged: steps is {steps!r}")
     encoding = model_encoding(config, description, folder)
-    return OpenedModel(config, description, steps, encoding, checked_tensors(tensors, config, folder))
+    checked = checked_tensors(tensors, config, folder)
+    return OpenedModel(config, description, steps, encoding, checked, optimizer, state)
 
 
 def _check_no_file(path: Path) -> None:

@@ -42,8 +42,11 @@ def check_extent(*, epochs: int, max_steps: int | None, eval_every: int, patienc
 
 def check_data(source: Source, valid: Source | None, eval_every: int, config: DlrmConfig, encoding: str | None) -> None:
     """Raise ConfigError where data are missing, have no labels or do not fit a model. encoding: of its data."""
-    for part in (source,) if valid is None else (source, valid):
-        check_source_fits(part, config, encoding)
-        check_labelled(part)
+    check_source_fits(source, config, encoding)
+    check_labelled(source)
+    if valid is not None:
+        # The model has the encoding of the source by then, which may have grown.
+        check_source_fits(valid, config, getattr(source, "encoding", None) or encoding)
+        check_labelled(valid)
     if eval_every and valid is None:
         raise ConfigError(f"eval_every is {eval_every}, but there are no data to evaluate on: give them as valid")

@@ -16,7 +16,6 @@ from cupyrec.devices.gpu import GpuDevice
 from cupyrec.devices.host_memory import available_bytes
 from cupyrec.devices.make_device import make_device
 from cupyrec.embedding.host_table import HostTable
-from cupyrec.errors import ModelError
 from cupyrec.evaluation.evaluation import Evaluation, check_source_fits, evaluate
 from cupyrec.evaluation.metrics import MetricsResult
 from cupyrec.models.dlrm import Dlrm
@@ -29,7 +28,6 @@ from cupyrec.saving.checkpoint_folder import CheckpointFolder
 from cupyrec.saving.checkpoint_writer import write_checkpoint
 from cupyrec.saving.checkpoints import Checkpoints, checkpoint_content
 from cupyrec.saving.model_state import ModelState
-from cupyrec.saving.open_model import open_model
 from cupyrec.saving.saved_model import save_model
 from cupyrec.saving.training_state import TrainingResult, TrainingState
 from cupyrec.systems.registry import make_system, resolve_system
@@ -45,6 +43,7 @@ from cupyrec.training.save_to_folder import save_to_folder
 from cupyrec.training.trainer_defaults import optimizer_of, schedule_of
 from cupyrec.training.training_batches import TrainingBatches
 from cupyrec.training.training_loop import TrainingLoop, Watching
+from cupyrec.training.weights_to_load import open_weights, state_to_load
 
 
 class Trainer:
@@ -78,7 +77,7 @@ class Trainer:
         check_kind(TraceSink | None, "a cupyrec.TraceFile, or have its method box", trace=trace)
         check_at_least(1, batch_size=batch_size, threads=1 if threads is None else threads)
         check_at_least(0, seed=seed)
-        self.config, self.batch_size = config, batch_size
+        self.config, self.batch_size, self._seed = config, batch_size, seed
         optimizer, schedule = optimizer_of(optimizer), schedule_of(schedule)
         system_config = SystemConfig(system) if isinstance(system, str) else system
         self.device = make_device(device, threads=threads) if isinstance(device, str) else device
@@ -210,15 +209,10 @@ class Trainer:
         the last step's weights have shown none yet. DeviceError where the weights cannot be had from a GPU.
         """
         self._finish()
+        system = self.system
         if not self._model_state.weights_are_finite():
-            raise diverged(f"weights are not finite after step {self.system.steps_done:,}, and are not saved")
-        save_model(
-            folder,
-            self.system.model,
-            self.system.table,
-            steps=self.system.steps_done,
-            training=self._described(description),
-        )
+            raise diverged(f"weights are not finite after step {system.steps_done:,}, and are not saved")
+        save_model(folder, system.model, system.table, steps=system.steps_done, training=self._described(description))
 
     def checkpoints(
         self,
@@ -260,19 +254,23 @@ class Trainer:
         )
 
     @one_at_a_time
-    def load_weights(self, folder: str | Path) -> None:
-        """Begin with the weights of a model or of a checkpoint, whatever load_model takes; no step is done then, and
-        the optimizer has no state. `fit` refuses data of another encoding than those that they were trained on.
+    def load_weights(self, folder: str | Path, *, grow: bool = False, optimizer_state: bool = False) -> None:
+        """Begin with the weights of a model or of a checkpoint, whatever load_model takes; no step is done then.
 
-        Raises ModelError on what is damaged, or of another shape; the weights are of no use then, where reading has
-        begun. Not while fit is at work.
+        grow: its tables may have fewer rows, as the vocabularies of the data have grown: the others are new.
+        optimizer_state: take that of a checkpoint as well; else there is none. `fit` refuses data of another encoding
+        than those that they were trained on, but for one that has grown from it. Raises ModelError on what is damaged,
+        or of another shape or optimizer; the weights are of no use then, where reading has begun. Not while fit is at
+        work.
         """
         check_paths(folder=folder)
-        opened = open_model(folder)
-        if opened.config != self.config:
-            raise ModelError(f"{folder}: made for another model: {opened.config}, and not {self.config}")
+        check_kind(bool, "True or False", grow=grow, optimizer_state=optimizer_state)
+        opened = open_weights(folder, self.config, grow=grow)
+        state = state_to_load(opened, self._model_state, folder) if optimizer_state else {}
         with self.device.running():
-            self._model_state.begin_with(opened.tensors)
+            if opened.config != self.config:
+                self.system.table.initialise(self.device.host, self._seed)
+            self._model_state.begin_with(opened.tensors | state)
         self.state, self._encoding = TrainingState(), opened.encoding
 
     @one_at_a_time

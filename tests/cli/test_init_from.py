@@ -226,3 +226,63 @@ def test_it_stands_in_a_file_of_options(made, tmp_path, capsys, monkeypatch):
     assert run_here(capsys, "train", "--config", tmp_path / "run.toml").code == 0
     outcome = run_here(capsys, "train", "--config", tmp_path / "bad.toml")
     assert "--dimension is 16, but the model day1 was made with 4" in check_one_error_line(outcome)
+
+
+CHECKPOINT = "day1/checkpoints/step-00000003"
+
+
+def test_what_the_optimizer_remembers_comes_along_where_that_is_asked_for(made, tmp_path, capsys):
+    """With its optimizer, and no word of it."""
+    outcome = go_on(capsys, made, tmp_path / "day2", "--init-state", model=CHECKPOINT)
+    assert outcome.code == 0, outcome
+    assert (
+        f"beginning with the weights of {made / CHECKPOINT}, of step 3, and what its optimizer remembers" in outcome.out
+    )
+    trainer = Trainer(
+        open_model(made / "day1").config,
+        optimizer=RowwiseAdagrad(),
+        schedule=WarmupPolynomialDecay(0.05),
+        batch_size=20,
+        threads=1,
+    )
+    trainer.load_weights(made / CHECKPOINT, optimizer_state=True)
+    trainer.fit(CriteoFiles(made / "day_2", hash_rows=50))
+    trainer.save(tmp_path / "library")
+    assert weights(tmp_path / "day2") == weights(tmp_path / "library")
+    assert go_on(capsys, made, tmp_path / "without", model=CHECKPOINT).code == 0
+    assert weights(tmp_path / "without") != weights(tmp_path / "day2")
+    assert read_config_file(tmp_path / "day2" / "config.toml")["init-state"] is True
+
+
+def test_the_optimizer_of_the_checkpoint_is_taken_and_no_other(made, tmp_path, capsys):
+    options = ["--optimizer=adagrad", "--eps=0.01", "--checkpoint-every=3", "--output", tmp_path / "adagrad"]
+    assert run_here(capsys, "train", made / "day_1", *TINY_MODEL, *HOW, *options).code == 0
+    where = ["--init-from", tmp_path / "adagrad" / "checkpoints" / "step-00000005", "--init-state"]
+    assert run_here(capsys, "train", made / "day_2", *HOW, *where, "--output", tmp_path / "day2").code == 0
+    kept = read_config_file(tmp_path / "day2" / "config.toml")
+    assert (kept["optimizer"], kept["eps"]) == ("adagrad", 0.01)
+    for option, message in {
+        "--optimizer=sgd": "--optimizer is sgd, but the model {} was made with adagrad",
+        "--eps=0.1": "--eps is 0.1, but the model {} was made with 0.01",
+    }.items():
+        outcome = run_here(capsys, "train", made / "day_2", *HOW, *where, option)
+        expected = message.format(where[1]) + "; leave the option out, or begin without --init-from"
+        assert check_one_error_line(outcome) == expected
+
+
+def test_a_model_without_a_state_names_the_checkpoint_that_has_one(made, tmp_path, capsys):
+    outcome = go_on(capsys, made, tmp_path / "day2", "--init-state")
+    assert check_one_error_line(outcome) == (
+        f"--init-state: {made / 'day1'} is a model, which has no state of its optimizer; name a checkpoint with "
+        f"--init-from, such as {made / 'day1/checkpoints/step-00000005'}"
+    )
+    shutil.copytree(made / "day1", tmp_path / "model", ignore=shutil.ignore_patterns("checkpoints"))
+    outcome = go_on(capsys, tmp_path, None, "--init-state", model="model")
+    assert check_one_error_line(outcome).endswith("name a checkpoint with --init-from")
+    assert files_in(tmp_path / "day2") == []
+
+
+def test_a_state_without_a_model_is_told(made, capsys):
+    outcome = run_here(capsys, "train", made / "day_2", *TINY_MODEL, *HOW, "--init-state")
+    assert outcome.code == 0, outcome
+    assert "without effect: --init-state (needs --init-from)" in outcome.out

@@ -5,8 +5,22 @@ import tracemalloc
 
 import numpy as np
 import pytest
-from checkpoint_runs import CONFIG, SYSTEMS, as_array, bits, made_source, make_trainer
+from batch_strategies import random_batch
+from checkpoint_runs import (
+    BATCH_SIZE,
+    CONFIG,
+    DENSE_FEATURES,
+    SYSTEMS,
+    TABLE_ROWS,
+    Gate,
+    as_array,
+    bits,
+    made_source,
+    make_trainer,
+)
 
+from cupyrec import Adagrad
+from cupyrec.datasets.source import BatchList
 from cupyrec.errors import ConfigError, ModelError
 from cupyrec.saving.exported_model import export_model, import_model
 from cupyrec.saving.open_model import open_model
@@ -152,3 +166,150 @@ def test_tables_are_not_held_twice(tmp_path):
     finally:
         tracemalloc.stop()
     assert peak_bytes < table_bytes / 4
+
+
+GROWN_ROWS = (170, 9, 200)
+GROWN = dataclasses.replace(CONFIG, table_rows=GROWN_ROWS)
+
+
+class Data(BatchList):
+    """Batches of tables that have grown, as the encoding says."""
+
+    def __init__(self, count, *, first=0, encoding="now", earlier=()):
+        batches = [
+            random_batch(np.random.default_rng(seed), GROWN_ROWS, BATCH_SIZE, dense_features=DENSE_FEATURES)
+            for seed in range(first, first + count)
+        ]
+        super().__init__(batches, GROWN_ROWS, DENSE_FEATURES)
+        self.encoding, self.earlier_encodings = encoding, dict.fromkeys(earlier, TABLE_ROWS)
+
+
+@pytest.mark.parametrize("device", ["cpu", "gpu"])
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_tables_that_have_grown_have_the_weights_and_new_rows(folder, system, device):
+    """In every system the model's rows come first, and those after them are as in a new table."""
+    fresh, trainer = (make_trainer(system, device=device, config=GROWN) for _ in range(2))
+    trainer.fit(Data(6, first=30))  # what it had by then is void
+    trainer.load_weights(folder / "model", grow=True)
+    weights = {name: as_array(tensor) for name, tensor in open_model(folder / "model").tensors.items()}
+    fresh.system.finish()
+    trainer.system.finish()
+    for table, rows in enumerate(TABLE_ROWS):
+        found = trainer.system.table.weights_of(table)
+        assert np.array_equal(found[:rows], weights[f"embedding.{table}.weight"])
+        assert np.array_equal(found[rows:], fresh.system.table.weights_of(table)[rows:])
+    assert not trainer.system.table.records[:, CONFIG.dimension :].any()
+    # What it trains on is what it was given, in host and device memory alike.
+    again = make_trainer("resident", config=GROWN, device=device, seed=77)
+    trainer.save_checkpoint(folder / f"grown-{system}-{device}")
+    again.load_checkpoint(folder / f"grown-{system}-{device}")
+    for each in (trainer, again):
+        each.fit(Data(5))
+    if system in ("resident", "serial", "scratchpipe"):
+        assert bits(trainer) == bits(again)
+
+
+def test_tables_grow_only_where_that_is_asked_for_and_only_to_more_rows(folder):
+    trainer = make_trainer("resident", config=GROWN)
+    before = bits(trainer)
+    with pytest.raises(
+        ModelError, match=r"another model: .*; where data were prepared with --grow, load_weights takes"
+    ):
+        trainer.load_weights(folder / "model")
+    for rows in ((170, 8, 200), (149, 9, 200), (170, 9)):
+        fewer = make_trainer("resident", config=dataclasses.replace(CONFIG, table_rows=rows))
+        with pytest.raises(ModelError, match="made for another model: DlrmConfig"):
+            fewer.load_weights(folder / "model", grow=True)
+    wider = make_trainer("resident", config=dataclasses.replace(GROWN, top=(6, 1)))
+    with pytest.raises(ModelError, match="made for another model: DlrmConfig"):
+        wider.load_weights(folder / "model", grow=True)
+    assert bits(trainer) == before
+
+
+def test_data_must_have_grown_from_those_of_the_weights(tmp_path):
+    source = made_source()
+    source.encoding = "then"
+    small = make_trainer("resident")
+    small.fit(source)
+    small.save(tmp_path / "model")
+
+    def begin():
+        trainer = make_trainer("resident", config=GROWN)
+        trainer.load_weights(tmp_path / "model", grow=True)
+        return trainer
+
+    trainer = begin()
+    with pytest.raises(ConfigError, match="other vocabularies"):
+        trainer.fit(Data(3))
+    with pytest.raises(ConfigError, match="other vocabularies"):
+        trainer.fit(Data(3, earlier=["before"]))
+    assert trainer.fit(Data(3, earlier=["before", "then"])).steps == 3
+    # From then on the model is one of the new encoding.
+    trainer.save(tmp_path / "grown")
+    assert open_model(tmp_path / "grown").encoding == "now"
+    with pytest.raises(ConfigError, match="other vocabularies"):
+        trainer.fit(Data(3, encoding="then"))
+    # Validation data have the encoding of the training data, whether they say how it came about or not.
+    valid = Data(2, first=20)
+    assert begin().fit(Data(3, earlier=["then"]), valid=valid).final.metrics.samples == 2 * BATCH_SIZE
+    with pytest.raises(ConfigError, match="the vocabularies have grown since the model was trained: table 1 of 3 has "
+                                          "170 rows, and 150 in the model"):  # fmt: skip
+        small.fit(Data(3, earlier=["then"]))
+
+
+@pytest.mark.parametrize("device", ["cpu", "gpu"])
+@pytest.mark.parametrize("config", [CONFIG, GROWN])
+@pytest.mark.parametrize("optimizer", ["adagrad", "rowwise-adagrad", "sgd"])
+def test_what_the_optimizer_remembers_is_taken_over(tmp_path, optimizer, config, device):
+    first = make_trainer("scratchpipe", optimizer=optimizer)
+    first.fit(made_source())
+    first.save_checkpoint(tmp_path / "checkpoint")
+    trainer = make_trainer("scratchpipe", optimizer=optimizer, config=config, device=device)
+    trainer.load_weights(tmp_path / "checkpoint", grow=True, optimizer_state=True)
+    assert trainer.system.steps_done == trainer.state.steps == 0
+    for table, rows in enumerate(TABLE_ROWS):
+        found, before = (each.system.table.records_of(table) for each in (trainer, first))
+        assert np.array_equal(found[:rows], before)
+        assert not found[rows:, CONFIG.dimension :].any()
+    now, then = trainer._model_state.dense(), first._model_state.dense()
+    assert {name: array.tobytes() for name, array in now.items()} == {name: a.tobytes() for name, a in then.items()}
+    if config == CONFIG:
+        # The steps after it are those of a run that goes on from there.
+        for each in (first, trainer):
+            each.fit(made_source(4, first=50))
+        if device == "cpu":
+            assert bits(trainer)[1:] == bits(first)[1:]
+
+
+def test_changed_rows_beside_the_tables_of_a_checkpoint_count_with_their_state(tmp_path, monkeypatch):
+    """Of a checkpoint that was written while training went on."""
+    monkeypatch.setattr("cupyrec.saving.checkpoints.AT_ONCE_BYTES", 0)
+    gate = Gate(monkeypatch, table=0)
+    first = make_trainer("scratchpipe")
+    checkpoints = first.checkpoints(tmp_path, every=3, keep=5)
+
+    def on_step(_result, _share):
+        if first.system.steps_done == 6:
+            gate.open(checkpoints)
+
+    first.fit(made_source(), on_step=on_step, checkpoints=checkpoints)
+    step = tmp_path / "step-00000006"
+    assert (step / "patch.safetensors").exists()
+    expected, trainer = make_trainer("resident"), make_trainer("resident")
+    expected.load_checkpoint(step)
+    trainer.load_weights(step, optimizer_state=True)
+    assert bits(trainer)[1:] == bits(expected)[1:]
+    assert (bits(trainer)[0], bits(expected)[0]) == (0, 6)
+
+
+def test_a_state_that_is_not_there_or_of_another_optimizer_is_refused(folder):
+    trainer = make_trainer("resident")
+    before = bits(trainer)
+    with pytest.raises(ModelError, match="a model, which has no state of its optimizer; name a checkpoint"):
+        trainer.load_weights(folder / "model", optimizer_state=True)
+    assert bits(trainer) == before
+    for optimizer in ("sgd", "rowwise-adagrad", Adagrad(eps=0.1)):
+        with pytest.raises(ModelError, match="made with the optimizer adagrad eps 1e-10, and not "):
+            make_trainer("resident", optimizer=optimizer).load_weights(folder / "checkpoint", optimizer_state=True)
+    with pytest.raises(ConfigError, match="optimizer_state must be True or False"):
+        trainer.load_weights(folder / "checkpoint", optimizer_state="yes")
