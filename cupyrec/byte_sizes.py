@@ -11,6 +11,8 @@ DECIMAL_UNITS = ("B", "kB", "MB", "GB", "TB", "PB")
 BYTES_OF_UNIT = {unit.lower(): 1000**power for power, unit in enumerate(DECIMAL_UNITS)} | {
     unit.lower(): 1024**power for power, unit in enumerate(("KiB", "MiB", "GiB", "TiB", "PiB"), start=1)
 }
+# Python refuses to read numbers of thousands of digits.
+MOST_LETTERS = 100
 
 
 def format_bytes(size_bytes: int) -> str:
@@ -31,7 +33,8 @@ def parse_bytes(text: str) -> int:
     Parts of a byte are cut off.
     Raises ConfigError that names the text and the units.
     """
-    match = re.fullmatch(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*([a-z]*)\s*", text, re.ASCII | re.IGNORECASE)
+    is_short = len(text) <= MOST_LETTERS
+    match = is_short and re.fullmatch(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*([a-z]*)\s*", text, re.ASCII | re.IGNORECASE)
     unit_bytes = match and BYTES_OF_UNIT.get(match[2].lower() or "b")
     if not match or not unit_bytes:
         raise ConfigError(

@@ -287,12 +287,12 @@ def read_config_file(path: str | Path) -> dict[str, Any]:
     """The raw values of a TOML file. Raises ConfigError when it cannot be read or is no TOML."""
     try:
         return parse_toml(Path(path).read_bytes().decode("utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"{path}: not a TOML file: {error}") from None
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
 
 
 def parse_toml(text: str) -> dict[str, Any]:
-    """The raw values of a TOML text. Raises ValueError."""
+    """The raw values of a TOML text. Raises ValueError, and RecursionError on thousands of brackets."""
     return importlib.import_module("tomllib" if sys.version_info >= (3, 11) else "tomli").loads(text)

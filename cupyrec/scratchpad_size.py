@@ -6,7 +6,7 @@ import re
 from fractions import Fraction
 from typing import Any
 
-from cupyrec.byte_sizes import parse_bytes
+from cupyrec.byte_sizes import MOST_LETTERS, parse_bytes
 from cupyrec.errors import ConfigError
 
 # Slots are int32, and the largest stands for "never" elsewhere.
@@ -44,10 +44,12 @@ def scratchpad_slots(size: str, rows: int, record_bytes: int) -> int:
 def _slots(size: str, rows: int, record_bytes: int) -> int:
     """As many as the text says, 0 too. Raises ConfigError."""
     text = size.strip()
+    if len(text) > MOST_LETTERS:
+        text = ""  # no size
     share = re.fullmatch(r"(\d+(?:\.\d*)?|\.\d+)\s*%", text, re.ASCII)
     if share:
         return int(Fraction(share[1]) * rows / 100)
-    if re.fullmatch(r"\d[\d_]*", text, re.ASCII):
+    if re.fullmatch(r"\d+(?:_\d+)*", text, re.ASCII):
         return int(text)
     try:
         return parse_bytes(text) // record_bytes

@@ -35,7 +35,25 @@ def test_a_scratchpad_without_a_row(size):
         scratchpad_slots(size, 1000, 64)
 
 
-@pytest.mark.parametrize("size", ["", "GB", "ten", "-1", "10%%", "1,000", "3 rows", "1.5 rows", "nan%", "\u0661\u0660"])
+@pytest.mark.parametrize(
+    "size",
+    [
+        "",
+        "GB",
+        "ten",
+        "-1",
+        "10%%",
+        "1,000",
+        "3 rows",
+        "1.5 rows",
+        "nan%",
+        "\u0661\u0660",
+        "1_",
+        "1__0",
+        "9" * 5000,
+        "9" * 5000 + "%",
+    ],
+)
 def test_what_is_no_size(size):
     with pytest.raises(ConfigError, match="is not the size of a scratchpad: give bytes with a unit"):
         scratchpad_slots(size, 1000, 64)

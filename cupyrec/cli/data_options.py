@@ -168,9 +168,10 @@ def say_unused(config: RunConfig, *, prepared: bool) -> None:
     from cupyrec.runs.run_checks import in_vain
     from cupyrec.runs.run_data import raw_options
 
-    names = raw_options(config) if prepared else in_vain(config)
-    if names:
-        click.echo(f"{'not used with prepared data' if prepared else 'without effect'}: {', '.join(names)}", err=True)
+    unused = raw_options(config) if prepared else []
+    for what, names in {"without effect": in_vain(config), "not used with prepared data": unused}.items():
+        if names:
+            click.echo(f"{what}: {', '.join(names)}", err=True)
 
 
 def bad_row_values(on_bad_row: str, bad_rows: str) -> dict[str, Any]:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.metadata
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from cupyrec import __version__
 from cupyrec.cli import say
 from cupyrec.cli.share_progress import ShareProgress
 from cupyrec.cli.whole_number import WholeNumber
@@ -92,7 +92,7 @@ def generate(
                 progress.show(written / rows)
         result = metrics.result()
         report = {
-            "cupyrec": importlib.metadata.version("cupyrec"),
+            "cupyrec": __version__,
             "rows": rows,
             "files": files,
             **dataclasses.asdict(model),

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cupyrec.errors import OutputError
+from cupyrec.errors import ConfigError, OutputError
 from cupyrec.folder_lock import LOCK_FILE
 
 if TYPE_CHECKING:
@@ -39,6 +39,14 @@ def durable_file(path: Path) -> Iterator[Path]:
         with contextlib.suppress(OSError):
             partial.unlink(missing_ok=True)
         raise
+
+
+def check_utf8(path: Path) -> None:
+    """Raise ConfigError for a name that pyarrow cannot open."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        raise ConfigError(f"{path}: its name is not valid UTF-8; rename it") from None
 
 
 @contextlib.contextmanager

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from cupyrec.datasets.durable_files import output_errors, partial_path, sync_file, sync_folder
+from cupyrec.datasets.durable_files import check_utf8, output_errors, partial_path, sync_file, sync_folder
 from cupyrec.errors import ConfigError, OutputError
 
 fcntl: ModuleType | None
@@ -126,7 +126,8 @@ class PredictionsFile:
 
 
 def check_name(path: Path) -> None:
-    """Raise ConfigError for a name that promises another format than Parquet."""
+    """Raise ConfigError for a name that promises another format than Parquet, or that pyarrow cannot open."""
+    check_utf8(path)
     if path.suffix.lower() in OTHER_SUFFIXES:
         raise ConfigError(f"{path}: predictions are Parquet; let the name of --output end in .parquet")
 

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from cupyrec.argument_kinds import check_kind
 from cupyrec.batch import Batch, check_table_rows
 from cupyrec.config import check_at_least
-from cupyrec.errors import ConfigError, DataError
+from cupyrec.errors import ConfigError, CupyrecError, DataError
 
 
 class Source(Protocol):
@@ -54,15 +54,19 @@ def check_source(source: object) -> None:
             "the data must be a source, such as cupyrec.CriteoFiles(path), PreparedData(folder), BatchList(...) or an "
             f"object with {', '.join(MEMBERS)}, but are {what}"
         )
+    name = type(source).__name__
+    try:
+        check_table_rows(source.table_rows)  # type: ignore[attr-defined]
+        check_at_least(1, dense_features=source.dense_features)  # type: ignore[attr-defined]
+    except CupyrecError as error:
+        raise ConfigError(f"{name}: {error}") from None
     options = SEEKING if getattr(source, "seekable", False) else {}
     try:
         inspect.signature(source.batches).bind(1, on_progress=None, **options)  # type: ignore[attr-defined]
     except TypeError as error:
         keywords = ", ".join(f"{name}=..." for name in ("on_progress", *options))
         why = ", as it says seekable = True" if options else ""
-        raise ConfigError(
-            f"{type(source).__name__}.batches must take (batch_size, {keywords}){why}; it does not: {error}"
-        ) from None
+        raise ConfigError(f"{name}.batches must take (batch_size, {keywords}){why}; it does not: {error}") from None
 
 
 def name_of(source: object) -> str:

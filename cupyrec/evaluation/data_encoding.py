@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from cupyrec.config import DlrmConfig
+from cupyrec.datasets.criteo import CriteoFiles
 from cupyrec.datasets.prepared.encoding import encoding_id
 from cupyrec.datasets.prepared.manifest import Manifest
 from cupyrec.datasets.source import Source, name_of
@@ -46,10 +47,13 @@ def check_same_encoding(source: Source, config: DlrmConfig, encoding: str | None
         return
     raw = raw_encoding(config)
     if encoding == raw:
-        raise ConfigError(
-            f"{name_of(source)}: {_made(source)}, but the model was trained on raw files, or on data prepared with "
-            f"--hash-rows {_rows(config.table_rows)}: name the raw files, or data prepared in that way"
+        rows = f"--hash-rows {_rows(config.table_rows)}"
+        was = (
+            f"with {rows}: give the same rows"
+            if isinstance(source, CriteoFiles)
+            else f"on raw files, or on data prepared with {rows}: name the raw files, or data prepared in that way"
         )
+        raise ConfigError(f"{name_of(source)}: {_made(source)}, but the model was trained {was}")
     trained = "the model was trained on data prepared with"
     what = (
         f"read as raw files, but {trained} vocabularies, --modulo, texts or another dense transform"
@@ -70,6 +74,8 @@ def has_grown_from(source: Source, encoding: str | None) -> bool:
 
 def _made(source: Source) -> str:
     """How they were prepared."""
+    if isinstance(source, CriteoFiles):
+        return f"raw files read with --hash-rows {_rows(source.table_rows)}"
     manifest: Manifest | None = getattr(source, "manifest", None)
     if manifest is None:
         return "another encoding"

@@ -9,6 +9,7 @@ from typing import Any
 from cupyrec.errors import ConfigError, ModelError
 from cupyrec.option_values import option_name, text_of
 from cupyrec.run_config import RunConfig, parse_toml
+from cupyrec.runs.run_data import share_of
 from cupyrec.saving.checkpoint import Checkpoint, read_checkpoint
 from cupyrec.saving.checkpoint_folder import CheckpointFolder
 from cupyrec.saving.run_folder import checkpoints_to_resume
@@ -76,7 +77,7 @@ def config_of(checkpoint: Checkpoint) -> RunConfig:
     """The options with which a run made a checkpoint. Raises ModelError where no run did."""
     try:
         return RunConfig.from_values(parse_toml(checkpoint.content["config"]))
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise ModelError(
             f"{checkpoint.folder}: holds no options of `cupyrec train` that could be used ({error})"
         ) from None
@@ -85,7 +86,7 @@ def config_of(checkpoint: Checkpoint) -> RunConfig:
 def config_to_keep(config: RunConfig) -> RunConfig:
     """The options as a checkpoint keeps them: they can be used from any folder, and again."""
     paths: dict[str, Any] = {"paths": tuple(map(_absolute, config.paths))}
-    if _share(config) is None:
+    if share_of(config.valid) is None:
         paths["valid"] = tuple(map(_absolute, config.valid))
     paths |= {name: _absolute(path) for name in SINGLE_PATHS if (path := getattr(config, name)) is not None}
     return replace(config, **paths, overwrite=False)
@@ -101,7 +102,7 @@ def check_resumed(config: RunConfig, checkpoint: Checkpoint) -> list[str]:
     names = [each.name for each in fields(RunConfig) if each.name not in FREE_OPTIONS]
     if not config.shuffle and not before.shuffle:
         names.remove("shuffle_window")
-    if _share(config) != _share(before):
+    if share_of(config.valid) != share_of(before.valid):
         names.append("valid")
     if (config.system == StaticSystem.name) != (before.system == StaticSystem.name):
         names.append("system")
@@ -124,17 +125,6 @@ def check_resumed(config: RunConfig, checkpoint: Checkpoint) -> list[str]:
     if config.system == StaticSystem.name and config.row_counts is None and config.max_steps != before.max_steps:
         notes.append("--max-steps is another: static may pin other rows, and sums be rounded otherwise")
     return notes
-
-
-def _share(config: RunConfig) -> str | None:
-    """The share of the training data that is for validation, None where files are, which may have gone by now."""
-    if len(config.valid) != 1 or Path(config.valid[0]).exists():
-        return None
-    try:
-        float(config.valid[0])
-    except ValueError:
-        return None
-    return config.valid[0]
 
 
 def _absolute(path: str) -> str:

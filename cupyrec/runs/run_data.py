@@ -51,7 +51,7 @@ class RunData:
         """
         if not config.paths:
             raise ConfigError("no training data: name Criteo files, prepared data, or a glob such as 'data/day_*'")
-        self._share = _share(config.valid)
+        self._share = share_of(config.valid)
         valid = config.valid if self._share is None else ()
         inputs = [*data_files(config.paths), *(data_files(valid) if valid else ())]
         if folder is not None:
@@ -230,8 +230,11 @@ def _check_not_own(path: Path, folder: RunFolder, what: str) -> None:
         raise ConfigError(f"{what} would overwrite the run's own {path.name}; name another file")
 
 
-def _share(valid: tuple[str, ...]) -> float | None:
-    """The share of the tail that --valid names, None where it names files. Raises ConfigError."""
+def share_of(valid: tuple[str, ...]) -> float | None:
+    """The share of the tail that --valid names, None where it names files, which may have gone by now.
+
+    Raises ConfigError.
+    """
     if len(valid) != 1 or Path(valid[0]).exists():
         return None
     try:

@@ -56,6 +56,8 @@ def test_the_command_for_prepared_data_has_no_options_of_raw_files(data, capsys)
     assert command[:4] == ["cupyrec", "train", "prepared", "--system"]
     assert command[-4:] == ["--batch-size", "32", "--dimension", "4"]
     assert not {"--hash-rows", "--on-bad-row"} & {*command}
+    outcome = run_here(capsys, "advise", "prepared", *SMALL, "--shuffle-window=7")
+    assert "without effect: --shuffle-window (needs --shuffle)" in outcome.err
 
 
 @pytest.mark.parametrize("from_file", [False, True])

@@ -119,6 +119,7 @@ BAD_TOML = {
     "a list of the wrong length": ("hash-rows = [1, 2]", ["hash-rows", "26"]),
     "a bottom MLP that ends elsewhere": ("dimension = 4\nbottom-mlp = [8, 5]", ["bottom MLP", "4", "8-5"]),
     "no TOML": ("epochs = = 3", ["not a TOML file"]),
+    "brackets": ("x = " + "[" * 5000, ["not a TOML file"]),
 }
 
 

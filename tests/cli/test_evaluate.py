@@ -105,6 +105,8 @@ def test_options_that_do_nothing_are_told(folder, tmp_path, capsys, monkeypatch)
         model = [] if command == "advise" else [folder / "run"]
         outcome = run_here(capsys, command, *model, data, *options, "--bad-rows=bad.tsv")
         assert outcome.err.startswith("without effect: --bad-rows (needs --on-bad-row skip)\n"), outcome
+        outcome = run_here(capsys, command, *model, prepared, *options, "--bad-rows=bad.tsv")
+        assert "without effect: --bad-rows (needs --on-bad-row skip)\nnot used with prepared data: " in outcome.err
         outcome = run_here(capsys, command, *model, prepared, *options, "--bad-rows=bad.tsv", "--on-bad-row=skip")
         hash_rows = "--hash-rows, " if command == "advise" else ""
         assert outcome.err.startswith(f"not used with prepared data: {hash_rows}--on-bad-row, --bad-rows\n"), outcome

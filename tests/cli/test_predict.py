@@ -195,6 +195,12 @@ def test_a_name_of_another_format_is_refused(folder, tmp_path, capsys, name):
     assert files_in(tmp_path) == []
 
 
+def test_a_name_that_is_not_utf8_is_refused_before_anything_is_read(folder, tmp_path, capsys):
+    name = os.fsdecode(bytes(tmp_path) + b"/\xff.parquet")
+    message = check_one_error_line(predict(capsys, folder / "nowhere", folder / "data.tsv", name))
+    assert message.endswith(".parquet: its name is not valid UTF-8; rename it")
+
+
 @pytest.mark.parametrize("command", ["evaluate", "predict"])
 def test_model_and_data_in_each_others_place(folder, tmp_path, capsys, command):
     options = [f"--output={tmp_path / 'p'}"] if command == "predict" else []

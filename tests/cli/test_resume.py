@@ -85,6 +85,14 @@ def test_an_option_that_leads_elsewhere(run, capsys):
     )
 
 
+def test_a_share_is_the_same_however_it_is_written(made, tmp_path, capsys):
+    options = [*OPTIONS, "--checkpoint-every=2", "--max-steps=2", "--valid=0.1", "--output", tmp_path / "run"]
+    assert train(capsys, made / "day_0", *options).code == 0
+    assert train(capsys, "--resume", "--valid=0.10", "--max-steps=3", "--output", tmp_path / "run").code == 0
+    message = check_one_error_line(train(capsys, "--resume", "--valid=0.2", "--output", tmp_path / "run"))
+    assert message.startswith("--valid is 0.2, but the checkpoint ")
+
+
 def test_data_that_changed(run, made, tmp_path, capsys):
     (tmp_path / "day_0").write_text(learnable_text(101))
     message = check_one_error_line(train(capsys, tmp_path / "day_0", "--resume", "--output", run))

@@ -143,6 +143,12 @@ class NoEpoch(Own):
     seekable = True
 
 
+def with_members(table_rows, dense_features):
+    source = Own()
+    source.table_rows, source.dense_features = table_rows, dense_features
+    return source
+
+
 @pytest.mark.parametrize(
     ("source", "message"),
     [
@@ -150,6 +156,9 @@ class NoEpoch(Own):
         ([batch(0)], "but are a list$"),
         (0.1, "but are a float$"),
         (Own, "but are the class Own$"),
+        (with_members(1000, 2), r"Own: table_rows must be the rows of each table, such as \(1000, 50\), but is 1000$"),
+        (with_members((3, 4), None), "Own: dense_features must be a whole number of at least 1, but is None$"),
+        (with_members((3, 4), 0), "Own: dense_features must be a whole number of at least 1, but is 0$"),
         (NoProgress(), r"NoProgress\.batches must take \(batch_size, on_progress=\.\.\.\); it does not: "),
         (NoEpoch(), r"NoEpoch\.batches must take .*epoch=\.\.\., first_batch=\.\.\.\), as it says seekable = True; it"),
     ],

@@ -76,6 +76,11 @@ def test_a_source_of_ones_own_need_not_have_one():
             VOCABULARY,
             rf"with --hash-rows 50,9 .*, encoding {OTHER}, but .*, encoding {VOCABULARY}: .*--vocabulary FOLDER",
         ),
+        (
+            CriteoFiles(Path(__file__).parents[2] / "data" / "sample.tsv.gz", hash_rows=60),
+            RAW,
+            "raw files read with --hash-rows 60, but the model was trained with --hash-rows 50: give the same rows$",
+        ),
     ],
 )
 def test_another_one_is_refused_with_what_differs_and_what_to_do(data, model, message):
