@@ -25,12 +25,14 @@ class Batch:
     offsets: (F*B + 1,) int64, ascending from 0 to N. A bag may have any length, 0 too; there are at most MOST_BAGS,
              and as many lookups.
     labels:  (B,) float32, 0 or 1.
+    encoding: how values became rows, see prepared.encoding; None where the batch does not say.
     """
 
     dense: np.ndarray
     rows: np.ndarray
     offsets: np.ndarray
     labels: np.ndarray
+    encoding: str | None = None
 
     @property
     def samples(self) -> int:
@@ -50,7 +52,8 @@ class Batch:
     def copy(self) -> Batch:
         """A batch with arrays of its own; what is no array stays as it is, for `validate` to find."""
         arrays = (self.dense, self.rows, self.offsets, self.labels)
-        return Batch(*(np.array(each, order="C") if isinstance(each, np.ndarray) else each for each in arrays))
+        copies = (np.array(each, order="C") if isinstance(each, np.ndarray) else each for each in arrays)
+        return Batch(*copies, encoding=self.encoding)
 
     def validate(self, table_rows: Sequence[int], dense_features: int) -> Batch:
         """Check shapes, dtypes, labels, that dense values are finite and that every row lies in its feature's table.

@@ -1,4 +1,4 @@
-"""Measure how fast Criteo files are read into batches, beside the floors under it.
+"""Measure how fast Criteo files are read into batches, beside pyarrow's CSV reader and the bytes alone.
 
     python scripts/bench_reader.py day_0 --batch-size 2048 --output reader.json
 

@@ -8,11 +8,12 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 
 from cupyrec.batch import Batch
-from cupyrec.datasets.criteo_rows import DENSE_FEATURES, SPARSE_FEATURES, ParsedRows
+from cupyrec.datasets.criteo_rows import DENSE_FEATURES, SPARSE_FEATURES
+from cupyrec.datasets.hashed_rows import HashedRows
 
 
 def assemble_batches(
-    parts: Iterable[tuple[ParsedRows, float, float]], batch_size: int
+    parts: Iterable[tuple[HashedRows, float, float]], batch_size: int
 ) -> Iterator[tuple[Batch, float]]:
     """Yield batches of batch_size samples, the last one with what is left, and the progress at their end.
 

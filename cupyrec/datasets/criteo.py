@@ -15,15 +15,16 @@ from cupyrec.config import check_share
 from cupyrec.counted import counted
 from cupyrec.datasets.assemble_batches import assemble_batches
 from cupyrec.datasets.bad_rows import BadRowLog
-from cupyrec.datasets.criteo_rows import DENSE_FEATURES, SPARSE_FEATURES, BadLine, ParsedRows, parse_rows
+from cupyrec.datasets.criteo_rows import DENSE_FEATURES, SPARSE_FEATURES, BadLine, parse_rows
 from cupyrec.datasets.file_lines import FileLines
+from cupyrec.datasets.hashed_rows import HashedRows, hash_keys
 from cupyrec.datasets.input_files import find_input_files
 from cupyrec.datasets.line_chunks import CHUNK_BYTES, MAX_LINE_BYTES, LineChunk, too_long
 from cupyrec.datasets.prepared.encoding import encoding_id
 from cupyrec.datasets.read_ahead import batches_ahead, read_ahead
 from cupyrec.errors import ConfigError, DataError
 
-# How they become dense features; see preparing.dense_transforms.
+# How they become dense features; see dense_transforms.
 DENSE_TRANSFORM = "dlrm"
 
 # Global rows are int64.
@@ -147,7 +148,7 @@ class CriteoFiles:
         if on_progress is not None:
             on_progress(1.0)
 
-    def _good_rows(self) -> Iterator[tuple[ParsedRows, float, float]]:
+    def _good_rows(self) -> Iterator[tuple[HashedRows, float, float]]:
         """Yield the good rows chunk by chunk, each with the progress before and after it."""
         good_rows, lines, progress = 0, 0, 0.0
         for file, chunk, reached in self._lines.chunks():
@@ -164,9 +165,10 @@ class CriteoFiles:
                 path=self.files[0],
             )
 
-    def _parse(self, file: Path, chunk: LineChunk) -> tuple[ParsedRows, DataError | None]:
+    def _parse(self, file: Path, chunk: LineChunk) -> tuple[HashedRows, DataError | None]:
         """The good rows of a chunk up to the first line that must not be skipped, and the error for it."""
-        rows, bad_lines = parse_rows(chunk.data, self.table_rows, labelled=self.labelled)
+        parsed, bad_lines = parse_rows(chunk.data, DENSE_TRANSFORM, labelled=self.labelled)
+        rows = hash_keys(parsed, self.table_rows)
         if not bad_lines:
             return rows, None
         fatal, lines = None, chunk.lines

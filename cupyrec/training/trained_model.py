@@ -19,6 +19,7 @@ from cupyrec.devices.after_fork import renew_in_children
 from cupyrec.devices.cpu import CpuDevice
 from cupyrec.devices.host_memory import available_bytes
 from cupyrec.embedding.host_table import HostTable
+from cupyrec.errors import ConfigError
 from cupyrec.evaluation.evaluation import check_source_fits, evaluate, ignoring_overflow
 from cupyrec.evaluation.metrics import MetricsResult
 from cupyrec.models.dlrm import Dlrm
@@ -72,10 +73,15 @@ class TrainedModel:
         weakref.finalize(self, workers.close)
 
     def predict(self, batch: Batch) -> np.ndarray:
-        """Logits (B,) float32; the probability of a click is 1 / (1 + exp(-logit)). Raises ConfigError, DataError.
+        """Logits (B,) float32; the probability of a click is 1 / (1 + exp(-logit)). For a source see predict_all.
 
-        For the batches of a source see predict_all.
+        Raises DataError, and ConfigError on a batch that says that it has the ids of other vocabularies.
         """
+        if None not in (batch.encoding, self.encoding) and batch.encoding != self.encoding:
+            raise ConfigError(
+                f"the batch has the ids of other data than those that the model was trained on (encoding "
+                f"{batch.encoding}, not {self.encoding}): make the SampleEncoder of the prepared data of the training"
+            )
         check_batch(batch, self.config.table_rows, self.config.dense_features)
         check_batch_size(batch, self.batch_size)
         with self._device.running():

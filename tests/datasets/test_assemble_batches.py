@@ -7,13 +7,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cupyrec.datasets.assemble_batches import assemble_batches, one_lookup_offsets
-from cupyrec.datasets.criteo_rows import ParsedRows
+from cupyrec.datasets.hashed_rows import HashedRows
 
 
 def numbered_rows(start, stop):
     """Rows whose every number tells which row and which column it is."""
     number = np.arange(start, stop)
-    return ParsedRows(
+    return HashedRows(
         dense=(number[:, None] * 13 + np.arange(13)).astype(np.float32),
         rows=np.arange(26)[:, None] * 1000 + number,
         labels=(number % 2).astype(np.float32),

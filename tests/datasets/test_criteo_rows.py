@@ -1,3 +1,5 @@
+import math
+
 import criteo_reference
 import numpy as np
 import pytest
@@ -5,20 +7,25 @@ from criteo_files_for_tests import make_line, make_lines
 from hypothesis import example, given, settings
 from strategies import criteo_texts
 
-from cupyrec.batch import table_offsets
-from cupyrec.datasets.criteo_rows import ParsedRows, parse_rows
-from cupyrec.datasets.preparing.raw_criteo import parse_raw_rows
+from cupyrec.datasets.criteo_rows import parse_rows
 
-TABLE_ROWS = (*range(1, 26), 2**40)
+NO_MODULO = [2**64] * 26
+
+
+def check_good_rows(parsed, expected):
+    assert parsed.labels.tolist() == expected.labels
+    np.testing.assert_array_equal(parsed.dense, np.array(expected.dense, np.float32).reshape(-1, 13))
+    assert parsed.dense.flags.c_contiguous
+    assert parsed.keys.dtype == np.uint64
+    assert parsed.keys.flags.c_contiguous
+    assert parsed.keys.T.tolist() == expected.ids
 
 
 def check_against_reference(text):
-    parsed, bad_lines = parse_rows(text, TABLE_ROWS)
-    expected = criteo_reference.read(text, TABLE_ROWS, whole_file=False)
-    assert parsed.labels.tolist() == expected.labels
-    np.testing.assert_array_equal(parsed.dense, np.array(expected.dense, np.float32).reshape(-1, 13))
-    ids = parsed.rows - np.array(table_offsets(TABLE_ROWS))[:-1, None]
-    np.testing.assert_array_equal(ids.T, np.array(expected.ids, np.int64).reshape(-1, 26))
+    parsed, bad_lines = parse_rows(text, "dlrm")
+    expected = criteo_reference.read(text, NO_MODULO, whole_file=False)
+    check_good_rows(parsed, expected)
+    assert parsed.negatives.tolist() == (parse_rows(text, "none")[0].dense < 0).sum(axis=0).tolist()
     assert [(bad.line + 1, bad.column, bad.text) for bad in bad_lines] == expected.bad
     return bad_lines
 
@@ -65,27 +72,40 @@ def test_a_bad_line_says_what_was_expected_and_what_is_there(line, column, reaso
     assert not set("\t\r\n") & set(bad.reason)
 
 
-def test_lines_that_are_all_bad_leave_no_rows():
-    assert len(check_against_reference(b"\n\na\tb\n")) == 3
-    assert len(parse_rows(b"a\tb\n", TABLE_ROWS)[0]) == 0
+@pytest.mark.parametrize("text", [b"\n\na\tb\n", b"a\tb\n", b"1" + b"\t" * 39 + b"\n", make_lines(0, 1000)])
+def test_no_row_blanks_and_many_rows(text):
+    check_against_reference(text)
 
 
-def test_columns_of_blanks_count_as_0():
-    check_against_reference((b"1" + b"\t" * 39 + b"\n") * 3)
-    parsed, _ = parse_rows(b"1" + b"\t" * 39 + b"\n", TABLE_ROWS)
-    assert not parsed.dense.any()
-    np.testing.assert_array_equal(parsed.rows[:, 0], table_offsets(TABLE_ROWS)[:-1])
+def test_a_byte_order_mark_makes_any_line_bad():
+    marked = b"\xef\xbb\xbf" + make_line(1)
+    assert [bad.line for bad in check_against_reference(b"\n" + marked + make_line(2) + marked)] == [0, 1, 3]
 
 
-def test_some_rows_are_taken_from_all_three_arrays():
-    rows = ParsedRows(np.arange(6.0).reshape(3, 2), np.arange(6).reshape(2, 3), np.arange(3.0))
-    assert len(rows) == 3
-    part = rows[1:]
-    assert part.dense.tolist() == [[2, 3], [4, 5]]
-    assert part.rows.tolist() == [[1, 2], [4, 5]]
-    assert part.labels.tolist() == [1, 2]
-    assert np.shares_memory(part.rows, rows.rows)
-    assert rows[np.array([True, False, True])].labels.tolist() == [0, 2]
+def test_integers_without_a_result_make_a_line_bad():
+    text = (
+        make_line(1, c3=b"-2")
+        + make_line(2, c3=b"-3", c9=b"x", c30=b"x")
+        + make_line(3, c3=b"x", c4=b"-9")
+        + make_line(4, c5=b"")
+    )
+    parsed, bad_lines = parse_rows(text, "nvidia")
+    assert [(bad.line, bad.column, bad.reason) for bad in bad_lines] == [
+        (1, 3, "expected an integer greater than -3 for --dense-transform nvidia (none takes any), and found '-3'"),
+        (2, 3, "expected an integer of at most 19 digits and 64 bits, or a blank, and found 'x'"),
+    ]
+    assert parsed.labels.tolist() == [1, 0]
+    assert parsed.negatives.tolist() == [0, 1, *[0] * 11]
+    np.testing.assert_allclose(parsed.dense[:, 0], np.log(np.array([1, 4]) + 3.0), rtol=1e-6)
+    assert parsed.dense[0, 1] == 0  # -2
+    assert parsed.dense[1, 3] == 0  # a blank
+    assert parse_rows(make_line(4, c5=b""), "torchrec")[0].dense[0, 3] == np.float32(math.log(3))
+    assert [(bad.line, bad.column) for bad in parse_rows(text, "dlrm")[1]] == [(1, 9), (2, 3)]
+
+
+def test_values_without_a_transform():
+    parsed, _ = parse_rows(make_line(1, c2=b"-7", c3=b"", c4=b"16777217"), "none")
+    assert parsed.dense[0, :3].tolist() == [-7, 0, 2**24]
 
 
 @settings(max_examples=60, deadline=None)
@@ -94,18 +114,12 @@ def test_some_rows_are_taken_from_all_three_arrays():
 def test_rows_without_labels_are_those_of_the_reference_with_the_label_0(labelled):
     lines = [line.partition(b"\t")[2] for line in (labelled.removesuffix(b"\n") + b"\n").split(b"\n")[:-1]]
     text = b"".join(line + b"\n" for line in lines)
-    expected = criteo_reference.read(b"".join(b"0\t%s\n" % line for line in lines), TABLE_ROWS)
-    for parsed, bad_lines in (
-        parse_rows(text, TABLE_ROWS, labelled=False),
-        parse_raw_rows(text, "dlrm", labelled=False),
-    ):
-        assert parsed.labels.tolist() == [0.0] * len(expected.labels)
-        np.testing.assert_array_equal(parsed.dense, np.array(expected.dense, np.float32).reshape(-1, 13))
-        assert [(bad.line + 1, bad.column, bad.text) for bad in bad_lines] == [
-            (line, column and column - 1, text[2:]) for line, column, text in expected.bad
-        ]
-    ids = parse_rows(text, TABLE_ROWS, labelled=False)[0].rows - np.array(table_offsets(TABLE_ROWS))[:-1, None]
-    np.testing.assert_array_equal(ids.T, np.array(expected.ids, np.int64).reshape(-1, 26))
+    expected = criteo_reference.read(b"".join(b"0\t%s\n" % line for line in lines), NO_MODULO)
+    parsed, bad_lines = parse_rows(text, "dlrm", labelled=False)
+    check_good_rows(parsed, expected)
+    assert [(bad.line + 1, bad.column, bad.text) for bad in bad_lines] == [
+        (line, column and column - 1, text[2:]) for line, column, text in expected.bad
+    ]
 
 
 @pytest.mark.parametrize(
@@ -126,5 +140,5 @@ def test_rows_without_labels_are_those_of_the_reference_with_the_label_0(labelle
     ],
 )
 def test_a_bad_line_without_a_label_says_so(line, column, reason):
-    (bad,) = parse_rows(b"\t" * 38 + b"\n" + line, TABLE_ROWS, labelled=False)[1]
+    (bad,) = parse_rows(b"\t" * 38 + b"\n" + line, "dlrm", labelled=False)[1]
     assert (bad.line, bad.column, bad.reason) == (1, column, reason)

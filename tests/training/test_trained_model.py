@@ -1,5 +1,6 @@
 """A loaded model in use: by several threads at once, in other threads, in children."""
 
+import dataclasses
 import gc
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from cupyrec_threads import cupyrec_threads
 from made_batches import BATCH_SIZE, made_batch, made_source, made_trainer
 
 from cupyrec import BatchList, DlrmConfig, Trainer, load_model
+from cupyrec.errors import ConfigError
 
 THREADS, TURNS = 4, 60
 
@@ -110,6 +112,7 @@ import numpy as np
 sys.path[:0] = sys.argv[2:]
 from made_batches import BATCH_SIZE, made_batch
 from cupyrec import BatchList, DlrmConfig, Trainer, load_model
+from cupyrec.errors import ConfigError
 
 warnings.simplefilter("ignore", DeprecationWarning)  # of forking where there are threads, from Python 3.12 on
 model, batch = load_model(sys.argv[1], batch_size=BATCH_SIZE, threads=3), made_batch(0)
@@ -148,3 +151,16 @@ def test_children_predict_too_even_where_others_predict_as_they_are_made(folder)
     command = [sys.executable, "-c", FORKING, str(folder), *[path for path in sys.path if "tests" in path]]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert (done.returncode, done.stdout) == (0, ""), done
+
+
+def test_a_batch_that_has_other_ids_is_refused(folder):
+    model = load_model(folder, batch_size=BATCH_SIZE)
+    plain = made_batch(1)
+    expected = model.predict(plain).tolist()
+    of_nobody_knows = dataclasses.replace(plain, encoding="feed")
+    assert model.predict(of_nobody_knows).tolist() == expected  # the model does not say of what it is
+    model.encoding = "beef"
+    assert model.predict(plain).tolist() == expected
+    assert model.predict(dataclasses.replace(plain, encoding="beef")).tolist() == expected
+    with pytest.raises(ConfigError, match=r"ids of other data .*encoding feed, not beef\): make the SampleEncoder of"):
+        model.predict(of_nobody_knows)

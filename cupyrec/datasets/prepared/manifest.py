@@ -83,7 +83,7 @@ class InputFile:
 class Manifest:
     """All of prepared.json.
 
-    dense:           names of the dense features; dense_transform: by name, see preparing.dense_transforms.
+    dense:           names of the dense features; dense_transform: by name, see dense_transforms.
     ids:             hash, first or frequency.
     encoding:        see prepared.encoding: data and models with the same one understand each other.
     labels:          whether the samples have labels.

@@ -98,7 +98,7 @@ class SampleEncoder:
             if column.offsets is not None:
                 lengths[feature] = np.diff(column.offsets)
         offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-        return Batch(dense, np.concatenate(rows), offsets, self._labels(table))
+        return Batch(dense, np.concatenate(rows), offsets, self._labels(table), self.encoding)
 
     def _category(self, number: int, table: pa.Table) -> tuple[RawColumn, ColumnKind]:
         """The keys of a category's values, and what they are."""

@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute
 
-from cupyrec.datasets.preparing.dense_transforms import domain, transform_column
+from cupyrec.datasets.dense_transforms import domain, transform_column
 from cupyrec.datasets.preparing.raw_rows import MISSING_KEY, ColumnKind, RawColumn
 from cupyrec.datasets.preparing.text_keys import text_keys
 

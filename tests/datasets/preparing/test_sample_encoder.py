@@ -58,6 +58,7 @@ def test_as_prepared(tmp_path, options):
     for samples in (SALES, pa.table(SALES), pa.table(SALES).to_batches()[0], pa.concat_tables([pa.table(SALES)])):
         batch = encoder.batch(samples)
         check_same(batch, whole(folder))
+        assert batch.encoding == batch.copy().encoding == data.encoding
         batch.validate(encoder.table_rows, encoder.dense_features)
 
 

@@ -5,8 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cupyrec.datasets.parse_cells import parse_counts
-from cupyrec.datasets.preparing.dense_transforms import TRANSFORMS, domain, transform_column
+from cupyrec.datasets.dense_transforms import TRANSFORMS, domain, transform_column
 
 INTEGERS = st.one_of(st.integers(-5, 2000), st.integers(-(2**63), 2**63 - 1))
 FLOATS = st.one_of(st.floats(), st.integers(-5, 1030).map(float), st.sampled_from([-3.0, -2.9999, 0.5, 1e39, 1e300]))
@@ -78,14 +77,15 @@ def test_there_is_no_logarithm_from_minus_3_down(name):
     assert domain(name) == f"greater than -3 for --dense-transform {name} (none takes any)"
 
 
-def test_dlrm_gives_the_bits_of_raw_training():
-    values = np.concatenate([np.arange(-3, 3000), 7 ** np.arange(22), [2**63 - 1, -(2**63)]]).astype(np.int64)
-    cells = [b"%d" % value for value in values]
-    offsets = np.cumsum([0, *map(len, cells)]).astype(np.int32)
-    raw, dense = np.empty(len(values), np.float32), np.empty(len(values), np.float32)
-    parse_counts(offsets, np.frombuffer(b"".join(cells), np.uint8), np.zeros(len(values), np.uint8), 1, raw)
-    transform_column("dlrm", values, np.zeros(len(values), np.bool_), np.zeros(len(values), np.uint8), 1, dense)
-    assert raw.tobytes() == dense.tobytes()
+def test_no_earlier_bad_column_is_written_over():
+    marks = np.array([0, 4, 5, 6], np.uint8)
+    assert transform_column("nvidia", np.full(4, -3), np.zeros(4, np.bool_), marks, 5, np.empty(4, np.float32)) == 4
+    assert marks.tolist() == [5, 4, 5, 5]
+
+
+@pytest.mark.parametrize("name", TRANSFORMS)
+def test_small_and_large_values_have_the_same_formula(name):
+    check(name, [*range(-2, 3000), *(7**power for power in range(22)), 2**63 - 1, None], np.int64)
 
 
 def test_every_transform_is_described():

@@ -66,7 +66,7 @@ def _transform(code, small_results, missing_result, values, missing, bad_columns
             dense[row] = result
             if not math.isfinite(result):
                 bad += 1
-                if bad_columns[row] == 0:
+                if bad_columns[row] == 0 or bad_columns[row] > column:
                     bad_columns[row] = column
     return bad
 
@@ -90,7 +90,8 @@ def transform_column(
     name:        of TRANSFORMS.
     values:      (n,) int64 or float64.
     missing:     (n,) bool, where there is no value.
-    bad_columns: (n,) uint8, see parse_cells: where there is no finite result `column` is written, over a 0. Modified.
+    bad_columns: (n,) uint8, 0 or a column: where there is no finite result `column` is written over 0 and over what
+                 is larger. Modified.
     dense:       (n,) float32, of any stride. Modified.
     """
     code = _CODES[name]
