@@ -21,7 +21,7 @@ from cupyrec.option_values import whole_number
 from cupyrec.runs.interrupt import StopOnInterrupt
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping, Sequence
 
     from cupyrec.datasets.prepared.manifest import Manifest
     from cupyrec.datasets.preparing.job import Prepared
@@ -73,7 +73,8 @@ NAMED_TABLES = NAMED_COLUMNS = 6
     "--min-count",
     type=WholeNumber(),
     metavar="COUNT",
-    help="Values that appear less often get the id 0, that of unknown values.  [default: 1]",
+    help="Values that appear less often get the id 0, that of unknown values.  [default: 1, or with --grow, where new "
+    "values alone are meant, that of the data of --vocabulary]",
 )
 @click.option(
     "--modulo",
@@ -85,6 +86,11 @@ NAMED_TABLES = NAMED_COLUMNS = 6
     "--vocabulary",
     metavar="DIR",
     help="Prepared data whose ids and dense transform are used, unknown values getting the id 0: for test data.",
+)
+@click.option(
+    "--grow",
+    is_flag=True,
+    help="With --vocabulary: values that it does not know get new ids after its own, for training that goes on.",
 )
 @click.option(
     "--dense-transform",
@@ -136,6 +142,8 @@ def prepare(paths: tuple[str, ...], output: str, memory: str | None, **options: 
             exit_stopped(stop.signal)
     for line in _summary(prepared, time.monotonic() - started):
         say(line)
+    if prepared.new_values is not None:
+        say(_new_values(prepared, prepared.new_values, options["vocabulary"]))
     for line in _warnings(prepared.manifest, lost_negatives(prepared.manifest), options["vocabulary"]):
         say(line)
 
@@ -169,6 +177,16 @@ def _summary(prepared: Prepared, seconds: float) -> list[str]:
     ]
 
 
+def _new_values(prepared: Prepared, new_values: Sequence[int], vocabulary: str) -> str:
+    """What the tables have grown by."""
+    what = "new values" if prepared.min_count == 1 else f"new values that appear at least {prepared.min_count:,} times"
+    names = (category.name for category in prepared.manifest.categories)
+    counts = {name: count for name, count in zip(names, new_values, strict=True) if count}
+    if not counts:
+        return f"no {what}" + (f": all have an id in {vocabulary}" if prepared.min_count == 1 else "")
+    return f"{what}: {''.join(_largest(counts, ','))}"
+
+
 def _warnings(manifest: Manifest, lost: dict[str, float], vocabulary: str | None) -> Iterator[str]:
     """What the data have lost: values that have no id in the vocabulary, and negative ones; see lost_negatives."""
     if manifest.unknown is not None:
@@ -188,10 +206,15 @@ def _warnings(manifest: Manifest, lost: dict[str, float], vocabulary: str | None
 
 
 def _shares(shares: dict[str, float], what: str) -> str:
-    """The largest ones."""
-    largest = sorted(shares, key=lambda name: -shares[name])
-    text = ", ".join(f"{name} {shares[name]:.2%}" for name in largest[:NAMED_COLUMNS])
-    return f"{text} of the {what}{', ...' * (len(largest) > NAMED_COLUMNS)}"
+    largest, more = _largest(shares, ".2%")
+    return f"{largest} of the {what}{more}"
+
+
+def _largest(numbers: Mapping[str, float], form: str) -> tuple[str, str]:
+    """The largest ones, by name, and what follows them where there are more."""
+    largest = sorted(numbers, key=lambda name: -numbers[name])
+    text = ", ".join(f"{name} {numbers[name]:{form}}" for name in largest[:NAMED_COLUMNS])
+    return text, ", ..." * (len(largest) > NAMED_COLUMNS)
 
 
 def _peak_memory_bytes() -> int | None:

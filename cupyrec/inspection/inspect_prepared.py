@@ -41,6 +41,7 @@ def prepared_facts(folder: Path, verify: bool, watch: Callable[[float], None]) -
         "dense_transform": content.dense_transform,
         "lost_negatives": lost_negatives(content),
         "encoding": content.encoding,
+        "earlier": [asdict(each) for each in content.earlier],
         "tables": [
             {**asdict(category), "coverage": coverage}
             for category, coverage in zip(content.categories, coverages(folder, content), strict=True)

@@ -9,7 +9,7 @@ import sys
 import numpy as np
 import pytest
 from commands import check_one_error_line, run_here
-from criteo_lines import TINY_MODEL
+from criteo_lines import TINY_MODEL, with_cell
 from models_for_tests import prepare_small, save_small
 
 from cupyrec.datasets.prepared import manifest
@@ -99,6 +99,29 @@ def test_prepared_data_say_tables_coverage_and_splits(folder, capsys):
     text = "\n".join(lines_of(capsys, "prepared"))
     for part in ("samples       40", "inputs ", "transform dlrm", "C1 20 100.0%", "train.json  20 samples, 50.0%"):
         assert part in text
+
+
+def test_grown_data_say_out_of_what_and_by_how_much(folder, capsys):
+    assert not any("grown" in line for line in lines_of(capsys, "prepared"))
+    encodings, known = [manifest.read_manifest(folder / "prepared").encoding], "prepared"
+    text = (folder / "raw.tsv").read_text()
+    for output, categories in {"once": [3, 5, 5], "twice": range(1, 27)}.items():
+        for line, category in enumerate(categories, start=1):
+            text = with_cell(text, line, 14 + category, f"{output.encode().hex()[:6]}{line:02x}")
+        (folder / f"{output}.tsv").write_text(text)
+        arguments = [f"{output}.tsv", "--grow", f"--vocabulary={known}", f"--output={output}"]
+        assert run_here(capsys, "prepare", *arguments).code == 0
+        encodings.append(manifest.read_manifest(folder / output).encoding)
+        known = output
+    assert f"  grown         out of {encodings[0]} by 3 rows, C5 2, C3 1" in lines_of(capsys, "once")
+    lines = lines_of(capsys, "twice", "--verify")
+    at = next(number for number, line in enumerate(lines) if line.startswith("  grown "))
+    shown = " ".join(f"{lines[at]} {lines[at + 1]}".split())
+    before = f"grown out of {encodings[1]} and 1 encoding before it by 26 rows"
+    assert shown == f"{before}, C1 1, C2 1, C3 1, C4 1, C5 1, C6 1, ..."
+    facts = json.loads(run_here(capsys, "inspect", "twice", "--json").out)
+    assert [each["encoding"] for each in facts["earlier"]] == encodings[:2]
+    assert [len(each["table_rows"]) for each in facts["earlier"]] == [26, 26]
 
 
 def test_many_of_everything_are_still_one_screen(folder, capsys):

@@ -77,11 +77,32 @@ def contents_of(folder: Path) -> dict[str, bytes]:
 @pytest.fixture(scope="module")
 def undisturbed(rows, tmp_path_factory):
     """What the folder holds in the end; and the seconds, from the start, of the first file in it and of the end."""
-    output = tmp_path_factory.mktemp("undisturbed") / "out"
+    return run_undisturbed(rows, tmp_path_factory.mktemp("undisturbed") / "out")
+
+
+@pytest.fixture(scope="module")
+def known(rows, tmp_path_factory):
+    """Data whose vocabularies have some of the values."""
+    folder = tmp_path_factory.mktemp("known")
+    with open(rows, "rb") as file, open(folder / "day", "wb") as part:
+        part.writelines(file.readline() for _ in range(1000))
+    _, err = (process := start(folder / "day", folder / "data")).communicate()
+    assert process.returncode == 0, err
+    return folder / "data"
+
+
+@pytest.fixture(scope="module")
+def undisturbed_growing(rows, known, tmp_path_factory):
+    """As undisturbed."""
+    output = tmp_path_factory.mktemp("growing") / "out"
+    return run_undisturbed(rows, output, f"--vocabulary={known}", "--grow")
+
+
+def run_undisturbed(rows, output, *options) -> tuple[dict[str, bytes], float, float]:
     for _ in range(2):  # the first one compiles
         shutil.rmtree(output, ignore_errors=True)
         started = time.time()
-        process = start(rows, output)
+        process = start(rows, output, *options)
         _, err = process.communicate()
         ended = time.time()
     assert process.returncode == 0, err
@@ -131,6 +152,16 @@ def test_killed_at_any_moment_it_goes_on_to_the_same_end(rows, undisturbed, tmp_
     output = tmp_path / "out"
     kill_after(start(rows, output), moment)
     finish(rows, output, capsys)
+    assert contents_of(output) == contents
+
+
+@pytest.mark.parametrize("number", range(KILLS))
+def test_growing_that_was_killed_at_any_moment_goes_on_too(rows, known, undisturbed_growing, tmp_path, capsys, number):
+    contents, first, end = undisturbed_growing
+    moment = first + (end - first) * (number + random.Random(number).random()) / KILLS
+    output, options = tmp_path / "out", (f"--vocabulary={known}", "--grow")
+    kill_after(start(rows, output, *options), moment)
+    finish(rows, output, capsys, *options)
     assert contents_of(output) == contents
 
 
@@ -251,6 +282,24 @@ def test_says_what_it_made(rows, tmp_path, capsys):
     assert again.err == ""
 
 
+def test_says_what_is_new(rows, known, tmp_path, capsys):
+    options = [rows, f"--vocabulary={known}", "--grow", "--output"]
+    *_, new, negative = run_here(capsys, "prepare", *options, tmp_path / "out").out.splitlines()
+    before, after = read_manifest(known).table_rows, read_manifest(tmp_path / "out").table_rows
+    added = {f"C{number}": after[number - 1] - before[number - 1] for number in range(1, 27)}
+    largest = sorted(added, key=lambda name: -added[name])[:6]
+    assert new == f"new values: {', '.join(f'{name} {added[name]:,}' for name in largest)}, ..."
+    assert f"for columns that are scaled already prepare this and {known} with --dense-transform none" in negative
+    assert run_here(capsys, "prepare", *options, tmp_path / "out").out.splitlines()[-2] == new
+    outcome = run_here(capsys, "prepare", *options, tmp_path / "often", "--min-count=1500")
+    assert outcome.out.splitlines()[-2] == "no new values that appear at least 1,500 times"
+    outcome = run_here(capsys, "prepare", *options, tmp_path / "at least", "--min-count=2")
+    assert outcome.out.splitlines()[-2].startswith("new values that appear at least 2 times: C")
+    options[1] = f"--vocabulary={tmp_path / 'out'}"
+    outcome = run_here(capsys, "prepare", *options, tmp_path / "again")
+    assert outcome.out.splitlines()[-2] == f"no new values: all have an id in {tmp_path / 'out'}"
+
+
 def test_bad_rows_are_counted_and_kept_where_it_says(rows, tmp_path, capsys):
     lines = rows.read_bytes().splitlines(keepends=True)[:300]
     lines[7], lines[200] = b"bad\n", b"\n"
@@ -292,6 +341,9 @@ def test_names_of_every_kind(rows, tmp_path, capsys):
         (["--label=x"], r"--label is for tables"),
         (["--bad-rows=/none/x", "--on-bad-row=skip"], r"/none/x: .*no folder /none"),
         (["--vocabulary=/none"], r"/none: no prepared data"),
+        (["--grow"], r"--grow needs --vocabulary, the prepared data whose ids new values are added to"),
+        (["--grow", "--vocabulary=x", "--ids=first"], r"--vocabulary and --ids exclude each other"),
+        (["--min-count=2", "--vocabulary=x"], r"--vocabulary and --min-count exclude each other: without --grow no "),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",
 )
@@ -313,7 +365,7 @@ def test_help_loads_neither_numba_nor_pyarrow():
 
 def test_what_help_says_again_is_what_there_is():
     from cupyrec.cli.prepare import IDS, TRANSFORMS
-    from cupyrec.datasets.preparing import dense_transforms
+    from cupyrec.datasets import dense_transforms
 
     assert IDS == prepare_options.IDS
     assert tuple(dense_transforms.TRANSFORMS) == TRANSFORMS

@@ -25,11 +25,20 @@ class Encoder(Protocol):
         """Write the ids of the values, (lookups,) uint32."""
 
 
-class LearningEncoder:
-    """Gives ids in order of first appearance, and remembers which values are new since it was last asked."""
+NO_KEYS = np.empty(0, dtype=np.uint64)
 
-    def __init__(self, modulo: int | None) -> None:
+
+class LearningEncoder:
+    """Gives new values the next ids, in order of first appearance, and remembers which they are until it is asked.
+
+    known: how many ids values had from the beginning.
+    """
+
+    def __init__(self, modulo: int | None, keys: np.ndarray = NO_KEYS, counts: np.ndarray | int = 0) -> None:
+        """keys: (n,) uint64, those of ids 1 to n from the beginning; counts: (n,) int64, how often each was met."""
         self.vocabulary = Vocabulary()
+        self.vocabulary.extend(keys, counts)
+        self.known = keys.shape[0]
         self._modulo = modulo
         self._new_keys: list[np.ndarray] = []
         self._new_texts: list[pa.Array] = []
@@ -56,7 +65,7 @@ class LearningEncoder:
 
     def take_new(self) -> tuple[np.ndarray, pa.Array | None]:
         """The keys that are new since the last call, in id order, and their texts where there are any."""
-        keys = np.concatenate(self._new_keys) if self._new_keys else np.zeros(0, dtype=np.uint64)
+        keys = np.concatenate(self._new_keys) if self._new_keys else NO_KEYS
         texts = pa.concat_arrays(self._new_texts) if self._new_texts else None
         self._new_keys, self._new_texts = [], []
         self._new_bytes, self._taken_bytes = 0, self._new_bytes

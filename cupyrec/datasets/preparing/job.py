@@ -16,7 +16,7 @@ from cupyrec.datasets.prepared.encoding import encoding_id, hash_mark, vocabular
 from cupyrec.datasets.prepared.manifest import Category, InputFile, Manifest, Shard, manifest_json, shard_name
 from cupyrec.datasets.prepared.prepared_data import PreparedData
 from cupyrec.datasets.prepared.shard_writer import check_size
-from cupyrec.datasets.preparing.encode import Encoder, HashEncoder, LearningEncoder
+from cupyrec.datasets.preparing.encode import Encoder, LearningEncoder
 from cupyrec.datasets.preparing.journal import Journal, Stopped
 from cupyrec.datasets.preparing.order_phase import categories_of, read_new_ids, write_vocabularies
 from cupyrec.datasets.preparing.output_folder import VOCABULARY_FOLDER, OutputFolder
@@ -41,7 +41,9 @@ LEAST_BYTES_PER_TEXT_BYTE = 0.15
 class Prepared:
     """folder: of the data; size_bytes: of all shards; bad_rows_path: None where there are none.
 
-    worked: whether there was anything left to do; rows_read: by this call, of all of them.
+    worked: whether there was anything left to do; rows_read: by this call, of all of them. new_values: (F,) those of
+    each category that have ids which the data of the vocabulary do not have, None of data that are not grown;
+    min_count: values that appear less often have none.
     """
 
     folder: Path
@@ -51,6 +53,8 @@ class Prepared:
     bad_rows_path: Path | None
     worked: bool
     rows_read: int
+    new_values: tuple[int, ...] | None
+    min_count: int
 
 
 def prepare(
@@ -128,11 +132,12 @@ class _Job:
             rows_read = self._read(journal, encoders)
         if plan.learns and not journal.entry("ordered"):
             write_vocabularies(
-                [encoder.vocabulary for encoder in encoders if isinstance(encoder, LearningEncoder)],
+                _learning(encoders),
                 plan.raw.categories,
                 plan.raw.kinds,
                 plan.ordering,
                 journal,
+                known_texts=None if plan.known is None else plan.known.texts,
                 folder=self._folder.vocabulary,
                 work=self._folder.work,
                 threads=plan.threads,
@@ -183,23 +188,20 @@ class _Job:
 
     def _encoders(self, journal: Journal) -> list[Encoder]:
         """Of each column, as after the last shard in the journal."""
-        plan = self._plan
-        if plan.known is not None:
-            return plan.known.encoders()
-        if plan.hashes:
-            return [HashEncoder(rows, plan.modulo) for rows in plan.hash_rows]
-        encoders = [LearningEncoder(plan.modulo) for _ in plan.raw.categories]
+        encoders = self._plan.encoders()
+        if not self._plan.learns:
+            return encoders
         if shards := journal.shards():
             self._on_rebuild(len(shards))
         rebuild_vocabularies(
-            [encoder.vocabulary for encoder in encoders],
+            [encoder.vocabulary for encoder in _learning(encoders)],
             journal,
             shard_path=self._first_path,
             work=self._folder.work,
-            threads=plan.threads,
+            threads=self._plan.threads,
             stop=self._stop,
         )
-        return list(encoders)
+        return encoders
 
     def _read(self, journal: Journal, encoders: Sequence[Encoder]) -> int:
         self._check_disk(journal)
@@ -221,24 +223,26 @@ class _Job:
     def _manifest(self, journal: Journal, shards: Sequence[Shard]) -> Manifest:
         plan = self._plan
         categories, marks = self._categories(journal)
+        encoding = encoding_id(plan.transform, [category.rows for category in categories], marks)
         return Manifest(
             dense=plan.raw.dense,
             dense_transform=plan.transform,
-            ids=plan.ordering.ids if plan.known is None else plan.known.manifest.ids,
+            ids=plan.ordering.ids,
             categories=categories,
-            encoding=encoding_id(plan.transform, [category.rows for category in categories], marks),
+            encoding=encoding,
             inputs=tuple(InputFile(**file) for file in journal.entry("read")["read"]),
             shards=tuple(shards),
             labels=not plan.options.no_labels,
             negatives=journal.negatives(),
             unknown=journal.unknown(),
+            earlier=plan.earlier(encoding),
         )
 
     def _categories(self, journal: Journal) -> tuple[tuple[Category, ...], Sequence[str | None]]:
-        """The categories, and what their ids depend on, for encoding_id. A vocabulary of others is copied."""
+        """The categories, and what their ids depend on, for encoding_id. What is known and stays so is copied."""
         plan = self._plan
         marks: Sequence[str | None]
-        if plan.known is not None:
+        if plan.known is not None and not plan.learns:
             plan.known.copy_files(self._folder.path)
             return plan.known.manifest.categories, plan.known.marks()
         if plan.learns:
@@ -255,7 +259,10 @@ class _Job:
         size_bytes = sum(shard.size_bytes for shard in manifest.shards)
         # Of finished data they may be in another file than is named now.
         path = self._bad_rows.path if bad_rows and self._bad_rows.path.is_file() else None
-        return Prepared(self._folder.path, manifest, size_bytes, bad_rows, path, worked, rows_read)
+        new_values, min_count = self._plan.new_values(manifest.table_rows), self._plan.ordering.min_count
+        return Prepared(
+            self._folder.path, manifest, size_bytes, bad_rows, path, worked, rows_read, new_values, min_count
+        )
 
     def _first_path(self, number: int) -> Path:
         """Of a shard as reading writes it: with ids that change, where they do, and then not in its place."""
@@ -277,3 +284,7 @@ class _Job:
                 f"{self._folder.path}: the data take at least {format_bytes(least)} more, but {format_bytes(free)} are "
                 "free on this disk; make room, or choose another --output"
             )
+
+
+def _learning(encoders: Sequence[Encoder]) -> list[LearningEncoder]:
+    return [encoder for encoder in encoders if isinstance(encoder, LearningEncoder)]

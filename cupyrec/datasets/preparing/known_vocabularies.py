@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+import pyarrow as pa
+
 from cupyrec.datasets.durable_files import output_errors, write_durably
 from cupyrec.datasets.prepared.encoding import encoding_id, hash_mark, vocabulary_mark
-from cupyrec.datasets.prepared.manifest import read_manifest
-from cupyrec.datasets.preparing.encode import Encoder, HashEncoder, KnownEncoder
+from cupyrec.datasets.prepared.manifest import Category, read_manifest
+from cupyrec.datasets.preparing.encode import Encoder, HashEncoder, KnownEncoder, LearningEncoder
 from cupyrec.datasets.preparing.order_phase import keys_digest
 from cupyrec.datasets.preparing.output_folder import PREPARATION_FILE, read_preparation
 from cupyrec.datasets.preparing.raw_rows import ColumnKind
 from cupyrec.datasets.preparing.vocabulary import VocabularyFile, read_vocabulary
-from cupyrec.errors import DataError
+from cupyrec.datasets.preparing.vocabulary_file import Numbers, read_texts
+from cupyrec.errors import ConfigError, DataError
 
 
 class NamedColumns(Protocol):
@@ -42,6 +45,7 @@ class KnownVocabularies:
         if preparation is None:
             raise DataError("does not say how its values were made; prepare it again", path=folder)
         self.modulo: int | None = _modulo(preparation, folder)
+        self.min_count: int = _min_count(preparation, folder)
         # How its tables were asked for: `label`, `dense_columns`, `category_columns`, None where they were not.
         self.columns: dict[str, Any] = _columns(preparation, folder)
 
@@ -75,26 +79,39 @@ class KnownVocabularies:
             message += ", ".join(found)
         raise DataError(message, path=self._folder)
 
-    def encoders(self) -> list[Encoder]:
-        """Of each column. Raises DataError for files that are damaged or do not fit the input."""
+    def check_can_grow(self) -> None:
+        """Raise ConfigError where there is no vocabulary that could get more values."""
+        if any(category.vocabulary is None for category in self.manifest.categories):
+            raise ConfigError(
+                f"{self._folder}: its ids are hashes, which need no growing: new values have ids already; leave out "
+                "--grow"
+            )
+
+    def encoders(self, *, grow: bool = False) -> list[Encoder]:
+        """Of each column; grow: such as learn, with the counts of the folder, else what is unknown has the id 0.
+
+        Raises DataError for files that are damaged or do not fit the input.
+        """
         assert self._kinds is not None
-        encoders: list[Encoder] = []
-        marks: list[str | None] = []
-        for category, kind in zip(self.manifest.categories, self._kinds, strict=True):
-            if category.vocabulary is None:
-                encoders.append(HashEncoder(category.rows, self.modulo))
-                marks.append(hash_mark(kind.values, self.modulo))
-                continue
-            known = self._read(category.vocabulary)
-            # Bools are kept as the integers 0 and 1, and other integers are no bools.
-            if known.kind != kind.values or (kind.is_bool and known.keys.max(initial=0) > 1):
-                raise DataError(
-                    f"column {category.name} holds {known.kind} values, but {kind} in the input", path=self._folder
-                )
-            encoders.append(KnownEncoder(known.keys, self.modulo))
-            marks.append(vocabulary_mark(keys_digest(known.keys), self.modulo))
-        self._check_encoding(marks)
-        return encoders
+        pairs = zip(self.manifest.categories, self._kinds, strict=True)
+        found = [self._encoder(category, kind, grow) for category, kind in pairs]
+        self._check_encoding([mark for _, mark in found])
+        return [encoder for encoder, _ in found]
+
+    def _encoder(self, category: Category, kind: ColumnKind, grow: bool) -> tuple[Encoder, str | None]:
+        """Of one column, and what its ids depend on."""
+        if category.vocabulary is None:
+            return HashEncoder(category.rows, self.modulo), hash_mark(kind.values, self.modulo)
+        known = self._read(category.vocabulary)
+        # Bools are kept as the integers 0 and 1, and other integers are no bools.
+        if known.kind != kind.values or (kind.is_bool and known.keys.max(initial=0) > 1):
+            raise DataError(
+                f"column {category.name} holds {known.kind} values, but {kind} in the input", path=self._folder
+            )
+        encoder = (
+            LearningEncoder(self.modulo, known.keys, known.counts) if grow else KnownEncoder(known.keys, self.modulo)
+        )
+        return encoder, vocabulary_mark(keys_digest(known.keys), self.modulo)
 
     def marks(self) -> list[str | None]:
         """What the ids of each column depend on, for encoding_id. Raises DataError unless it is as in the manifest.
@@ -110,6 +127,15 @@ class KnownVocabularies:
         if self._kinds is not None or all(category.vocabulary for category in self.manifest.categories):
             self._check_encoding(marks)
         return marks
+
+    def texts(self, number: int, keys: Numbers) -> Iterator[pa.Array]:
+        """The values of a category of texts, read again in pieces. keys: with those of the folder first.
+
+        Raises DataError when the values are others by now.
+        """
+        category = self.manifest.categories[number]
+        assert category.vocabulary is not None
+        return read_texts(self._folder / category.vocabulary, keys, category.rows - 1)
 
     def copy_files(self, folder: Path) -> None:
         """Copy the files of the vocabularies. Raises OutputError, DataError."""
@@ -155,6 +181,16 @@ def _modulo(preparation: dict[str, Any], folder: Path) -> int | None:
             "damaged: it does not say the modulo of values; prepare it again", path=folder / PREPARATION_FILE
         )
     return modulo
+
+
+def _min_count(preparation: dict[str, Any], folder: Path) -> int:
+    """As the data were prepared with, 1 where preparation.json does not say. Raises DataError where it cannot be."""
+    min_count = preparation["options"].get("min_count", 1)
+    if type(min_count) is not int or not 1 <= min_count < 2**63:
+        raise DataError(
+            "damaged: its min_count is not a whole number; prepare it again", path=folder / PREPARATION_FILE
+        )
+    return min_count
 
 
 def _columns(preparation: dict[str, Any], folder: Path) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import accumulate, pairwise
+from itertools import accumulate, chain, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ import pyarrow as pa
 from cupyrec.datasets.durable_files import make_folders, output_errors, write_durably
 from cupyrec.datasets.prepared.manifest import Category
 from cupyrec.datasets.prepared.shard_writer import id_type
+from cupyrec.datasets.preparing.encode import LearningEncoder
 from cupyrec.datasets.preparing.journal import Journal, Stopped, damaged
 from cupyrec.datasets.preparing.new_values import new_values_name, read_new_values
 from cupyrec.datasets.preparing.raw_rows import ColumnKind
@@ -32,7 +33,7 @@ PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
 
 @dataclass(frozen=True)
 class Ordering:
-    """ids: frequency or first; min_count: values met less often have the id 0."""
+    """ids: frequency or first; min_count: values met less often have the id 0. Neither is of values known before."""
 
     ids: str
     min_count: int
@@ -44,12 +45,13 @@ class Ordering:
 
 
 def write_vocabularies(
-    vocabularies: Sequence[Vocabulary],
+    encoders: Sequence[LearningEncoder],
     names: Sequence[str],
     kinds: Sequence[ColumnKind],
     ordering: Ordering,
     journal: Journal,
     *,
+    known_texts: Callable[[int, Numbers], Iterator[pa.Array]] | None,
     folder: Path,
     work: Path,
     threads: int,
@@ -58,9 +60,14 @@ def write_vocabularies(
 ) -> None:
     """Write the file of each vocabulary, and how old ids become new ones; then an entry `ordered` in the journal.
 
-    vocabularies: by first appearance, counted; they are dropped one by one. memory_bytes: so many columns are ordered
-    at once as fit into it, at least one. Raises OutputError, and Stopped when stop says so.
+    encoders:     their vocabularies are by first appearance, counted; they are dropped one by one.
+    known_texts:  given the number of a column and its keys, the texts of the values that its encoder has known from the
+                  beginning; None where there are none.
+    memory_bytes: so many columns are ordered at once as fit into it, at least one.
+
+    Raises OutputError, DataError, and Stopped when stop says so.
     """
+    vocabularies = [encoder.vocabulary for encoder in encoders]
     with output_errors(folder):
         make_folders(folder)
     files = vocabulary_files(names)
@@ -72,9 +79,13 @@ def write_vocabularies(
     def write(number: int) -> dict[str, Any]:
         if stop():
             raise Stopped
-        order = ValueOrder(vocabularies[number], ordering.min_count, by_count=ordering.ids == "frequency")
+        known, by_count = encoders[number].known, ordering.ids == "frequency"
+        order = ValueOrder(vocabularies[number], ordering.min_count, by_count=by_count, known=known)
         kind = kinds[number].values
-        ordered_texts = _ordered_texts([columns[number] for columns in texts], order) if kind == "text" else None
+        ordered_texts = None
+        if kind == "text":
+            new_texts = _ordered_texts([columns[number] for columns in texts], order, known)
+            ordered_texts = chain(() if known_texts is None else known_texts(number, order.keys), new_texts)
         write_vocabulary(folder / files[number], order.keys, order.counts, ordered_texts, kind)
         entry = {"rows": len(order) + 1, "digest": keys_digest(order.keys)}
         if ordering.renumbers:
@@ -108,11 +119,11 @@ def _new_texts(journal: Journal, work: Path) -> list[list[pa.Array | None]]:
     ]
 
 
-def _ordered_texts(pieces: Sequence[pa.Array], order: ValueOrder) -> Iterator[pa.Array]:
-    """The texts of an order, GROUP_ROWS at a time. pieces: by first appearance, that of the id 1 first."""
+def _ordered_texts(pieces: Sequence[pa.Array], order: ValueOrder, known: int) -> Iterator[pa.Array]:
+    """The texts of an order after its known ones, GROUP_ROWS at a time. pieces: of the others, by first appearance."""
     starts = np.cumsum([0, *map(len, pieces)])
-    for start in range(0, len(order), GROUP_ROWS):
-        at = order.old_ids(slice(start, start + GROUP_ROWS)) - 1
+    for start in range(known, len(order), GROUP_ROWS):
+        at = order.old_ids(slice(start, start + GROUP_ROWS)) - 1 - known
         piece = np.searchsorted(starts, at, side="right") - 1
         by_piece = np.argsort(piece, kind="stable")
         bounds = np.searchsorted(piece[by_piece], np.arange(len(pieces) + 1))

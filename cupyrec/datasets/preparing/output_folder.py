@@ -158,8 +158,8 @@ class OutputFolder:
         what = "prepared data" if self.finished else "an unfinished preparation"
         hint = "choose another --output, or replace it with --overwrite"
         old_options = before.get("options", {})
-        # The vocabulary first: others follow from it.
-        for key in ("vocabulary", *asked["options"], *old_options):
+        # The vocabulary first, and whether it grows: others follow from them.
+        for key in ("vocabulary", "grow", *asked["options"], *old_options):
             old, value = old_options.get(key), asked["options"].get(key)
             if old != value:
                 raise ConfigError(f"{self.path}: holds {what} {_with_another(key, old, value)}; {hint}")
@@ -209,6 +209,8 @@ def _with_another(key: str, old: Any, value: Any) -> str:
         return f"made with --vocabulary, of data with the encoding {old}"
     if key == "vocabulary" and old is None:
         return "made without --vocabulary"
+    if key == "grow":
+        return f"made {'with' if old else 'without'} --grow"
     return f"with {key.replace('_', ' ')} {_shown(old)}, not {_shown(value)}"
 
 

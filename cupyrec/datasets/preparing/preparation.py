@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from cupyrec.datasets.bad_rows import is_same_file
 from cupyrec.datasets.input_files import find_input_files
+from cupyrec.datasets.prepared.encoding import EarlierEncoding
 from cupyrec.datasets.preparing.bad_rows_file import BadRowsFile, exists
+from cupyrec.datasets.preparing.encode import Encoder, HashEncoder, LearningEncoder
 from cupyrec.datasets.preparing.known_vocabularies import KnownVocabularies
 from cupyrec.datasets.preparing.order_phase import Ordering
 from cupyrec.datasets.preparing.prepare_options import DEFAULT_TRANSFORM, PrepareOptions
@@ -23,11 +25,15 @@ from cupyrec.errors import ConfigError
 # Of the memory that is available a job takes one part in so many, unless it is told.
 MEMORY_PARTS = 4
 
+# Values modulo the rows of their tables; of another's vocabularies, as they are or with new values; of own ones.
+IdSource = Literal["hashed", "known", "grown", "learned"]
+
 
 class Preparation:
     """Everything that follows from the options before a row is read.
 
-    raw:       the input; known: the vocabularies of others that are used, or None; ordering: of ids that are learned.
+    raw:       the input; known: the vocabularies of others that are used, or None.
+    id_source: where ids come from; ordering: which of those that come about are kept, and in which order.
     modulo, transform, threads: as in the options, with their defaults.
     asked:     JSON of what decides the result, see OutputFolder.begin.
     """
@@ -59,25 +65,51 @@ class Preparation:
         if self.known is not None:
             self.known.check_columns(self.raw)
         self._check_columns()
-        self.ordering = Ordering(options.chosen_ids, options.min_count or 1)
+        if self.known is None:
+            self.id_source: IdSource = "hashed" if options.chosen_ids == "hash" else "learned"
+            self.ordering = Ordering(options.chosen_ids, options.min_count or 1)
+        elif options.grow:
+            self.known.check_can_grow()
+            self.id_source = "grown"
+            self.ordering = Ordering(self.known.manifest.ids, options.min_count or self.known.min_count)
+        else:
+            self.id_source = "known"
+            self.ordering = Ordering(self.known.manifest.ids, 1)
         self.threads = options.threads or usable_cores()
         asked = {"options": self._asked_options(columns), "inputs": identities(files)}
         self.asked: dict[str, Any] = json.loads(json.dumps(asked))
 
     @property
-    def hashes(self) -> bool:
-        """Whether ids are values modulo the rows of their tables, as this call was asked for."""
-        return self.known is None and self.ordering.ids == "hash"
-
-    @property
     def learns(self) -> bool:
         """Whether vocabularies come about."""
-        return self.known is None and not self.hashes
+        return self.id_source in ("learned", "grown")
 
     @property
     def renumbers(self) -> bool:
         """Whether the ids that values get at first are not those that they keep."""
         return self.learns and self.ordering.renumbers
+
+    def encoders(self) -> list[Encoder]:
+        """Of each column, as before the first row. Raises DataError for vocabularies of others that are damaged."""
+        if self.known is not None:
+            return self.known.encoders(grow=self.learns)
+        if self.id_source == "hashed":
+            return [HashEncoder(rows, self.modulo) for rows in self.hash_rows]
+        return [LearningEncoder(self.modulo) for _ in self.raw.categories]
+
+    def earlier(self, encoding: str) -> tuple[EarlierEncoding, ...]:
+        """The encodings out of which that of the data has grown, the first one first."""
+        if self.known is None:
+            return ()
+        known = self.known.manifest
+        has_grown = encoding != known.encoding
+        return known.earlier + (EarlierEncoding(known.encoding, known.table_rows),) * has_grown
+
+    def new_values(self, table_rows: Sequence[int]) -> tuple[int, ...] | None:
+        """(F,) how many rows of each table are not in those of the vocabulary; None of data that are not grown."""
+        if self.known is None or not self.learns:
+            return None
+        return tuple(rows - known for rows, known in zip(table_rows, self.known.manifest.table_rows, strict=True))
 
     @property
     def hash_rows(self) -> list[int]:
@@ -158,13 +190,14 @@ class Preparation:
         return {
             "ids": options.chosen_ids if self.known is None else None,
             "hash_rows": None if options.hash_rows is None else self.hash_rows,
-            "min_count": options.min_count or 1,
+            "min_count": self.ordering.min_count,
             "modulo": self.modulo,
             "vocabulary": None if self.known is None else self.known.manifest.encoding,
             "dense_transform": self.transform,
             **columns,
-            # Only where it is so: a preparation of an earlier cupyrec does not say it.
+            # Only where they are so: a preparation of an earlier cupyrec does not say them.
             **({"labels": "none"} if options.no_labels else {}),
+            **({"grow": True} if options.grow else {}),
             "block_samples": options._sizes.block_samples,
             "shard_samples": options._sizes.shard_samples,
         }

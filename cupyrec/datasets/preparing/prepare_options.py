@@ -25,9 +25,10 @@ class PrepareOptions:
     ids:              `frequency`: ids in order of falling frequency; `first`: of first appearance; `hash`: the value
                       modulo hash_rows.
     hash_rows:        rows of every table, or of each of them.
-    min_count:        values that appear less often become id 0.
+    min_count:        values that appear less often become id 0; of data that grow, new values.
     modulo:           values are taken modulo this before anything else.
     vocabulary:       a folder of prepared data whose ids and dense transform are used.
+    grow:             values that the vocabulary does not know get ids after its own, in the order that its data say.
     dense_transform:  its name, see dense_transforms.
     label, dense_columns, category_columns: names of columns of tables.
     no_labels:        the input has none, or they are not to be used: the data are good for predictions alone.
@@ -43,6 +44,7 @@ class PrepareOptions:
     min_count: int | None = None
     modulo: int | None = None
     vocabulary: str | Path | None = None
+    grow: bool = False
     dense_transform: str | None = None
     label: str | None = None
     dense_columns: Sequence[str] | None = None
@@ -65,16 +67,14 @@ class PrepareOptions:
             raise ConfigError(f"ids must be one of {', '.join(IDS)}, but is {self.ids!r}")
         if self.on_bad_row not in ON_BAD_ROW:
             raise ConfigError(f"on_bad_row must be 'error' or 'skip', but is {self.on_bad_row!r}")
+        check_kind(bool, "True or False", grow=self.grow)
+        if self.grow and self.vocabulary is None:
+            raise ConfigError("--grow needs --vocabulary, the prepared data whose ids new values are added to")
         if self.vocabulary is not None:
-            self._refuse(
-                "vocabulary",
-                "the ids are those of its folder",
-                "ids",
-                "hash_rows",
-                "min_count",
-                "modulo",
-                "dense_transform",
-            )
+            others = ("ids", "hash_rows", "modulo", "dense_transform")
+            self._refuse("vocabulary", "the ids are those of its folder", *others)
+            if not self.grow:
+                self._refuse("vocabulary", "without --grow no value is new", "min_count")
         if self.no_labels:
             self._refuse("no_labels", "no column is read as the label", "label")
         if self.hash_rows is not None and self.ids not in (None, "hash"):

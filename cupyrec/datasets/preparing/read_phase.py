@@ -273,7 +273,7 @@ class ReadPhase:
             f"the vocabularies have grown to {format_bytes(sum(vocabularies))}, beyond --memory "
             f"{format_bytes(self._memory_bytes)}; the largest, of {self._raw.categories[largest]}, has "
             f"{self._encoders[largest].table_rows - 1:,} values. Run the same command with a larger --memory to go on, "
-            "or bound them with --modulo or --hash-rows"
+            "or prepare all data anew with --modulo or --hash-rows, which bound them"
         )
 
 

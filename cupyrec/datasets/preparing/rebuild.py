@@ -25,7 +25,7 @@ def rebuild_vocabularies(
     threads: int,
     stop: Callable[[], bool],
 ) -> None:
-    """Fill empty vocabularies with the values of all shards, and count these.
+    """Add the values of all shards to vocabularies as they are before the first one, and count these.
 
     Raises DataError when a file that is needed is damaged, Stopped when stop says so.
     """

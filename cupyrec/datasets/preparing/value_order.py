@@ -24,13 +24,14 @@ class ValueOrder:
     keys: (n,) uint64, and counts: (n,) int64, are looked up when they are asked for, a slice at a time.
     """
 
-    def __init__(self, vocabulary: Vocabulary, min_count: int, *, by_count: bool) -> None:
+    def __init__(self, vocabulary: Vocabulary, min_count: int, *, by_count: bool, known: int = 0) -> None:
         """by_count: most often counted first, ties by first appearance; else all by first appearance.
 
-        Values counted less than min_count times get the id 0. The vocabulary must stay as it is.
+        Values counted less than min_count times get the id 0. known: ids 1 to known stay as they are, however often
+        they were counted, and the others follow. The vocabulary must stay as it is.
         """
         self._vocabulary = vocabulary
-        self._order = self._kept(min_count, by_count)
+        self._order = self._kept(min_count, by_count, known)
         self.keys = GatheredNumbers(len(self), self._keys)
         self.counts = GatheredNumbers(len(self), self._counts)
 
@@ -55,13 +56,18 @@ class ValueOrder:
     def _counts(self, part: slice) -> np.ndarray:
         return self._vocabulary.counts_of(self.old_ids(part))
 
-    def _kept(self, min_count: int, by_count: bool) -> np.ndarray:
-        """(n,) uint64: old ids in the lower half; in the upper half the less the more often they were counted."""
+    def _kept(self, min_count: int, by_count: bool, known: int) -> np.ndarray:
+        """(n,) uint64: old ids in the lower half; in the upper half, of ids that are ordered by their counts, the less
+        the more often they were counted.
+        """
         size = self._vocabulary.size
-        groups = [slice(start, min(start + GROUP_VALUES, size)) for start in range(1, size, GROUP_VALUES)]
+        groups = [slice(start, min(start + GROUP_VALUES, size)) for start in range(known + 1, size, GROUP_VALUES)]
         kept = sum(int(np.count_nonzero(self._vocabulary.counts_of(group) >= min_count)) for group in groups)
-        order = np.empty(kept, dtype=np.uint64)
-        at = 0
+        order = np.empty(known + kept, dtype=np.uint64)
+        for start in range(0, known, GROUP_VALUES):
+            stop = min(start + GROUP_VALUES, known)
+            order[start:stop] = np.arange(start + 1, stop + 1)
+        at = known
         for group in groups:
             counts = self._vocabulary.counts_of(group)
             found = np.flatnonzero(counts >= min_count)
@@ -72,9 +78,10 @@ class ValueOrder:
                 part |= rank.astype(np.uint64) << ID_BITS
             at += found.shape[0]
         if by_count:
-            order.sort()
+            ordered = order[known:]
+            ordered.sort()
             # All that were counted so often or more have rank 0: a few, they are in the order of their ids so far.
-            often = order[: np.searchsorted(order, ID_MASK, side="right")]
+            often = ordered[: np.searchsorted(ordered, ID_MASK, side="right")]
             often[:] = often[np.argsort(-self._vocabulary.counts_of(often.astype(np.int64)), kind="stable")]
         return order
 

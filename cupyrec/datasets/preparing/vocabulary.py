@@ -68,10 +68,15 @@ class Vocabulary:
         """Give the memory of the hash table back, when all is known: keys are no longer looked up (ValueError)."""
         self._slots = np.zeros(0, dtype=np.uint64)
 
-    def extend(self, keys: np.ndarray) -> None:
-        """Append keys, (n,) uint64, in the order of their ids, not counted. ValueError when one is known already."""
+    def extend(self, keys: np.ndarray, counts: np.ndarray | int = 0) -> None:
+        """Append keys in the order of their ids. ValueError when one is known already.
+
+        keys: (n,) uint64; counts: (n,) int64, how often each has been met, or one number for all.
+        """
+        before = self.size
         if self._add(keys, np.empty(keys.shape[0], dtype=np.uint32), count=0).shape != keys.shape:
             raise ValueError("a key stands in a vocabulary twice")
+        self._records[before : self.size, 1] = counts
 
     def add_counts(self, ids: np.ndarray) -> None:
         """Count the ids, (n,) of an unsigned type, of data that are encoded already. ValueError for one unknown."""

@@ -16,7 +16,8 @@ COUNT_COLUMN = "count"
 
 
 def coverages(folder: Path, content: Manifest) -> list[float | None]:
-    """Of each category, 0 to 1; None where it is not known: of hashes, and of lists with a vocabulary of their own.
+    """Of each category, 0 to 1; None where it is not known: of hashes, of lists with a vocabulary of their own, and of
+    vocabularies that have grown, whose counts are of earlier data too.
 
     The counts of the data's own vocabularies are read, in blocks. Raises DataError.
     """

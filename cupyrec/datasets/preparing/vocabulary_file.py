@@ -90,6 +90,31 @@ def read_vocabulary(path: Path) -> VocabularyFile:
         raise DataError(f"the vocabulary cannot be read: {first_line(error)}", path=path) from None
 
 
+def read_texts(path: Path, keys: Numbers, n: int) -> Iterator[pa.Array]:
+    """Yield the n values of a text column, GROUP_ROWS at a time. keys: (n or more,) uint64, as they were read.
+
+    Raises DataError when the file is damaged, or its values are not those of the first n keys.
+    """
+    start = 0
+    try:
+        with pa.parquet.ParquetFile(path, page_checksum_verification=True) as file:
+            for batch in file.iter_batches(GROUP_ROWS, columns=["value"]):
+                found, texts = text_keys(batch.column(0))
+                stop = start + found.shape[0]
+                if not np.array_equal(found, keys[start:stop]):
+                    raise _changed(path)
+                start = stop
+                yield texts
+    except (OSError, pa.ArrowException) as error:
+        raise DataError(f"the vocabulary cannot be read: {first_line(error)}", path=path) from None
+    if start != n:
+        raise _changed(path)
+
+
+def _changed(path: Path) -> DataError:
+    return DataError("the vocabulary has changed since it was read; put back what was there", path=path)
+
+
 def _read(file: pa.parquet.ParquetFile, path: Path) -> VocabularyFile:
     metadata = file.schema_arrow.metadata or {}
     kind = next((kind for kind in KINDS if metadata.get(b"kind") == kind.encode()), None)

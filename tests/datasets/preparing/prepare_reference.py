@@ -59,8 +59,12 @@ def encode(
     modulo: int = MOST_KEYS,
     hash_rows: list[int] | None = None,
     known: list[list[int]] | None = None,
+    known_counts: list[list[int]] | None = None,
 ) -> Expected:
-    """What the job is to make of raw rows. known: keys of ids 1, 2, ... of a vocabulary that is used."""
+    """What the job is to make of raw rows. known: keys of ids 1, 2, ... of a vocabulary that is used.
+
+    known_counts: how often these have been met, where the vocabulary is to grow.
+    """
     values = [[[key % modulo for key in keys] for keys in column] for column in rows.values]
     if hash_rows is not None:
         hashed = [
@@ -72,16 +76,17 @@ def encode(
     for number, column in enumerate(values):
         # In order of first appearance, as dicts keep it, and sorts that are stable.
         count = Counter(key for keys in column for key in keys)
-        if known is not None:
-            order = known[number]
-        else:
-            order = [key for key in count if count[key] >= min_count]
+        order = [] if known is None else list(known[number])
+        if known is None or known_counts is not None:
+            new = [key for key in count if count[key] >= min_count and key not in order]
             if ids == "frequency":
-                order.sort(key=lambda key: -count[key])
+                new.sort(key=lambda key: -count[key])
+            order += new
         id_of = {key: index for index, key in enumerate(order, start=1)}
         encoded.append([[id_of.get(key, 0) for key in keys] for keys in column])
         kept.append(order)
-        counts.append([count[key] for key in order])
+        before = {} if known_counts is None else dict(zip(known[number], known_counts[number], strict=True))
+        counts.append([count[key] + before.get(key, 0) for key in order])
     return Expected(Rows(rows.labels, rows.dense, encoded), [len(order) + 1 for order in kept], kept, counts)
 
 

@@ -11,7 +11,7 @@ from prepare_reference import Rows, check_prepared, contents_of, encode, files_o
 from small_prepare import prepare_small, small_shards
 
 from cupyrec.datasets.preparing import order_phase, raw_input, read_phase, rewrite
-from cupyrec.datasets.preparing.raw_tables import open_table
+from cupyrec.datasets.preparing.raw_tables import RawTable
 from cupyrec.datasets.preparing.text_keys import text_keys
 from cupyrec.errors import DataError, MemoryPlanError
 
@@ -67,7 +67,7 @@ def test_blocks_of_long_lists_have_fewer_rows(tmp_path, name, texts):
     else:
         with pa.ipc.new_file(tmp_path / name, table.schema) as writer:
             writer.write_table(table)
-    blocks = list(open_table(tmp_path / name).blocks(**SELECTED, block_rows=256, block_bytes=8000))
+    blocks = list(RawTable(tmp_path / name).blocks(**SELECTED, block_rows=256, block_bytes=8000))
     assert sum(map(len, blocks)) == len(lengths)
     assert len(blocks[0]) == 256
     taken = [block.columns[0].keys.nbytes + block.columns[1].keys.nbytes for block in blocks]

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cupyrec.datasets.preparing.raw_rows import ColumnKind
-from cupyrec.datasets.preparing.raw_tables import RawTable, TableColumns, column_kinds, guess_columns, open_table
+from cupyrec.datasets.preparing.raw_tables import RawTable, TableColumns, column_kinds, guess_columns
 from cupyrec.datasets.preparing.text_keys import text_keys
 from cupyrec.errors import ConfigError, DataError
 
@@ -107,7 +107,7 @@ def expected_rows(rows):
 @given(ROWS, st.integers(1, 6), st.integers(1, 7), st.integers(0, 13))
 def test_rows_agree_with_slow_reading(tmp_path_factory, name, rows, piece_rows, block_rows, first_row):
     path = write(tmp_path_factory.getbasetemp() / name, pa.Table.from_pylist(rows, SCHEMA), piece_rows)
-    table = open_table(path)
+    table = RawTable(path)
     assert table.rows == (None if path.suffix == ".ipc" else len(rows))
     blocks = list(table.blocks(first_row, block_rows=block_rows, **SELECTED))
     left = max(len(rows) - first_row, 0)
@@ -128,7 +128,7 @@ MULTI_HOT = ("words", "numbers", "pair")
 
 
 def test_kinds_of_columns(tmp_path):
-    table = open_table(write(tmp_path / "a.arrow", SCHEMA.empty_table()))
+    table = RawTable(write(tmp_path / "a.arrow", SCHEMA.empty_table()))
     assert column_kinds(table, CATEGORIES) == [
         ColumnKind("text"),
         ColumnKind("integer"),
@@ -149,7 +149,7 @@ def small_table(**columns):
 def read(table_or_path, path=None, **changes):
     if path is not None:
         write(path, table_or_path, piece_rows=2)
-    table = open_table(path or table_or_path)
+    table = RawTable(path or table_or_path)
     return list(
         table.blocks(
             **{
@@ -209,7 +209,7 @@ def test_rows_are_numbered_from_the_start_of_the_file(tmp_path):
     path = write(tmp_path / "a.parquet", small_table(label=pa.array([0, 1, 2])), piece_rows=1)
     with pytest.raises(DataError, match="row 2, column label"):
         read(path, first_row=1)
-    blocks = open_table(path).blocks(1, label="label", dense=[], categories=[], transform="none", block_rows=1)
+    blocks = RawTable(path).blocks(1, label="label", dense=[], categories=[], transform="none", block_rows=1)
     assert len(next(blocks)) == 1
     with pytest.raises(DataError, match="row 2, column label"):
         next(blocks)
@@ -241,7 +241,7 @@ def test_labels_of_other_types(tmp_path, values):
 def test_other_types_are_refused_before_anything_is_read(tmp_path, column, values, message):
     path = write(tmp_path / "a.arrow", small_table(**{column: values}))
     with pytest.raises(DataError) as caught:
-        open_table(path).blocks(label="label", dense=["I1"], categories=["C1"], transform="dlrm", block_rows=9)
+        RawTable(path).blocks(label="label", dense=["I1"], categories=["C1"], transform="dlrm", block_rows=9)
     assert str(caught.value).startswith(f"{path}: {message}")
 
 
@@ -294,9 +294,9 @@ def test_dictionaries_that_change_from_batch_to_batch(tmp_path):
 def test_other_files_are_refused(tmp_path, name, content):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(DataError, match="cannot be read as"):
-        open_table(tmp_path / name)
+        RawTable(tmp_path / name)
     with pytest.raises(DataError, match="cannot be read as"):
-        open_table(tmp_path / "none" / name)
+        RawTable(tmp_path / "none" / name)
 
 
 @pytest.mark.parametrize("name", FORMATS)
@@ -325,7 +325,7 @@ def test_damaged_files_raise_errors_or_give_other_values(tmp_path, name):
     for place in random.integers(0, len(whole), 150):
         path.write_bytes(whole[:place] + bytes([whole[place] ^ random.integers(1, 256)]) + whole[place + 1 :])
         try:
-            rows = found_rows(open_table(path).blocks(block_rows=4, **SELECTED))
+            rows = found_rows(RawTable(path).blocks(block_rows=4, **SELECTED))
         except DataError:
             continue
         assert len(rows) <= 1000

@@ -28,11 +28,13 @@ def counted(counts):
     return vocabulary
 
 
-def check(counts, min_count, by_count):
-    order = ValueOrder(counted(counts), min_count, by_count=by_count)
-    expected = [old for old, count in enumerate(counts, start=1) if count >= min_count]
+def check(counts, min_count, by_count, known=0):
+    known = min(known, len(counts))
+    order = ValueOrder(counted(counts), min_count, by_count=by_count, known=known)
+    new = [old for old, count in enumerate(counts, start=1) if old > known and count >= min_count]
     if by_count:
-        expected.sort(key=lambda old: -counts[old - 1])
+        new.sort(key=lambda old: -counts[old - 1])
+    expected = [*range(1, known + 1), *new]
     assert len(order) == len(expected)
     assert order.old_ids(slice(None)).tolist() == expected
     assert order.keys.shape == order.counts.shape == (len(expected),)
@@ -47,14 +49,19 @@ def check(counts, min_count, by_count):
     ]
 
 
-@given(st.lists(st.integers(0, 5), max_size=12), st.integers(0, 5), st.booleans())
-def test_agrees_with_sorting(counts, min_count, by_count):
+@given(st.lists(st.integers(0, 5), max_size=12), st.integers(0, 5), st.booleans(), st.integers(0, 12))
+def test_agrees_with_sorting(counts, min_count, by_count, known):
     check(counts, min_count, by_count)
+    check(counts, min_count, by_count, known)
 
 
-@given(st.lists(st.sampled_from([1, 2**32 - 2, 2**32 - 1, 2**32, 2**32 + 1, 2**40]), max_size=8), st.booleans())
-def test_counts_beyond_32_bits(counts, by_count):
-    check(counts, 2, by_count)
+@given(
+    st.lists(st.sampled_from([1, 2**32 - 2, 2**32 - 1, 2**32, 2**32 + 1, 2**40]), max_size=8),
+    st.booleans(),
+    st.integers(0, 3),
+)
+def test_counts_beyond_32_bits(counts, by_count, known):
+    check(counts, 2, by_count, known)
 
 
 def test_counts_of_keys_that_were_met():
@@ -66,14 +73,15 @@ def test_counts_of_keys_that_were_met():
     assert order.keys[:].tolist() == [7, 5, 9]
 
 
+@pytest.mark.parametrize("known", [0, 150_000])
 @pytest.mark.parametrize("by_count", [False, True])
-def test_takes_no_more_than_planned(monkeypatch, by_count):
+def test_takes_no_more_than_planned(monkeypatch, by_count, known):
     monkeypatch.setattr(value_order, "GROUP_VALUES", 1000)
     n = 200_000
     vocabulary = counted(np.random.default_rng(1).zipf(1.3, n).clip(1, 2**40))
     tracemalloc.start()
     try:
-        order = ValueOrder(vocabulary, 1, by_count=by_count)
+        order = ValueOrder(vocabulary, 1, by_count=by_count, known=known)
         order.new_ids(np.dtype(np.uint32))
         order.keys[:1000]
         _, peak = tracemalloc.get_traced_memory()

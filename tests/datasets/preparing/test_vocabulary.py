@@ -130,6 +130,14 @@ def test_a_vocabulary_that_is_filled_again_goes_on_as_before(keys, later):
     assert digest_of(first) == digest_of(second)
 
 
+def test_keys_may_have_been_counted_before():
+    vocabulary = Vocabulary()
+    vocabulary.extend(as_keys([5, 6]), np.array([3, 2**40]))
+    vocabulary.extend(as_keys([7]))
+    encode(vocabulary, [6, 7, 8])
+    assert vocabulary.counts_of(slice(vocabulary.size)).tolist() == [0, 3, 2**40 + 1, 1, 1]
+
+
 @pytest.mark.parametrize("keys", [[3, 4, 3], [4, 5, 1]])
 def test_a_key_that_stands_in_a_vocabulary_twice_is_refused(keys):
     vocabulary = Vocabulary()

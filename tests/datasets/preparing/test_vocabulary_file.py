@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from cupyrec.datasets.preparing import vocabulary_file
 from cupyrec.datasets.preparing.text_keys import text_keys
-from cupyrec.datasets.preparing.vocabulary_file import read_vocabulary, write_vocabulary
+from cupyrec.datasets.preparing.vocabulary_file import read_texts, read_vocabulary, write_vocabulary
 from cupyrec.errors import DataError, OutputError
 
 KEYS = [0, 1, 2**32 - 1, 2**32, 0x123456789, 2**63, 2**64 - 1, 0xABC]
@@ -97,6 +97,25 @@ def test_texts_must_belong_to_the_keys(tmp_path, texts, kind, message):
     with pytest.raises(ValueError, match=message):
         write_vocabulary(tmp_path / "C1.parquet", np.arange(2, dtype=np.uint64), np.ones(2, np.int64), pieces, kind)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_texts_alone_come_back_in_pieces(tmp_path):
+    keys, _ = write(tmp_path / "C1.parquet", "text")
+    # Keys of values that came later are no matter.
+    more = np.append(keys, np.uint64(5))
+    pieces = list(read_texts(tmp_path / "C1.parquet", more, 8))
+    assert [len(piece) for piece in pieces] == [3, 3, 2]
+    assert pa.concat_arrays(pieces).to_pylist() == TEXTS
+
+
+@pytest.mark.parametrize(("at", "n"), [(0, 8), (3, 8), (7, 8), (None, 6), (None, 7), (None, 9), (None, 0)])
+def test_texts_alone_must_be_those_of_the_keys(tmp_path, at, n):
+    keys, _ = write(tmp_path / "C1.parquet", "text")
+    keys = np.append(keys, np.uint64(5))
+    if at is not None:
+        keys[at] += np.uint64(1)
+    with pytest.raises(DataError, match=r"C1\.parquet: the vocabulary has changed since it was read"):
+        list(read_texts(tmp_path / "C1.parquet", keys, n))
 
 
 def test_a_folder_that_is_not_there(tmp_path):
