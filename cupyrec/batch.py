@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,8 @@ from cupyrec.errors import DataError
 
 # A plan holds bags and lookups as int32.
 MOST_BAGS = 2**31 - 1
+# The members of a batch that are arrays.
+ARRAYS = ("dense", "rows", "offsets", "labels")
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -51,9 +53,11 @@ class Batch:
 
     def copy(self) -> Batch:
         """A batch with arrays of its own; what is no array stays as it is, for `validate` to find."""
-        arrays = (self.dense, self.rows, self.offsets, self.labels)
-        copies = (np.array(each, order="C") if isinstance(each, np.ndarray) else each for each in arrays)
-        return Batch(*copies, encoding=self.encoding)
+        copies: dict[str, Any] = {name: getattr(self, name) for name in ARRAYS}
+        for name, given in copies.items():
+            if isinstance(given, np.ndarray):
+                copies[name] = np.array(given, order="C")
+        return replace(self, **copies)
 
     def validate(self, table_rows: Sequence[int], dense_features: int) -> Batch:
         """Check shapes, dtypes, labels, that dense values are finite and that every row lies in its feature's table.
@@ -61,7 +65,7 @@ class Batch:
         table_rows: (F,) rows of each table. O(N + B). Returns the batch itself. Raises DataError that says expected
         and actual.
         """
-        for name in ("dense", "rows", "offsets", "labels"):
+        for name in ARRAYS:
             given = getattr(self, name)
             if not isinstance(given, np.ndarray) or given.ndim == 0:
                 kind = f"() {given.dtype}" if isinstance(given, np.ndarray) else type(given).__name__

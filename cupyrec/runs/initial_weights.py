@@ -10,11 +10,12 @@ from typing import Any
 from cupyrec.counted import counted
 from cupyrec.datasets.open_data import is_prepared
 from cupyrec.errors import ConfigError
+from cupyrec.optim.sgd import Sgd
 from cupyrec.option_values import CRITEO_SPARSE_FEATURES, option_name, text_of
 from cupyrec.run_config import RunConfig
 from cupyrec.runs.run_data import RunData
-from cupyrec.saving.checkpoint_folder import CHECKPOINTS_FOLDER
-from cupyrec.saving.open_model import OpenedModel, last_checkpoint, open_model
+from cupyrec.saving.checkpoint_folder import newest_checkpoint
+from cupyrec.saving.open_model import OpenedModel, open_model
 from cupyrec.saving.run_folder import RunFolder
 from cupyrec.training.trainer import Trainer
 
@@ -45,13 +46,13 @@ class InitialWeights:
                 f"{self.path}: the model to begin with is in the folder of this run; choose another --output"
             )
         if config.init_state and self._model.optimizer is None:
-            newest = last_checkpoint(self.path / CHECKPOINTS_FOLDER)
+            newest = newest_checkpoint(self.path)
             such_as = "" if newest is None else f", such as {newest}"
             raise ConfigError(
                 f"--init-state: {self.path} is a model, which has no state of its optimizer; name a checkpoint with "
                 f"--init-from{such_as}"
             )
-        self._with_state = config.init_state
+        self._with_state, self._optimizer = config.init_state, config.optimizer
         rows = _short(config.hash_rows)
         spelt_out = replace(config, bottom_mlp=config.bottom_layers, hash_rows=rows)
         for name, wanted in _model_options(config, self._model).items():
@@ -69,6 +70,11 @@ class InitialWeights:
         """Give the weights to a trainer, whose tables may have grown. Raises ModelError."""
         state = ", and what its optimizer remembers" if self._with_state else ""
         say(f"beginning with the weights of {self.path}, of step {self._model.steps:,}{state}")
+        if not self._with_state and self._optimizer != Sgd.name:
+            say(
+                "the optimizer begins without a state, so that its first steps are large: give --init-state with a "
+                "checkpoint, or a lower --learning-rate"
+            )
         before, now = self._model.config.table_rows, trainer.config.table_rows
         if before != now:
             say(f"the tables have {counted(sum(now) - sum(before), 'row')} more than there, {sum(now):,} in all")

@@ -3,13 +3,15 @@
 import json
 import shutil
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from commands import check_one_error_line, run_here
 from criteo_lines import TINY_MODEL, files_in, write_learnable
 from emulated_cuda import EmulatedCuda
 from models_for_tests import prepare_small
 
-from cupyrec import CriteoFiles, PrepareOptions, RowwiseAdagrad, Trainer, prepare
+from cupyrec import CriteoFiles, PreparedData, PrepareOptions, RowwiseAdagrad, Trainer, prepare
 from cupyrec.optim.schedule import WarmupPolynomialDecay
 from cupyrec.run_config import read_config_file
 from cupyrec.saving.open_model import open_model
@@ -57,6 +59,7 @@ def test_the_model_is_gone_on_with(made, tmp_path, capsys):
     outcome = go_on(capsys, made, tmp_path / "day2")
     assert outcome.code == 0, outcome
     assert f"beginning with the weights of {made / 'day1'}, of step 5" in outcome.out.splitlines()
+    assert "the optimizer begins without a state, so that its first steps are large: give --init-state" in outcome.out
     assert "trained 7 steps, 140 samples" in outcome.out
     by_library(made).save(tmp_path / "library")
     assert weights(tmp_path / "day2") == weights(tmp_path / "library")
@@ -187,6 +190,7 @@ def test_resumed_before_its_first_checkpoint_it_begins_from_the_model_again(made
     assert outcome.code == 0, outcome
     assert "training begins anew" in outcome.out
     assert f"beginning with the weights of {made / 'day1'}, of step 5" in outcome.out.splitlines()
+    assert "the optimizer begins without a state, so that its first steps are large: give --init-state" in outcome.out
     by_library(made).save(tmp_path / "library")
     assert weights(tmp_path / "day2") == weights(tmp_path / "library")
 
@@ -238,6 +242,7 @@ def test_what_the_optimizer_remembers_comes_along_where_that_is_asked_for(made, 
     assert (
         f"beginning with the weights of {made / CHECKPOINT}, of step 3, and what its optimizer remembers" in outcome.out
     )
+    assert "without a state" not in outcome.out
     trainer = Trainer(
         open_model(made / "day1").config,
         optimizer=RowwiseAdagrad(),
@@ -259,6 +264,8 @@ def test_the_optimizer_of_the_checkpoint_is_taken_and_no_other(made, tmp_path, c
     assert run_here(capsys, "train", made / "day_1", *TINY_MODEL, *HOW, *options).code == 0
     where = ["--init-from", tmp_path / "adagrad" / "checkpoints" / "step-00000005", "--init-state"]
     assert run_here(capsys, "train", made / "day_2", *HOW, *where, "--output", tmp_path / "day2").code == 0
+    sgd = run_here(capsys, "train", made / "day_2", *HOW, "--init-from", where[1], "--optimizer=sgd")
+    assert "without a state" not in sgd.out
     kept = read_config_file(tmp_path / "day2" / "config.toml")
     assert (kept["optimizer"], kept["eps"]) == ("adagrad", 0.01)
     for option, message in {
@@ -286,3 +293,61 @@ def test_a_state_without_a_model_is_told(made, capsys):
     outcome = run_here(capsys, "train", made / "day_2", *TINY_MODEL, *HOW, "--init-state")
     assert outcome.code == 0, outcome
     assert "without effect: --init-state (needs --init-from)" in outcome.out
+
+
+SALES = ["--label=clicked", "--dense-columns=price", "--category-columns=user,item"]
+
+
+def write_sales(path, users, items):
+    """Sales of users and items, each pair once."""
+    pairs = [(user, item) for user in users for item in items]
+    columns = {
+        "clicked": [int((user + item) % 3 == 0) for user, item in pairs],
+        "price": [float(item % 7) for _, item in pairs],
+        "user": [f"u{user}" for user, _ in pairs],
+        "item": [item for _, item in pairs],
+    }
+    pq.write_table(pa.table(columns), path)
+
+
+def test_the_next_day_has_new_values_and_the_model_goes_on(tmp_path, capsys):
+    """Day by day: prepare with what has grown, train on from the checkpoint, evaluate."""
+    days = {"one": (range(10), range(8)), "two": (range(5, 14), range(4, 15)), "three": (range(12, 16), range(20))}
+    model, before, ids = (
+        [*HOW, "--dimension=4", "--bottom-mlp=8-4", "--top-mlp=8-1", "--checkpoint-every=100"],
+        None,
+        [],
+    )
+    for day, (users, items) in days.items():
+        write_sales(tmp_path / f"{day}.parquet", users, items)
+        data, run = tmp_path / "data" / day, tmp_path / "runs" / day
+        grown = [] if before is None else ["--vocabulary", tmp_path / "data" / before, "--grow"]
+        columns = SALES if before is None else []
+        outcome = run_here(capsys, "prepare", tmp_path / f"{day}.parquet", *columns, *grown, "--output", data)
+        assert outcome.code == 0, outcome
+        begins = model
+        if before is not None:
+            (checkpoint,) = (tmp_path / "runs" / before / "checkpoints").iterdir()
+            begins = [*HOW, "--init-from", checkpoint, "--init-state", "--checkpoint-every=100"]
+            # Nothing else than growing: the model does not know what else is in the data, nor does it guess.
+            refused = run_here(capsys, "evaluate", tmp_path / "runs" / before, data)
+            assert "the vocabularies have grown since the model was trained: table 1 of 2" in check_one_error_line(
+                refused
+            )
+        outcome = run_here(capsys, "train", data, *begins, "--valid=0.1", "--output", run)
+        assert outcome.code == 0, outcome
+        ids.append(PreparedData(data).table_rows)
+        if before is not None:
+            more = sum(ids[-1]) - sum(ids[-2])
+            assert f"the tables have {more} rows more than there, {sum(ids[-1])} in all" in outcome.out
+            assert ids[-1] > ids[-2]
+        assert run_here(capsys, "evaluate", run, data).code == 0
+        before = day
+    # From the first day to the third, past the second.
+    past = ["--init-from", tmp_path / "runs" / "one", "--output", tmp_path / "runs" / "past"]
+    assert run_here(capsys, "train", tmp_path / "data" / "three", *HOW, *past).code == 0
+    first, now = (open_model(tmp_path / "runs" / run).config.table_rows for run in ("one", "past"))
+    assert (first, now) == (ids[0], ids[2])
+    # Not back again.
+    back = run_here(capsys, "train", tmp_path / "data" / "one", *HOW, "--init-from", tmp_path / "runs" / "three")
+    assert "other vocabularies" in check_one_error_line(back)
