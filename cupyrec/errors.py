@@ -82,5 +82,7 @@ class DeviceMemoryError(DeviceError, MemoryError):
 
 
 def first_line(error: BaseException) -> str:
-    """What a message of ours takes of another's error; what kind of error it is where that says nothing."""
-    return next(filter(str.strip, str(error).splitlines()), repr(error))
+    """The first line with text of another library's error; its repr where there is none."""
+    # CuPy frames its long messages with lines of "=".
+    lines = (line.strip() for line in str(error).splitlines())
+    return next((line for line in lines if line.strip("=")), repr(error))

@@ -32,28 +32,36 @@ class FolderLock:
 
     def __enter__(self) -> FolderLock:
         """Raises OutputError when the folder is locked or cannot be written."""
-        if fcntl is None:
-            return self
         try:
-            self._descriptor = os.open(self._folder / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-        except OSError as error:
-            raise OutputError(f"{self._folder}: cannot be written: {error.strerror}") from None
-        try:
-            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._descriptor = open_locked(self._folder / LOCK_FILE)
         except BlockingIOError:
-            self._release()
             raise OutputError(
                 f"{self._folder}: another cupyrec is writing to it; wait for its end, or name another folder"
             ) from None
-        except OSError:
-            # Some network file systems have no locks; there nobody is kept out.
-            self._release()
+        except OSError as error:
+            raise OutputError(f"{self._folder}: cannot be written: {error.strerror}") from None
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._release()
-
-    def _release(self) -> None:
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None
+
+
+def open_locked(path: Path) -> int | None:
+    """A descriptor of a file, made if need be: until it is closed, nobody else gets one here.
+
+    None where the system has no such locks. Raises BlockingIOError when somebody else has one, and other OSErrors when
+    the file cannot be opened.
+    """
+    if fcntl is None:
+        return None
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise
+    except OSError:
+        pass  # some network file systems have no locks; there nobody is kept out
+    return descriptor

@@ -74,7 +74,7 @@ def on_device(scale: Scale, device: GpuDevice) -> dict[str, Any]:
     Y = device.zeros((B, F, D))
     dY = device.upload(np.random.default_rng(1).standard_normal((B, F, D), np.float32))
     sums = device.zeros((most_chunks(scale.lookups), D))
-    coalescer, memory = GpuCoalescer(device, config.table_rows, scale.lookups), GpuCoalesceMemory()
+    coalescer, memory = GpuCoalescer(device, config.table_rows), GpuCoalesceMemory()
     memory.reserve(device, scale.lookups)
 
     def pool(batch: Any) -> None:

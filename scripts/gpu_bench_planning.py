@@ -18,7 +18,7 @@ from gpu_bench_timing import between_ms
 from gpu_bench_train import load_batches, random_records
 
 from cupyrec.batch import Batch
-from cupyrec.devices.cupy_runtime import CUPY_WITH_PRIORITIES, CupyRuntime, CupyStream
+from cupyrec.devices.cupy_runtime import CupyRuntime, CupyStream
 from cupyrec.devices.gpu import GpuDevice, GpuEvent, GpuStream
 from cupyrec.embedding.gpu_coalesce import GpuCoalesceMemory, GpuCoalescer
 from cupyrec.pipeline.gpu_planner import GpuPlanMemory, GpuPlanner
@@ -256,13 +256,11 @@ def beside_train(
 
 
 def urgent_stream(device: GpuDevice) -> GpuStream:
-    """A stream of the highest priority; an emulated GPU, and CuPy 13, have none."""
+    """A stream of the highest priority; an emulated GPU has none."""
     stream: Any = device.stream("plan")
     if isinstance(device.runtime, CupyRuntime):
         import cupy
 
-        if int(cupy.__version__.split(".")[0]) < CUPY_WITH_PRIORITIES:
-            return stream
         stream._handle = CupyStream("plan", cupy.cuda.Stream(non_blocking=True, priority=HIGHEST_PRIORITY))
     return stream
 

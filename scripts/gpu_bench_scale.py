@@ -15,6 +15,7 @@ from cupyrec.devices.cpu import CpuDevice
 from cupyrec.devices.device import Device
 from cupyrec.devices.gpu import GpuDevice
 from cupyrec.devices.numba_kernel import cpu_kernel
+from cupyrec.devices.splitmix import GOLDEN_GAMMA, mix64
 from cupyrec.embedding.host_table import HostTable
 from cupyrec.functions.dot_interaction import interaction_width
 from cupyrec.systems.table_memory import TableMemory
@@ -190,10 +191,7 @@ def expected_order(config: DlrmConfig) -> np.ndarray:
 @cpu_kernel
 def _bits(key, counter):
     """splitmix64, as in initial_rows."""
-    z = key + counter * np.uint64(0x9E3779B97F4A7C15)
-    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return z ^ (z >> np.uint64(31))
+    return mix64(key + counter * GOLDEN_GAMMA)
 
 
 @cpu_kernel

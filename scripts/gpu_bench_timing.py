@@ -83,8 +83,8 @@ def noted_launches(device: GpuDevice, beside: Sequence[GpuStream]) -> Iterator[l
     """
     noted: list[tuple[str, Callable[[], None]]] = []
 
-    def launch(kernel: Any, grid: Any, block: Any, *arguments: Any, shared_bytes: int = 0) -> None:
-        again = functools.partial(GpuDevice.launch, device, kernel, grid, block, *arguments, shared_bytes=shared_bytes)
+    def launch(kernel: Any, grid: Any, block: Any, *arguments: Any) -> None:
+        again = functools.partial(GpuDevice.launch, device, kernel, grid, block, *arguments)
         shape = "x".join(map(str, arguments[0].shape)) if hasattr(arguments[0], "shape") else ""
         noted.append((f"{kernel.name} {shape}", again))
         again()

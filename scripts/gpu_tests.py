@@ -76,10 +76,11 @@ class ResultWriter:
 
 def device_facts() -> dict[str, Any]:
     """What the runtime says of the GPU, or why there is none."""
-    from cupyrec.devices.cupy_check import gpu_is_available, why_no_gpu
+    from cupyrec.devices.cupy_check import why_no_gpu
     from cupyrec.devices.cupy_runtime import CupyRuntime
 
-    return CupyRuntime().describe() if gpu_is_available() else {"none": why_no_gpu()}
+    reason = why_no_gpu()
+    return {"none": reason} if reason else CupyRuntime().describe()
 
 
 def test_files() -> list[str]:

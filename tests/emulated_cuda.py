@@ -21,7 +21,7 @@ from cupyrec.devices.host_memory import host_array
 from cupyrec.errors import DeviceError, DeviceMemoryError
 
 # What the emulated device allows: the least that the supported GPUs have.
-MOST_BLOCK_THREADS, MOST_BLOCKS, MOST_SHARED_BYTES = 1024, (2**31 - 1, 65_535, 65_535), 64 * 1024
+MOST_BLOCK_THREADS, MOST_BLOCKS = 1024, (2**31 - 1, 65_535, 65_535)
 POOL_ROUND_BYTES = 512
 DEFAULT_MEMORY_BYTES = 2**34
 
@@ -201,7 +201,7 @@ class EmulatedCuda:
 
     # Work
 
-    def launch(self, stream, kernel, grid, block, shared_bytes, arguments):
+    def launch(self, stream, kernel, grid, block, arguments):
         kernel.check(arguments)
         for argument in arguments:
             if not isinstance(argument, (DeviceArray, np.generic)):
@@ -210,15 +210,13 @@ class EmulatedCuda:
             raise DeviceError(f"{kernel}: blocks of {block} threads")
         if not all(1 <= blocks <= most for blocks, most in zip(grid, MOST_BLOCKS, strict=True)):
             raise DeviceError(f"{kernel}: a grid of {grid} blocks")
-        if not 0 <= shared_bytes <= MOST_SHARED_BYTES:
-            raise DeviceError(f"{kernel}: {shared_bytes} bytes of shared memory")
         plain = [_plain(argument) for argument in arguments]
 
         # Here, so that the calling test is skipped where kernels cannot be executed.
         from cuda_on_cpu import run_kernel
 
         def run():
-            run_kernel(kernel, grid, block, plain, shared_bytes=shared_bytes, order=self.thread_order)
+            run_kernel(kernel, grid, block, plain, order=self.thread_order)
 
         self._streams.queue(stream, Work(kernel.name, run, _memories(*arguments)))
 

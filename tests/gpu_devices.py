@@ -15,11 +15,11 @@ def emulated_device(order="as-queued", *, threads=1, precision="fp32", graphs=Tr
 
 def real_device(*, threads=1, precision="fp32", graphs=True):
     """A GpuDevice over CuPy; skips the test where there is none."""
-    from cupyrec.devices.cupy_check import gpu_is_available, why_no_gpu
+    from cupyrec.devices.cupy_check import why_no_gpu
     from cupyrec.devices.cupy_runtime import CupyRuntime
 
-    if not gpu_is_available():
-        pytest.skip(why_no_gpu())
+    if reason := why_no_gpu():
+        pytest.skip(reason)
     return GpuDevice(CupyRuntime(), threads=threads, precision=precision, graphs=graphs)
 
 

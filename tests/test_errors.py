@@ -8,6 +8,7 @@ from cupyrec.errors import DataError, ModelError, OutputError, first_line
 def test_a_message_takes_one_line():
     assert first_line(OSError("cannot be opened\nDetail: 5")) == "cannot be opened"
     assert first_line(OSError("\n \nlater")) == "later"
+    assert first_line(ImportError("\n=====\n  Failed to import CuPy.\n=====\n")) == "Failed to import CuPy."
 
 
 def test_an_error_without_a_text_is_named():

@@ -1,8 +1,8 @@
 """How large a scratchpad should be: read the ids of the data once, then try sizes and policies on them.
 
 While reading, what can be had exactly is counted exactly: rows of each step, and the different rows of every window of
-steps that a pipeline holds at once. The rows of each step, all of them or a sample (advise_sample), go to a temporary
-file, from which every policy is replayed at every size: the planner itself, Belady's MIN, the rows used most.
+steps that a pipeline holds at once. The rows of each step, all of them or a sample (advice/sample.py), go to a
+temporary file, from which every policy is replayed at every size: the planner itself, Belady's MIN, the rows used most.
 Memory is bounded, whatever the size of data and tables.
 """
 

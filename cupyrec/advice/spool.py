@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
-import tempfile
-import weakref
 from array import array
 from collections.abc import Iterator
-from pathlib import Path
-from typing import IO
 
 import numpy as np
 
-from cupyrec.errors import OutputError
+from cupyrec.datasets.nameless_file import NamelessFile
 from cupyrec.pipeline.offline_optimum import NEVER_USED
 
 ITEM_BYTES = 4
@@ -21,19 +16,15 @@ ITEM_BYTES = 4
 class UsageSpool:
     """Takes the batches in order (`append`), finds the next use of each row (`link`), and gives both (`batches`).
 
-    In memory are 16 bytes a batch. On disk are 4 bytes a use, and 8 more once they are linked, in temporary files
-    without a name, which are gone when the object is, however the process ends.
+    In memory are 16 bytes a batch. On disk are 4 bytes a use, and 8 more once they are linked, in nameless files.
 
     most_unique: the most rows of a batch, after `link`.
     """
 
-    def __init__(self, folder: Path | None = None) -> None:
-        """folder: where the temporary files go; None is the system's place for such files."""
-        self._folder = folder
-        self._resources = contextlib.ExitStack()
-        weakref.finalize(self, self._resources.close)
-        self._ids = self._new_file()
-        self._pairs: IO[bytes] | None = None
+    def __init__(self) -> None:
+        """Raises OutputError."""
+        self._ids = _new_file()
+        self._pairs: NamelessFile | None = None
         self._lengths = array("q")
         # Where the pairs of each batch begin in their file, in bytes: the last batch comes first there.
         self._starts = array("q")
@@ -46,7 +37,7 @@ class UsageSpool:
 
     def append(self, ids: np.ndarray) -> None:
         """Take the next batch. ids: (n,) int32. Raises OutputError."""
-        self._write(self._ids, ids)
+        self._ids.append(ids)
         self._lengths.append(ids.shape[0])
         self._starts.append(0)
 
@@ -55,14 +46,14 @@ class UsageSpool:
 
         numbers: (ids,) int32, from the ids appended to 0 .. rows - 1; -1 leaves a row out. Raises OutputError.
         """
-        self._pairs = self._new_file()
+        self._pairs = _new_file()
         latest = np.full(rows, NEVER_USED, np.int32)
         at, end = sum(self._lengths) * ITEM_BYTES, 0
         for batch in range(self.batches_taken - 1, -1, -1):
             at -= self._lengths[batch] * ITEM_BYTES
             kept = numbers[_read(self._ids, at, self._lengths[batch])]
             kept = kept[kept >= 0]
-            self._write(self._pairs, np.concatenate([kept, latest[kept]]))
+            self._pairs.append(np.concatenate([kept, latest[kept]]))
             latest[kept] = batch
             self._starts[batch], self._lengths[batch] = end, kept.shape[0]
             end += 2 * kept.shape[0] * ITEM_BYTES
@@ -81,7 +72,9 @@ class UsageSpool:
 
     def close(self) -> None:
         """Delete the temporary files."""
-        self._resources.close()
+        for file in (self._ids, self._pairs):
+            if file is not None:
+                file.close()
 
     def __enter__(self) -> UsageSpool:
         return self
@@ -89,37 +82,13 @@ class UsageSpool:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _new_file(self) -> IO[bytes]:
-        try:
-            return self._resources.enter_context(tempfile.TemporaryFile(dir=self._folder, buffering=0))
-        except OSError as error:
-            raise self._error(error) from None
 
-    def _write(self, file: IO[bytes], items: np.ndarray) -> None:
-        unwritten = memoryview(items.tobytes())
-        try:
-            while unwritten:
-                unwritten = unwritten[file.write(unwritten) :]
-        except OSError as error:
-            self.close()
-            raise self._error(error) from None
-
-    def _error(self, error: OSError) -> OutputError:
-        place = self._folder or tempfile.gettempdir()
-        return OutputError(
-            f"{place}: cannot write the temporary file of row numbers ({error.strerror or error}): free some space "
-            "there, choose another folder by TMPDIR, or read fewer steps (--max-steps)"
-        )
+def _new_file() -> NamelessFile:
+    return NamelessFile("row numbers", ", or read fewer steps (--max-steps)")
 
 
-def _read(file: IO[bytes], start: int, items: int) -> np.ndarray:
+def _read(file: NamelessFile, start: int, items: int) -> np.ndarray:
     """(items,) int32 from a place in bytes."""
     read = np.empty(items, np.int32)
-    file.seek(start)
-    unread = read.data.cast("B") if items else memoryview(b"")
-    while unread:
-        count = file.readinto(unread)  # type: ignore[attr-defined]
-        if not count:
-            raise OSError(f"the temporary file of row numbers ends {len(unread)} bytes too early")
-        unread = unread[count:]
+    file.read(start, read)
     return read

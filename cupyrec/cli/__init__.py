@@ -165,7 +165,7 @@ def _fail(message: str, exit_code: int) -> NoReturn:
 
 
 def _exit(code: int | None) -> NoReturn:
-    # While Python takes itself apart, what was done is done: Ctrl-C must not turn its exit code into another. What is
-    # registered last is done first.
+    # While Python shuts down the work is done: ignore Ctrl-C, so that it cannot change the exit code. (atexit runs the
+    # last registered first.)
     atexit.register(signal.signal, signal.SIGINT, signal.SIG_IGN)
     sys.exit(code)

@@ -165,11 +165,12 @@ def open_model_and_data(options: DataOptions, outputs: Sequence[Path] = ()) -> t
 
 def say_unused(config: RunConfig, *, prepared: bool) -> None:
     """Tell of options that do nothing, as train does. config: with what is given of these; prepared: the data are."""
-    from cupyrec.runs.run_checks import in_vain
+    from cupyrec.runs.run_checks import options_without_effect
     from cupyrec.runs.run_data import raw_options
 
     unused = raw_options(config) if prepared else []
-    for what, names in {"without effect": in_vain(config), "not used with prepared data": unused}.items():
+    useless = options_without_effect(config)
+    for what, names in {"without effect": useless, "not used with prepared data": unused}.items():
         if names:
             click.echo(f"{what}: {', '.join(names)}", err=True)
 

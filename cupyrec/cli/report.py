@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -53,6 +54,11 @@ def describe_run(report: RunReport) -> Iterator[str]:
     if report.checkpoint is not None:
         goes_on = "; go on from it with --resume" if result.interrupted else ""
         yield f"last checkpoint: {report.checkpoint}{goes_on}"
+    elif result.interrupted and report.saved_in is not None:
+        yield (
+            "this run cannot be gone on with: it wrote no checkpoints (--checkpoint-every); a new one can begin with "
+            f"its weights: --init-from {shlex.quote(str(report.saved_in))}"
+        )
     if report.saved_in is not None:
         stays = f"; the earlier run in {report.stays} stays: this one did not come to its end" if report.stays else ""
         of = "" if model_step == result.steps else f": the weights of step {model_step:,}, the best evaluation"
@@ -73,10 +79,16 @@ def _describe_evaluations(result: TrainingResult, model_step: int) -> Iterator[s
         yield f"best (step {best.step:,}):"
         yield from describe_metrics(best.metrics)
     if _is_worse_than_constant(final.metrics):
-        yield (
-            "warning: a constant prediction has a lower log loss; train longer, or with another --learning-rate or "
-            "--warmup-steps"
-        )
+        if _is_worse_than_constant(best.metrics):
+            yield (
+                "warning: a constant prediction has a lower log loss; train longer, or with another --learning-rate or "
+                "--warmup-steps"
+            )
+        elif model_step != best.step:
+            yield (
+                "warning: trained too long: a constant prediction has a lower log loss; the best evaluation, of step "
+                f"{best.step:,}, was better: --save best, --patience"
+            )
     elif best.step == final.step and best.metrics.auc is not None:
         yield f"the {'final' if is_of_end else 'last'} figures are the best of the run (by AUC)"
 

@@ -15,26 +15,37 @@ class ShareProgress:
 
     def __init__(self, stream: TextIO | None = None) -> None:
         """stream: standard error when not given."""
-        self._stream = sys.stderr if stream is None else stream
+        self.stream = sys.stderr if stream is None else stream
         self._lines_shown = 0
         self._bar: Any = None
-        if self._stream.isatty():
+
+    def begin(self, share: float = 0.0) -> None:
+        """Before the first `show`; the `with` statement does it. share: done before, which took no time."""
+        self._lines_shown = int(share * LINES)
+        if self.stream.isatty():
             from cupyrec.runs.progress import QuietBar
 
-            bar_format = "{percentage:3.0f}% |{bar:20}| {remaining} left"
-            self._bar = QuietBar(total=1.0, bar_format=bar_format, file=self._stream)
+            bar_format = "{percentage:3.0f}% |{bar:20}| {remaining} left{desc}"
+            # All that tqdm counts is the share done.
+            self._bar = QuietBar(total=1.0, initial=share, bar_format=bar_format, file=self.stream)
 
-    def show(self, share: float) -> None:
-        """share: done so far, 0 to 1, never falling."""
+    def show(self, share: float, text: str = "") -> None:
+        """share: done so far, 0 to 1, never falling; text: more, of one line."""
         if self._bar is not None:
+            self._bar.set_description_str(text and f"  {text}", refresh=False)
             self._bar.update(share - self._bar.n)
         elif int(share * LINES) > self._lines_shown:
             self._lines_shown = int(share * LINES)
-            click.echo(f"{self._lines_shown * 100 // LINES}% done", file=self._stream)
+            click.echo(f"{self._lines_shown * 100 // LINES}% done{text and f', {text}'}", file=self.stream)
+
+    def close(self) -> None:
+        """Leave the bar as it is now."""
+        if self._bar is not None:
+            self._bar.close()
 
     def __enter__(self) -> ShareProgress:
+        self.begin()
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._bar is not None:
-            self._bar.close()
+        self.close()

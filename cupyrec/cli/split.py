@@ -51,7 +51,7 @@ def split(folder: Path, kaggle: bool, terabyte: bool, shares: str | None, days: 
     for path, each in splits.items():
         say(f"{path}: {counted(each.samples, 'sample')}, {each.samples / content.samples:.1%}")
     train, valid = (shlex.quote(str(path)) for path in list(splits)[:2])
-    say(f"next: cupyrec train {train} --valid {valid}")
+    say(f"next: cupyrec train {train} --valid {valid} --shuffle")
 
 
 def _parts(content: Manifest, how: str, numbers: str) -> dict[str, Range]:

@@ -71,7 +71,7 @@ def train(paths: tuple[str, ...], config_file: str | None, **options: Any) -> No
         from cupyrec.runs.progress import open_progress
         from cupyrec.runs.resume import options_to_resume
         from cupyrec.runs.run import run_training
-    if stop.requested:
+    if stop():
         raise KeyboardInterrupt
 
     resumed = options_to_resume(config, values) if config.resumes else None

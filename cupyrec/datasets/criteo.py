@@ -187,8 +187,7 @@ class CriteoFiles:
             return too_long(file, line)
         if self._skip_bad_rows:
             return None
-        hint = "correct it, or leave bad rows out with --on-bad-row skip"
-        return DataError(f"{bad.reason}; {hint}", path=file, line=line + 1, column=bad.column)
+        return DataError(f"{bad.reason}; {bad.advice}", path=file, line=line + 1, column=bad.column)
 
 
 def _table_rows(hash_rows: int | Sequence[int]) -> tuple[int, ...]:

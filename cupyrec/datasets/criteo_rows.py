@@ -12,6 +12,7 @@ import numpy as np
 
 from cupyrec.datasets.criteo_lines import parse_lines
 from cupyrec.datasets.dense_transforms import domain, transform_column
+from cupyrec.datasets.input_files import CSV_ADVICE
 
 LABEL_COLUMNS, DENSE_FEATURES, SPARSE_FEATURES = 1, 13, 26
 COLUMNS = LABEL_COLUMNS + DENSE_FEATURES + SPARSE_FEATURES
@@ -49,6 +50,12 @@ class BadLine:
     column: int | None
     reason: str
     text: bytes
+
+    @property
+    def advice(self) -> str:
+        """What can be done."""
+        is_csv = self.line == 0 and _is_csv(self.text)
+        return CSV_ADVICE if is_csv else "correct it, or leave bad rows out with --on-bad-row skip"
 
 
 def parse_rows(text: bytes, transform: str, *, labelled: bool = True) -> tuple[CriteoRows, list[BadLine]]:
@@ -101,8 +108,14 @@ def _bad_line(line: int, text: bytes, labelled: bool, column: int, expected: str
         hint = " (without labels? prepare and predict take such files with --no-labels)"
     elif (columns, len(cells)) == (COLUMNS - LABEL_COLUMNS, COLUMNS):
         hint = " (with labels? then leave out --no-labels)"
+    elif _is_csv(text):
+        hint = " (CSV?)"
     found = len(cells) if text else "an empty line"
     return BadLine(line, None, f"expected {columns} columns separated by tabs and found {found}{hint}", text)
+
+
+def _is_csv(line: bytes) -> bool:
+    return b"\t" not in line and (b"," in line or b";" in line)
 
 
 def _quote(cell: bytes) -> str:

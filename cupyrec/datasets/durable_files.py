@@ -5,12 +5,13 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import shutil
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cupyrec.errors import ConfigError, OutputError
+from cupyrec.errors import ConfigError, OutputError, first_line
 from cupyrec.folder_lock import LOCK_FILE
 
 if TYPE_CHECKING:
@@ -95,6 +96,13 @@ def remove_unused(made: Sequence[Path]) -> None:
             folder.rmdir()
 
 
+def free_bytes(folder: Path) -> int:
+    """What is free on the disk of a folder, which need not be there. Raises OutputError."""
+    with output_errors(folder):
+        there = next(each for each in (folder, *folder.absolute().parents) if each.is_dir())
+        return shutil.disk_usage(there).free
+
+
 def partial_path(path: Path) -> Path:
     """Where a file is written before it takes its place."""
     return path.with_name(f".{path.name}{PARTIAL_SUFFIX}")
@@ -129,6 +137,6 @@ def _write_errors() -> tuple[type[Exception], ...]:
 
 def _system_message(error: BaseException) -> str:
     """What the system said; of pyarrow's message, that part of the first line, or all of it where there is none."""
-    text = getattr(error, "strerror", None) or (str(error).splitlines() or [repr(error)])[0]
+    text = getattr(error, "strerror", None) or first_line(error)
     _, found, detail = text.rpartition("Detail: ")
     return detail.partition("] ")[2] or detail if found else text

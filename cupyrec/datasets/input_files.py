@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import glob
 import re
+import shlex
 from collections.abc import Iterable, Sequence
+from itertools import islice
 from pathlib import Path
 
 from cupyrec.argument_kinds import PATH, check_kind, check_paths
@@ -14,6 +16,11 @@ from cupyrec.errors import ConfigError, DataError
 FOLDER_PATTERN = re.compile(r"(day_.*|.*\.(tsv|txt))(\.gz|\.zst)?")
 # And where there are none of these, by those who can read tables.
 TABLE_PATTERN = re.compile(r"[^.].*\.(parquet|arrow|feather|ipc)")
+COMPRESSED_TABLE_PATTERN = re.compile(TABLE_PATTERN.pattern + r"\.(gz|zst)")
+# Of folders in a folder that has no input files, so many files and folders are looked at for some.
+MOST_LOOKED_AT = 10_000
+
+CSV_ADVICE = "CSV is not read: make Parquet of it, as pandas.read_csv(...).to_parquet(...) does, and prepare that"
 
 
 def find_input_files(paths: str | Path | Sequence[str | Path], *, tables: bool = False) -> tuple[Path, ...]:
@@ -39,6 +46,8 @@ def find_input_files(paths: str | Path | Sequence[str | Path], *, tables: bool =
     for file in files:
         if not tables and TABLE_PATTERN.fullmatch(file.name):
             raise DataError("a table; make prepared data of it with `cupyrec prepare`", path=file)
+        if COMPRESSED_TABLE_PATTERN.fullmatch(file.name):
+            raise DataError("a table that is compressed from outside cannot be read; decompress it", path=file)
         if file.stat().st_size == 0:
             raise DataError("the file is empty", path=file)
         if (place := file.resolve()) in seen:
@@ -61,11 +70,14 @@ def _expand(named: str | Path, tables: bool) -> list[Path]:
         if path.is_file():
             return [path]
         if path.is_dir():
-            found = [file for file in path.iterdir() if FOLDER_PATTERN.fullmatch(file.name)]
+            there = [file for file in path.iterdir() if file.is_file()]
+            found = [file for file in there if FOLDER_PATTERN.fullmatch(file.name)]
             wanted = "files called day_*, *.tsv or *.txt, plain or with .gz or .zst"
             if tables and not found:
-                found = [file for file in path.iterdir() if TABLE_PATTERN.fullmatch(file.name)]
+                found = [file for file in there if TABLE_PATTERN.fullmatch(file.name)]
                 wanted += ", nor Parquet or Arrow files"
+            if not found:
+                wanted += _hint(path, [file.name for file in there], tables)
         elif path.exists():
             raise DataError(
                 "not a regular file, and input is opened more than once: save it to a file first", path=path
@@ -81,3 +93,24 @@ def _expand(named: str | Path, tables: bool) -> list[Path]:
     if not files:
         raise DataError(f"there are no {wanted}", path=path)
     return files
+
+
+def _hint(folder: Path, names: Sequence[str], tables: bool) -> str:
+    """What may have been meant: other files in a folder, whose names are given, or folders in it. Raises OSError."""
+    if any(map(TABLE_PATTERN.fullmatch, names)):
+        return ", but tables; make prepared data of them with `cupyrec prepare`"
+    if any(name.lower().endswith(".csv") for name in names):
+        return f"; {CSV_ADVICE}"
+    for file in islice(folder.rglob("*"), MOST_LOOKED_AT):
+        is_input = FOLDER_PATTERN.fullmatch(file.name) or (tables and TABLE_PATTERN.fullmatch(file.name))
+        if is_input and file.is_file():
+            folders = "*/" * (len(file.relative_to(folder).parts) - 1)
+            name = "day_*" if file.name.startswith("day_") else f"*{_ending(file.name)}"
+            return f"; folders in it are not searched: name {shlex.quote(str(folder / (folders + name)))}"
+    return ""
+
+
+def _ending(name: str) -> str:
+    """Of a name that one of the patterns matches."""
+    match = re.search(r"\.\w+(\.gz|\.zst)?$", name)
+    return match[0] if match else ""

@@ -6,7 +6,7 @@ import contextlib
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from types import ModuleType, TracebackType
+from types import TracebackType
 
 import numpy as np
 import pyarrow as pa
@@ -14,12 +14,7 @@ import pyarrow.parquet as pq
 
 from cupyrec.datasets.durable_files import check_utf8, output_errors, partial_path, sync_file, sync_folder
 from cupyrec.errors import ConfigError, OutputError
-
-fcntl: ModuleType | None
-try:
-    import fcntl
-except ImportError:  # not a POSIX system: nobody is kept out
-    fcntl = None
+from cupyrec.folder_lock import open_locked
 
 COLUMNS = ("probability", "logit", "label")
 SCHEMA = pa.schema([pa.field(name, pa.float32(), nullable=False) for name in COLUMNS])
@@ -133,19 +128,11 @@ def check_name(path: Path) -> None:
 
 
 def _locked(partial: Path, path: Path) -> int | None:
-    """A descriptor of the file, made if need be, that keeps other processes from writing it until it is closed.
-
-    None on systems without such locks. Raises OutputError when another process has it.
-    """
-    if fcntl is None:
-        return None
+    """See open_locked. Raises OutputError when another process has the file."""
     with output_errors(path):
-        descriptor = os.open(partial, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
-        raise OutputError(f"{path}: another process is writing it; wait for its end, or name another file") from None
-    except OSError:
-        pass  # a network file system without locks
-    return descriptor
+        try:
+            return open_locked(partial)
+        except BlockingIOError:
+            raise OutputError(
+                f"{path}: another process is writing it; wait for its end, or name another file"
+            ) from None

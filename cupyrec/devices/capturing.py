@@ -55,7 +55,7 @@ class Capturing:
             self._catch_up_if_now()
 
     def as_soon_as_can_be(self, give_back: Callable[[], None]) -> None:
-        """Give something back, now if nobody captures, or later; never waits, and raises nothing that it does not.
+        """Run give_back now, or once no graph is being captured. Never waits; raises only what give_back raises.
 
         Whatever thread is the last to have an array may call this, even in the middle of a capture.
         """

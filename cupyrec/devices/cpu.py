@@ -72,7 +72,7 @@ class CpuDevice:
             raise ConfigError(
                 f"{self.threads} threads cannot be started, only {len(workers) + 1}; choose fewer (--threads)"
             ) from None
-        # Not before: a child that is forked meanwhile shall believe in none of them.
+        # Only now: a child forked in between must not think it has workers.
         self._workers = workers
         return self._stop_workers
 

@@ -1,7 +1,7 @@
 """Host memory that CUDA's driver creates: physical memory of a node of the host, mapped for host and device.
 
-Pages of an ordinary array that are locked have 4 kB each for a GPU, whatever they have for the host: a GPU that reads
-random rows of many gigabytes looks an address up for each. What the driver creates may have larger ones.
+To a GPU, locked pages of an ordinary array are 4 kB each, even where the host uses huge pages; random reads over many
+gigabytes then need an address translation each. What the driver creates may have larger ones.
 """
 
 from __future__ import annotations

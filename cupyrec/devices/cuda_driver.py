@@ -1,8 +1,8 @@
 """What is queued most often, by CUDA's driver itself, called through ctypes.
 
 CuPy lets another thread of Python go on during each of its calls. Where two threads queue, each call then waits for
-the other thread to let it go on, which takes longer than the call. The calls here keep Python to themselves; none of
-them waits for the device, but where it is full of work, which it gets done by itself.
+the other thread to let it go on, which takes longer than the call. The calls here keep Python to themselves. None of
+them waits for the device, unless its queue is full, and the device empties that without help.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import numpy as np
 from cupyrec.devices.cuda_kernel import CudaKernel, Parameter
 
 DRIVER = "libcuda.so.1"
-# cuLaunchKernel has none: what ctypes need not convert takes it a third of the time.
+# cuLaunchKernel has no prototype: arguments that ctypes need not convert are passed in a third of the time.
 PROTOTYPES: dict[str, list[Any]] = {
     "cuEventRecord": [c_void_p, c_void_p],
     "cuStreamWaitEvent": [c_void_p, c_void_p, c_uint],
@@ -66,7 +66,7 @@ class Launcher:
 
     They are packed into memory of its own, which CUDA has read when the launch returns: for one thread at a time.
 
-    launch(stream, grid, block, shared_bytes, arguments): queue the kernel; the number of an error, if any. Raises
+    launch(stream, grid, block, arguments): queue the kernel; the number of an error, if any. Raises
     TypeError, ValueError as CudaKernel.check does. stream: a c_void_p; grid, block: three of Python's numbers each.
     """
 
@@ -118,13 +118,13 @@ def _launch_code(parameters: Sequence[Parameter], contiguous: str) -> str:
             usual += [f"type({argument}) is number_{place}"]
             values += [argument]
     return (
-        "def launch(stream, grid, block, shared_bytes, arguments):\n"
+        "def launch(stream, grid, block, arguments):\n"
         f"    if not ({' and '.join(usual)}):\n"
         "        check(arguments)\n"
         f"    pack_into({', '.join(['packed', '0', *values])})\n"
         "    x, y, z = grid\n"
         "    threads_x, threads_y, threads_z = block\n"
-        "    return queue(function, x, y, z, threads_x, threads_y, threads_z, shared_bytes, stream, slots, None)\n"
+        "    return queue(function, x, y, z, threads_x, threads_y, threads_z, 0, stream, slots, None)\n"
     )
 
 

@@ -42,8 +42,8 @@ class Parameter:
 class CudaKernel:
     """A kernel: `extern "C" __global__ void name(...)` in a .cu file.
 
-    defines: (name, value) pairs, constants of its compilation. Made by cupyrec.kernels.kernel, which makes each once:
-    two are the same only when they are one object, which is quick to look up.
+    defines: (name, value) pairs, constants of its compilation. Made by cupyrec.kernels.kernel, which makes each once.
+    Kernels compare by identity, so that looking one up is cheap.
     """
 
     path: Path

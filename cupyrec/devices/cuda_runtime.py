@@ -77,13 +77,7 @@ class CudaRuntime(Protocol):
         """Milliseconds between two timed events that are done, on the device's clock."""
 
     def launch(
-        self,
-        stream: Any,
-        kernel: CudaKernel,
-        grid: Sequence[int],
-        block: Sequence[int],
-        shared_bytes: int,
-        arguments: Sequence[Any],
+        self, stream: Any, kernel: CudaKernel, grid: Sequence[int], block: Sequence[int], arguments: Sequence[Any]
     ) -> None:
         """Launch a kernel. grid, block: three of Python's numbers, each at least 1.
 

@@ -6,18 +6,15 @@ import importlib.util
 import os
 
 from cupyrec.devices.cublas import load_cublas
-from cupyrec.devices.cupy_errors import first_line
+from cupyrec.errors import first_line
 
+# Streams have priorities from this version on.
+LEAST_CUPY = 14
 LEAST_CAPABILITY = (7, 0)
 # CUDA 13 compiles for none that is older.
 LEAST_CAPABILITY_OF_CUDA_13 = (7, 5)
 # Streams beyond CUDA's 8 queues to the GPU share one, and wait for each other without need; there are more than 8.
 QUEUES_SETTING, MOST_QUEUES = "CUDA_DEVICE_MAX_CONNECTIONS", "32"
-
-
-def gpu_is_available() -> bool:
-    """Whether CupyRuntime would work here."""
-    return not why_no_gpu()
 
 
 def why_no_gpu() -> str:
@@ -30,6 +27,8 @@ def why_no_gpu() -> str:
     try:
         import cupy
 
+        if int(cupy.__version__.split(".")[0]) < LEAST_CUPY:
+            return f"CuPy {cupy.__version__} is installed, but {LEAST_CUPY} is the oldest that will do"
         if not cupy.cuda.runtime.driverGetVersion():
             return "no NVIDIA driver is installed"
         if not cupy.cuda.runtime.getDeviceCount():

@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from cupyrec.errors import CupyrecError, DeviceError, DeviceMemoryError
+from cupyrec.errors import CupyrecError, DeviceError, DeviceMemoryError, first_line
 
 OUT_OF_MEMORY = re.compile("cudaErrorMemoryAllocation|CUDA_ERROR_OUT_OF_MEMORY|CUBLAS_STATUS_ALLOC_FAILED")
 
@@ -35,9 +35,3 @@ def device_error(error: RuntimeError) -> DeviceError:
     """An error of CUDA, which has a number, as one of ours."""
     kind = DeviceMemoryError if OUT_OF_MEMORY.search(str(error)) else DeviceError
     return kind(f"CUDA failed: {first_line(error)}")
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of an error's text that says something."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip(" =")]
-    return lines[0] if lines else type(error).__name__

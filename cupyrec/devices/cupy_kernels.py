@@ -19,7 +19,6 @@ class CompiledKernels:
         self._cupy, self._lock, self._capturing = cupy, threading.RLock(), capturing
         self._modules: dict[tuple[Any, ...], Any] = {}
         self._kernels: dict[CudaKernel, Any] = {}
-        self._shared_bytes: dict[CudaKernel, int] = {}
 
     @in_our_errors
     def function(self, kernel: CudaKernel) -> int:
@@ -30,14 +29,6 @@ class CompiledKernels:
             with self._capturing.between(), self._lock:
                 compiled = self._kernels.get(kernel) or self._compiled(kernel)
         return compiled.kernel.ptr
-
-    @in_our_errors
-    def allow_shared_bytes(self, kernel: CudaKernel, shared_bytes: int) -> None:
-        """Let a kernel, which must be compiled, have so much shared memory."""
-        with self._lock:
-            if shared_bytes > self._shared_bytes.get(kernel, 0):
-                self._kernels[kernel].max_dynamic_shared_size_bytes = shared_bytes
-                self._shared_bytes[kernel] = shared_bytes
 
     def _compiled(self, kernel: CudaKernel) -> Any:
         """A kernel of CuPy, loaded too."""

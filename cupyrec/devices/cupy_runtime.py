@@ -18,17 +18,12 @@ from cupyrec.devices.cuda_driver import NOT_READY, DriverCalls, Launcher, load_d
 from cupyrec.devices.cuda_kernel import CudaKernel
 from cupyrec.devices.cuda_runtime import HIGHEST_PRIORITY
 from cupyrec.devices.cupy_check import why_no_gpu
-from cupyrec.devices.cupy_errors import device_error, first_line, in_our_errors
+from cupyrec.devices.cupy_errors import device_error, in_our_errors
 from cupyrec.devices.cupy_kernels import CompiledKernels
 from cupyrec.devices.host_memory import host_array
 from cupyrec.devices.locked_pages import LockedPages
 from cupyrec.devices.memory_driver import MemoryDriver
-from cupyrec.errors import DeviceError
-
-# A GPU that has fewer priorities takes the highest that it has.
-CUPY_WITH_PRIORITIES = 14
-# A kernel that wants more shared memory than this has to say so before it is launched.
-SHARED_BYTES_WITHOUT_ASKING = 48 * 1024
+from cupyrec.errors import DeviceError, first_line
 
 
 class CupyStream:
@@ -141,11 +136,8 @@ class CupyRuntime:
 
     @in_our_errors
     def stream(self, name: str, *, priority: int = HIGHEST_PRIORITY) -> CupyStream:
-        # Non-blocking: no order with CUDA's default stream.
-        settings: dict[str, Any] = {"non_blocking": True}
-        if int(self._cupy.__version__.split(".")[0]) >= CUPY_WITH_PRIORITIES:
-            settings["priority"] = priority
-        return CupyStream(name, self._cupy.cuda.Stream(**settings))
+        # Non-blocking: no order with CUDA's default stream. A GPU that has fewer priorities takes the highest it has.
+        return CupyStream(name, self._cupy.cuda.Stream(non_blocking=True, priority=priority))
 
     @in_our_errors
     def event(self, *, timed: bool = False) -> Any:
@@ -187,13 +179,10 @@ class CupyRuntime:
         kernel: CudaKernel,
         grid: Sequence[int],
         block: Sequence[int],
-        shared_bytes: int,
         arguments: Sequence[Any],
     ) -> None:
         launcher = self._thread.launchers.get(kernel) or self._launcher(kernel, arguments)
-        if shared_bytes > SHARED_BYTES_WITHOUT_ASKING:
-            self._kernels.allow_shared_bytes(kernel, shared_bytes)
-        if status := launcher.launch(stream.argument, grid, block, shared_bytes, arguments):
+        if status := launcher.launch(stream.argument, grid, block, arguments):
             raise DeviceError(
                 f"CUDA failed at the launch of {kernel} on {grid} blocks of {block} threads: "
                 f"{first_line(self._error(status))}"

@@ -26,6 +26,9 @@ BLOCK_THREADS = 256
 TURN_S = 5e-5
 # Kernels stride over their items: more blocks than fill any GPU many times over only cost.
 MOST_BLOCKS = 65_536
+# An array that is too small for a batch becomes this many times what the batch needs: growing waits for the whole
+# device, and batches differ a little.
+ARRAY_GROWTH = 1.125
 
 
 class GpuEvent:
@@ -80,7 +83,6 @@ class GpuStream:
         """name: for people; priority: see CudaRuntime.stream. Raises DeviceError."""
         self.runtime, self._settings = runtime, settings or StreamSettings()
         self._handle = runtime.stream(name, priority=priority)
-        self._nothing: dict[Any, Any] = {}
 
     @property
     def graphs(self) -> bool:
@@ -122,19 +124,8 @@ class GpuStream:
             self._settings.do_without_locked_pages(error)
             return host_array(shape, dtype)
 
-    def nothing(self, dtype: Any) -> Any:
-        """(0,): for a parameter of a kernel that is not read."""
-        if dtype not in self._nothing:
-            self._nothing[dtype] = self.runtime.empty(0, dtype)
-        return self._nothing[dtype]
-
     def launch(
-        self,
-        kernel: CudaKernel,
-        grid: int | Sequence[int],
-        block: int | Sequence[int],
-        *arguments: Any,
-        shared_bytes: int = 0,
+        self, kernel: CudaKernel, grid: int | Sequence[int], block: int | Sequence[int], *arguments: Any
     ) -> None:
         """Queue a kernel. grid, block: blocks and threads a block, up to three numbers; nothing happens on no block.
 
@@ -145,13 +136,13 @@ class GpuStream:
         blocks = (grid, 1, 1) if type(grid) is int else _three(grid)
         threads = (block, 1, 1) if type(block) is int else _three(block)
         if blocks[0] > 0 and blocks[1] > 0 and blocks[2] > 0:
-            self.runtime.launch(self._handle, kernel, blocks, threads, shared_bytes, arguments)
+            self.runtime.launch(self._handle, kernel, blocks, threads, arguments)
         else:
             kernel.check(arguments)
 
-    def launch_over(self, kernel: CudaKernel, items: int, *arguments: Any, threads: int = BLOCK_THREADS) -> None:
+    def launch_over(self, kernel: CudaKernel, items: int, *arguments: Any) -> None:
         """Queue a kernel that strides over its items: one thread for each, or fewer where there are very many."""
-        self.launch(kernel, min(-(-items // threads), MOST_BLOCKS), threads, *arguments)
+        self.launch(kernel, min(-(-items // BLOCK_THREADS), MOST_BLOCKS), BLOCK_THREADS, *arguments)
 
     def matmul(self, A: Any, B: Any, out: Any) -> None:
         """Queue out[:] = A @ B. A: (m, k), B: (k, n), out: (m, n), float32; transposed views cost nothing."""

@@ -11,9 +11,8 @@ import numpy as np
 
 from cupyrec.byte_sizes import format_bytes
 from cupyrec.devices.capturing import Capturing
-from cupyrec.devices.cupy_errors import first_line
 from cupyrec.devices.host_memory import array_of_all_views
-from cupyrec.errors import DeviceMemoryError
+from cupyrec.errors import DeviceMemoryError, first_line
 
 
 class LockedPages:

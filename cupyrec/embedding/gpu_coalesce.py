@@ -9,13 +9,11 @@ import numpy as np
 
 from cupyrec.batch import LONG_SEGMENT, Batch, GpuCoalescePlan, most_long_segments
 from cupyrec.devices.cuda_kernel import CudaKernel
-from cupyrec.devices.gpu import BLOCK_THREADS, GpuStream
+from cupyrec.devices.gpu import ARRAY_GROWTH, BLOCK_THREADS, GpuStream
 from cupyrec.embedding.radix_sort import SORT_BYTES_PER_ITEM, RadixSort
 from cupyrec.kernels import kernel
 from cupyrec.kernels.compaction import TILE_ITEMS, TILE_THREADS, exclusive_scan, tiles
 
-# Memory that is too small for a batch becomes so many times what that needs.
-GROWTH = 1.125
 # What a plan takes of device memory: lookups, bags, unique rows, where their segments begin, long segments; and what
 # making it takes beside that: sorted rows, what the sort needs, heads of the tiles.
 GPU_PLAN_BYTES_PER_LOOKUP = 4 + 4 + 8 + 8 + (4 + 4) / (LONG_SEGMENT + 1)
@@ -68,11 +66,8 @@ class GpuCoalesceMemory:
 class GpuCoalescer:
     """Makes coalescing plans on one stream. What that needs beside a plan's own memory is used again by the next."""
 
-    def __init__(self, stream: GpuStream, table_rows: Sequence[int], most_lookups: int = 0) -> None:
-        """table_rows: (F,); most_lookups: of the batches to come, a larger one makes room for itself.
-
-        Raises DeviceMemoryError.
-        """
+    def __init__(self, stream: GpuStream, table_rows: Sequence[int]) -> None:
+        """table_rows: (F,). Raises DeviceMemoryError."""
         self._stream = stream
         # Of the largest global row.
         self._bits = max(int(sum(table_rows)) - 1, 0).bit_length()
@@ -81,7 +76,7 @@ class GpuCoalescer:
         self._capacity = -1
         # How often its own memory was given back for larger: what was captured with the old is of no use any more.
         self.generation = 0
-        self._reserve(most_lookups)
+        self._reserve(0)
 
     def plan(self, batch: Batch, memory: GpuCoalesceMemory | None = None) -> GpuCoalescePlan:
         """Queue the making of the plan of a batch. Nothing waits for the device, unless the batch is the largest yet.
@@ -142,7 +137,7 @@ class GpuCoalescer:
             return
         if self._capacity >= 0:
             self._stream.runtime.synchronize_all()
-            lookups = math.ceil(GROWTH * lookups)
+            lookups = math.ceil(ARRAY_GROWTH * lookups)
         self._rows = self._stream.empty(max(lookups, 1), np.int64)
         self._tile_heads = self._stream.empty(2 * tiles(lookups), np.int32)
         self._sort = RadixSort(self._stream, lookups)

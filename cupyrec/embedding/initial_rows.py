@@ -8,11 +8,7 @@ import numpy as np
 
 from cupyrec.devices.cpu import CpuDevice
 from cupyrec.devices.numba_kernel import cpu_kernel
-
-# The constants of splitmix64: the step of its counter and the two multipliers of its mixing function.
-GOLDEN_GAMMA = np.uint64(0x9E3779B97F4A7C15)
-MIX_1 = np.uint64(0xBF58476D1CE4E5B9)
-MIX_2 = np.uint64(0x94D049BB133111EB)
+from cupyrec.devices.splitmix import GOLDEN_GAMMA, mix64
 
 
 def fill_initial_rows(
@@ -37,14 +33,7 @@ def fill_initial_rows(
 
 
 def _mix(value: Any) -> np.uint64:
-    return np.uint64(_mix64(np.uint64(value)))
-
-
-@cpu_kernel
-def _mix64(z):
-    z = (z ^ (z >> np.uint64(30))) * MIX_1
-    z = (z ^ (z >> np.uint64(27))) * MIX_2
-    return z ^ (z >> np.uint64(31))
+    return np.uint64(mix64(np.uint64(value)))
 
 
 @cpu_kernel
@@ -53,6 +42,6 @@ def _fill(start, stop, records, dimension, key, bound):
     for r in range(start, stop):
         counter = np.uint64(r) * np.uint64(dimension)
         for d in range(dimension):
-            bits = _mix64(key + (counter + np.uint64(d + 1)) * GOLDEN_GAMMA)
+            bits = mix64(key + (counter + np.uint64(d + 1)) * GOLDEN_GAMMA)
             # The difference is exact and one product is left to round: the same bits on every device.
             records[r, d] = scale * (float(bits >> np.uint64(40)) - (1 << 23) + 0.5)

@@ -10,17 +10,12 @@ Source: Hanley and McNeil, "The meaning and use of the area under a ROC curve" (
 
 from __future__ import annotations
 
-import contextlib
 import mmap
-import tempfile
-import weakref
-from pathlib import Path
-from typing import IO
 
 import numpy as np
 
+from cupyrec.datasets.nameless_file import NamelessFile
 from cupyrec.devices.kernel_cache import cached_njit
-from cupyrec.errors import OutputError
 
 KEY_BYTES = 4
 SIGN_BIT = np.uint32(1 << 31)
@@ -32,19 +27,19 @@ class ExactAuc:
     max_buffer_rows: scores held in memory, 4 bytes each: 67 MB at the default of 2**24, however many scores
                      there are. Those beyond go to a temporary file, again 4 bytes each, which is gone when
                      the object is. It is memory-mapped to be read: its pages are cache, not held.
-    folder:          where the temporary file goes; None is the system's place for such files. Where that
-                     place is itself in memory (tmpfs), name a folder on a disk.
+                     Where the system's place for such files is itself in memory (tmpfs), let TMPDIR name a
+                     folder on a disk.
 
     n scores take O(n log n) to sort and O(n * n / max_buffer_rows) to count.
     """
 
-    def __init__(self, max_buffer_rows: int = 2**24, folder: Path | None = None):
+    def __init__(self, max_buffer_rows: int = 2**24):
         if max_buffer_rows < 1:
             raise ValueError(f"max_buffer_rows must be at least 1, but is {max_buffer_rows}")
         # Positives fill the buffer from its left end, negatives from its right end, until they meet.
         self._buffer = np.empty(max_buffer_rows, dtype=np.uint32)
         self._buffered_positives = self._buffered_negatives = 0
-        self._runs = _RunFile(folder)
+        self._runs = _RunFile()
         self._twice_wins_of_runs = 0
         self.positives = self.negatives = 0
 
@@ -111,32 +106,18 @@ class ExactAuc:
 
 
 class _RunFile:
-    """Sorted runs of keys in a temporary file that is created when the first run comes and has no name."""
+    """Sorted runs of keys in a temporary file that is created when the first run comes."""
 
-    def __init__(self, folder: Path | None):
-        self._folder = folder
-        self._file: IO[bytes] | None = None
-        self._resources = contextlib.ExitStack()
-        weakref.finalize(self, self._resources.close)
+    def __init__(self) -> None:
+        self._file: NamelessFile | None = None
         self._closed = False
         self._lengths: list[tuple[int, int]] = []  # positives and negatives of each run, as they lie in the file
 
     def append(self, positives: np.ndarray, negatives: np.ndarray) -> None:
         """Write a run. positives, negatives: 1-d uint32, sorted. On OutputError the file is gone."""
-        try:
-            if self._file is None:
-                self._file = self._resources.enter_context(_nameless_file(self._folder))
-            for keys in (positives, negatives):
-                unwritten = keys.data.cast("B") if keys.size else memoryview(b"")
-                while unwritten:
-                    unwritten = unwritten[self._file.write(unwritten) :]
-        except OSError as error:
-            self.close()
-            place = self._folder or tempfile.gettempdir()
-            raise OutputError(
-                f"{place}: cannot write the temporary file of the AUC ({error.strerror or error}): "
-                f"free some space there, or choose another folder by TMPDIR"
-            ) from error
+        self._file = self._file or NamelessFile("the AUC")
+        self._file.append(positives)
+        self._file.append(negatives)
         self._lengths.append((positives.size, negatives.size))
 
     def read(self) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -155,12 +136,8 @@ class _RunFile:
 
     def close(self) -> None:
         self._closed = True
-        self._resources.close()
-
-
-def _nameless_file(folder: Path | None) -> IO[bytes]:
-    """A file that the system deletes when it is closed, however the process ends."""
-    return tempfile.TemporaryFile(dir=folder, buffering=0)
+        if self._file is not None:
+            self._file.close()
 
 
 def order_preserving_keys(scores: np.ndarray) -> np.ndarray:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass
-from pathlib import Path
 from types import TracebackType
 
 import numpy as np
@@ -53,15 +52,15 @@ class MetricsResult:
 class BinaryMetrics:
     """Takes logits and labels batch by batch; `result` may be asked for at any time, and more may follow.
 
-    max_buffer_rows, folder: as in ExactAuc. Memory held is 4 * max_buffer_rows bytes (67 MB by default),
-    whatever the number of samples; what goes beyond is in a temporary file in `folder`, 4 bytes a sample.
+    max_buffer_rows: as in ExactAuc. Memory held is 4 * max_buffer_rows bytes (67 MB by default), whatever the number of
+    samples; what goes beyond is in a temporary file, 4 bytes a sample.
 
     The AUC is the same for any order of updates. Sums are float64. Close it, or use it in a `with` statement,
     to delete the temporary file at once; it is deleted with the object in any case.
     """
 
-    def __init__(self, max_buffer_rows: int = 2**24, folder: Path | None = None):
-        self._auc = ExactAuc(max_buffer_rows, folder)
+    def __init__(self, max_buffer_rows: int = 2**24):
+        self._auc = ExactAuc(max_buffer_rows)
         self._samples = self._positives = self._correct = 0
         self._loss_sum = self._probability_sum = 0.0
 

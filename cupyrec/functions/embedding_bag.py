@@ -22,7 +22,7 @@ WARP = 32
 # Blocks that fill any GPU a few times over; more would find nothing to do where segments are fewer than they might be.
 MOST_SEGMENT_BLOCKS = 4096
 
-Plan = TypeVar("Plan", CoalescePlan, GpuCoalescePlan)
+AnyCoalescePlan = TypeVar("AnyCoalescePlan", CoalescePlan, GpuCoalescePlan)
 
 INT64 = np.dtype(np.int64)
 KINDS_OF_PLACES = {INT64: "rows", np.dtype(np.int32): "slots"}
@@ -162,7 +162,7 @@ def kind_of(places: Any) -> str:
     return kind
 
 
-def plan_of(plan: Any, kind: type[Plan]) -> Plan:
+def plan_of(plan: Any, kind: type[AnyCoalescePlan]) -> AnyCoalescePlan:
     """The plan itself, which must be of the kind that the device can read. Raises TypeError."""
     if not isinstance(plan, kind):
         raise TypeError(f"this device needs a {kind.__name__}, but got a {type(plan).__name__}")

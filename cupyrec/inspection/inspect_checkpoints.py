@@ -9,8 +9,9 @@ from typing import Any
 
 from cupyrec.errors import ModelError
 from cupyrec.saving.checkpoint import CHECKPOINT_FILE, Checkpoint, read_checkpoint
+from cupyrec.saving.checkpoint_folder import CheckpointFolder
 from cupyrec.saving.finite_weights import check_finite
-from cupyrec.saving.open_model import checked_tensors, last_checkpoint
+from cupyrec.saving.open_model import checked_tensors
 
 Watch = Callable[[float], None]
 
@@ -51,7 +52,7 @@ def checkpoints_facts(folder: Path, verify: bool, watch: Watch) -> dict[str, Any
 
 def is_checkpoints(folder: Path) -> bool:
     """Whether a folder holds checkpoints."""
-    return last_checkpoint(folder) is not None
+    return CheckpointFolder(folder).newest is not None
 
 
 def _facts(checkpoint: Checkpoint) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from cupyrec.config import DlrmConfig
-from cupyrec.datasets.prepared.manifest import MANIFEST_FILE
+from cupyrec.datasets.prepared.manifest import MANIFEST_FILE, UNFINISHED
 from cupyrec.datasets.preparing.output_folder import WORK_FOLDER
 from cupyrec.errors import DataError, ModelError
 from cupyrec.inspection.inspect_checkpoints import checkpoint_facts, checkpoints_facts, is_checkpoints
@@ -22,11 +22,10 @@ from cupyrec.saving.open_model import OpenedModel, open_model
 from cupyrec.saving.reference_names import are_own_names, are_reference_names, infer_config
 from cupyrec.saving.run_folder import CONFIG_FILE, METRICS_FILE, UNSAVED
 from cupyrec.saving.safetensors_checksum import check_checksums
+from cupyrec.saving.safetensors_file import ArraySource, TensorSource
 from cupyrec.saving.safetensors_io import (
     INDEX_NAME,
     SINGLE_NAME,
-    ArraySource,
-    TensorSource,
     open_tensors,
     read_metadata,
     weights_files,
@@ -80,9 +79,7 @@ def _facts(place: Path, verify: bool, watch: Watch) -> tuple[str, dict[str, Any]
     if (place / SINGLE_NAME).exists() or (place / INDEX_NAME).exists():
         return "exported model", _exported_facts(place, verify, watch)
     if (place / WORK_FOLDER).exists():
-        raise DataError(
-            "is being prepared, or its preparation was stopped: the same `cupyrec prepare` goes on with it", path=place
-        )
+        raise DataError(UNFINISHED, path=place)
     raise ModelError(
         f"{place}: holds nothing that cupyrec makes: no {DESCRIPTION_FILE}, {CONFIG_FILE}, {METRICS_FILE}, "
         f"{SINGLE_NAME}, {CHECKPOINT_FILE} or {MANIFEST_FILE}"

@@ -12,7 +12,7 @@ import numpy as np
 
 from cupyrec.devices.gpu import GpuEvent, GpuStream
 from cupyrec.kernels import kernel
-from cupyrec.pipeline.known_batches import GROWTH, LEAST_NODES, LEAST_WINDOW
+from cupyrec.pipeline.known_batches import LEAST_NODES, LEAST_WINDOW, PLANNER_GROWTH
 from cupyrec.pipeline.planner_kernels import NODE_FIELDS
 from cupyrec.pipeline.told_array import ToldArray
 
@@ -87,7 +87,7 @@ class GpuNodes:
             self._places_in_use = int(self.counts[PLACES])
         needed = self._nodes_in_use + unique
         if needed > self.capacity:
-            self._make_nodes(max(needed, int(GROWTH * self.capacity)))
+            self._make_nodes(max(needed, int(PLANNER_GROWTH * self.capacity)))
         if 2 * needed > self._places:
             self._make_cells(needed)
             self._fill_cells()

@@ -15,9 +15,9 @@ import numpy as np
 from cupyrec.devices.gpu import GpuStream
 from cupyrec.kernels import kernel
 from cupyrec.kernels.compaction import TILE_THREADS, tiles
-from cupyrec.pipeline.gpu_nodes import EVICTED, FILLED, GROWTH, IS_OK, MISSED, GpuNodes
+from cupyrec.pipeline.gpu_nodes import EVICTED, FILLED, IS_OK, MISSED, GpuNodes
 from cupyrec.pipeline.gpu_victims import GpuVictims
-from cupyrec.pipeline.known_batches import KnownBatches
+from cupyrec.pipeline.known_batches import PLANNER_GROWTH, KnownBatches
 from cupyrec.pipeline.plan import Holds, Plan
 from cupyrec.pipeline.planner_kernels import NEVER
 from cupyrec.pipeline.replacement import RANKS, replacement_kind
@@ -37,7 +37,7 @@ class GpuPlanMemory:
             return
         if self.capacity >= 0:
             stream.runtime.synchronize_all()
-        unique = math.ceil(GROWTH * unique)
+        unique = math.ceil(PLANNER_GROWTH * unique)
         self.unique_slots = stream.empty(unique, np.int32)
         self.miss_rows, self.miss_slots = stream.empty(unique, np.int64), stream.empty(unique, np.int32)
         self.evict_rows, self.evict_slots = stream.empty(unique, np.int64), stream.empty(unique, np.int32)

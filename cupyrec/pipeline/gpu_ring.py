@@ -54,7 +54,7 @@ class BatchUpload:
 
 
 def largest_of_a_batch() -> list[Largest]:
-    """For uploads that share them."""
+    """Sizes of dense, rows, offsets and labels, shared by the uploads of a ring."""
     return [Largest() for _ in range(4)]
 
 
@@ -119,7 +119,7 @@ class LoadedBatch:
 
 @dataclass
 class RingSizes:
-    """What the entries and stagings of one ring have had to have room for. batch: see BatchUpload."""
+    """The largest sizes that entries and stagings of one ring have needed. batch: see largest_of_a_batch."""
 
     batch: list[Largest] = field(default_factory=largest_of_a_batch)
     lookups: Largest = field(default_factory=Largest)

@@ -34,7 +34,7 @@ import numpy as np
 
 from cupyrec.batch import Batch
 from cupyrec.devices.cuda_runtime import LOWEST_PRIORITY
-from cupyrec.devices.gpu import GpuDevice, GpuStream
+from cupyrec.devices.gpu import ARRAY_GROWTH, GpuDevice, GpuStream
 from cupyrec.embedding.gpu_coalesce import GpuCoalescer
 from cupyrec.embedding.host_table import HostTable
 from cupyrec.embedding.move_rows import gather_records, insert_records, scatter_records
@@ -43,7 +43,7 @@ from cupyrec.embedding.radix_sort import RadixSort
 from cupyrec.pipeline.exchange import Exchange
 from cupyrec.pipeline.gpu_planner import GpuPlanner
 from cupyrec.pipeline.gpu_ring import GpuRingEntry, GpuStaging, LoadedBatch, RingSizes
-from cupyrec.pipeline.growing_array import GROWTH, GrowingArray
+from cupyrec.pipeline.growing_array import GrowingArray
 from cupyrec.pipeline.plan import Plan
 from cupyrec.pipeline.stages import COLLECT, INSERT, LOAD, ONE_AFTER_ANOTHER, STAGES, Board, Depth
 
@@ -273,7 +273,7 @@ class GpuStageWork:
         rows, slots = staging.evict_rows.device(evicted), staging.evict_slots.device(evicted)
         if self._sort.most_items < evicted:
             self._device.synchronize()  # what is given back may still be in use
-            self._sort = RadixSort(self._collect_stream, math.ceil(GROWTH * evicted))
+            self._sort = RadixSort(self._collect_stream, math.ceil(ARRAY_GROWTH * evicted))
         self._sort.sort(plan.evict_rows, plan.evict_slots, rows, slots, bits=self._row_bits)
         return slots
 

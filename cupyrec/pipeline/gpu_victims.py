@@ -16,7 +16,8 @@ from cupyrec.devices.gpu import BLOCK_THREADS, GpuStream
 from cupyrec.devices.repeated import Repeated
 from cupyrec.embedding.radix_sort import RadixSort
 from cupyrec.kernels import kernel
-from cupyrec.pipeline.gpu_nodes import CHOSEN, GROWTH
+from cupyrec.pipeline.gpu_nodes import CHOSEN
+from cupyrec.pipeline.known_batches import PLANNER_GROWTH
 from cupyrec.pipeline.replacement import RANKS
 
 # As in kernels/planner.cuh.
@@ -57,7 +58,7 @@ class GpuVictims:
             return
         if self._capacity >= 0:
             self._stream.runtime.synchronize_all()
-        unique = math.ceil(GROWTH * unique)
+        unique = math.ceil(PLANNER_GROWTH * unique)
         self._capacity, n, empty = unique, min(unique + self.spare, self._slots), self._stream.empty
         self._keys, self._sorted_keys = empty(n, np.int64), empty(n, np.int64)
         self._chosen, self._victims = empty(n, np.int32), empty(n, np.int32)

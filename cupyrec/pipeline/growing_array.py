@@ -7,15 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from cupyrec.devices.gpu import GpuStream
-
-# Room is made for this many times what is asked for: growing waits for the whole device, and batches differ a little.
-GROWTH = 1.125
+from cupyrec.devices.gpu import ARRAY_GROWTH, GpuStream
 
 
 @dataclass
 class Largest:
-    """The most items that any of some arrays has had to have room for."""
+    """The largest size that any array sharing this object has needed so far."""
 
     items: int = 0
 
@@ -52,7 +49,7 @@ class GrowingArray:
             self._device.runtime.synchronize_all()  # what is given back may still be in use
         # Not read again: another thread may write a smaller number meanwhile, which only costs growing again.
         most = self._largest.items = max(items, self._largest.items)
-        capacity = math.ceil(GROWTH * most)
+        capacity = math.ceil(ARRAY_GROWTH * most)
         shape = (capacity, *self._row)
         if self._on_host:
             self._host = self._device.page_locked(shape, self._dtype)

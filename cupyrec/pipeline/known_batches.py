@@ -13,8 +13,8 @@ from cupyrec.pipeline.plan import Holds
 from cupyrec.pipeline.planner_kernels import NEVER
 from cupyrec.pipeline.replacement import replacement_kind
 
-# Of what is known of rows and batches, at first; what is too small grows to GROWTH times its size.
-LEAST_NODES, LEAST_WINDOW, GROWTH = 64, 64, 1.25
+# Of what is known of rows and batches, at first; what is too small grows to PLANNER_GROWTH times its size.
+LEAST_NODES, LEAST_WINDOW, PLANNER_GROWTH = 64, 64, 1.25
 # Later batches hardly ever have so many times the rows of the largest of some first ones.
 MARGIN = 1.25
 

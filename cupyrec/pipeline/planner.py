@@ -12,7 +12,7 @@ import numpy as np
 
 from cupyrec.embedding.hit_map import new_cells, with_room
 from cupyrec.pipeline import planner_kernels as kernels
-from cupyrec.pipeline.known_batches import GROWTH, LEAST_NODES, LEAST_WINDOW, KnownBatches
+from cupyrec.pipeline.known_batches import LEAST_NODES, LEAST_WINDOW, PLANNER_GROWTH, KnownBatches
 from cupyrec.pipeline.plan import Holds, Plan, PlanMemory
 from cupyrec.pipeline.planner_kernels import LISTED, NODE_FIELDS, NODES_FREE, NODES_USED, NONE, SLOTS_FILLED
 from cupyrec.pipeline.replacement import RANKS, replacement_kind
@@ -154,7 +154,7 @@ class Planner(KnownBatches):
         self._nodes[old[places & mask, 0], kernels.SEEN_AT] = places & (size - 1)
 
     def _grow_nodes(self, needed: int) -> None:
-        size = max(needed, int(GROWTH * self._nodes.shape[0]))
+        size = max(needed, int(PLANNER_GROWTH * self._nodes.shape[0]))
         nodes, node_rows, free = self._nodes, self._node_rows, self._free
         self._nodes, self._node_rows = np.zeros((size, NODE_FIELDS), np.int32), np.zeros(size, np.int64)
         self._free = np.zeros(size, np.int32)

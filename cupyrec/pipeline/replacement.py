@@ -11,6 +11,7 @@ import numpy as np
 
 from cupyrec.config import REPLACEMENTS
 from cupyrec.devices.numba_kernel import cpu_kernel
+from cupyrec.devices.splitmix import GOLDEN_GAMMA, mix64
 from cupyrec.errors import ConfigError
 
 # What kernels know the policies by.
@@ -38,10 +39,8 @@ def rank_of(kind, row, count, last_use, seed):
     if kind == BY_AGE:
         return 0
     if kind == BY_CHANCE:
-        z = np.uint64(row) + np.uint64(last_use) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(seed)
-        z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        return np.int64((z ^ (z >> np.uint64(31))) & np.uint64(RANKS - 1))
+        bits = mix64(np.uint64(row) + np.uint64(last_use) * GOLDEN_GAMMA + np.uint64(seed))
+        return np.int64(bits & np.uint64(RANKS - 1))
     if count < EXACT_COUNTS:
         return np.int64(count)
     octave = 0

@@ -102,13 +102,7 @@ class StageThreads:
 
     def _run_own(self, stage: str, batch: int) -> None:
         begun = time.perf_counter()
-        try:
-            self._work[stage](batch)
-        except BaseException as error:
-            failed = stage_error(stage, batch, error)
-            if failed is error:
-                raise
-            raise failed from error
+        run_stage(self._work, stage, batch)
         ended = time.perf_counter()
         self._clock.note(stage, batch, begun, ended)
         self.own_seconds += ended - begun
@@ -254,6 +248,17 @@ class StageThreads:
 
     def _may_begin(self, stage: str) -> bool:
         return (not self._paused or stage == LOAD) and self._board.may_begin(stage)
+
+
+def run_stage(work: Mapping[str, Callable[[int], object]], stage: str, batch: int) -> object:
+    """What work[stage](batch) returns; what it raises is raised as stage_error says."""
+    try:
+        return work[stage](batch)
+    except BaseException as error:
+        failed = stage_error(stage, batch, error)
+        if failed is error:
+            raise
+        raise failed from error
 
 
 def stage_error(stage: str, batch: int, error: BaseException) -> BaseException:

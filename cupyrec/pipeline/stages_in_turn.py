@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 
 from cupyrec.pipeline.stage_clock import StageClock
-from cupyrec.pipeline.stage_threads import stage_error
+from cupyrec.pipeline.stage_threads import run_stage
 from cupyrec.pipeline.stages import STAGES, TRAIN, Board
 
 
@@ -50,14 +50,7 @@ class StagesInTurn:
 
     def _run(self, stage: str) -> None:
         batch, begun = self._board.done[stage], time.perf_counter()
-        try:
-            there_was_one = self._work[stage](batch) is not False
-        except BaseException as error:
-            failed = stage_error(stage, batch, error)
-            if failed is error:
-                raise
-            raise failed from error
-        if there_was_one:
+        if run_stage(self._work, stage, batch) is not False:
             self._clock.note(stage, batch, begun, time.perf_counter())
             self._board.finished(stage)
         else:

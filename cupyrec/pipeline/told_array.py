@@ -1,4 +1,4 @@
-"""Numbers of the device that the host is told."""
+"""Small device arrays that a kernel writes to page-locked host memory."""
 
 from __future__ import annotations
 

@@ -12,10 +12,10 @@ ORDERLY_STOPS = tuple(number for name in ("SIGTERM", "SIGHUP") if (number := get
 
 
 class StopOnInterrupt:
-    """While it is entered, the first SIGINT sets `requested`; a second one interrupts as usual (KeyboardInterrupt).
+    """While it is entered, the first SIGINT requests a stop; a second one interrupts as usual (KeyboardInterrupt).
 
-    SIGTERM sets it too, any number of times: who sends it, such as a batch system, has SIGKILL for the impatient; and
-    SIGHUP, which comes when the terminal is closed.
+    SIGTERM requests one too, any number of times: who sends it, such as a batch system, has SIGKILL for the impatient;
+    and SIGHUP, which comes when the terminal is closed.
     `signal` is the one that came first. Does nothing outside the main thread, where Python delivers no signals, and
     leaves alone a SIGINT that is ignored, as under nohup and in the background of a script, and of the others what
     somebody else handles or ignores.
@@ -27,14 +27,9 @@ class StopOnInterrupt:
         self._on_terminate = on_terminate
         self._previous: dict[signal.Signals, Any] = {}
 
-    @property
-    def requested(self) -> bool:
-        """Whether a stop was requested."""
-        return self.signal is not None
-
     def __call__(self) -> bool:
         """Whether a stop was requested."""
-        return self.requested
+        return self.signal is not None
 
     def __enter__(self) -> StopOnInterrupt:
         if threading.current_thread() is threading.main_thread():

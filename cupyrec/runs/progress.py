@@ -36,14 +36,10 @@ class Progress(Protocol):
         """Show the last state and end. May be called twice."""
 
 
-def open_progress(
-    stream: TextIO | None = None,
-    line_interval_s: float = LINE_INTERVAL_S,
-    clock: Callable[[], float] = time.monotonic,
-) -> Progress:
-    """The progress for a stream, by default stderr: a bar if it is a terminal, else a line every line_interval_s."""
+def open_progress(stream: TextIO | None = None, clock: Callable[[], float] = time.monotonic) -> Progress:
+    """The progress for a stream, by default stderr: a bar if it is a terminal, else a line every LINE_INTERVAL_S."""
     stream = sys.stderr if stream is None else stream
-    return BarProgress(stream, clock) if stream.isatty() else LineProgress(stream, line_interval_s, clock)
+    return BarProgress(stream, clock) if stream.isatty() else LineProgress(stream, LINE_INTERVAL_S, clock)
 
 
 class LineProgress:

@@ -1,4 +1,4 @@
-"""What is checked of a run before its data are counted and anything is trained: options, memory, what is in vain."""
+"""Checks before the data are counted and anything trains: options, memory, options without effect."""
 
 from __future__ import annotations
 
@@ -67,12 +67,12 @@ def say_warnings(config: RunConfig, say: Say) -> None:
     warning = thread_warning(config.threads)
     if warning is not None:
         say(warning)
-    names = in_vain(config)
+    names = options_without_effect(config)
     if names:
         say(f"without effect: {', '.join(names)}")
 
 
-def in_vain(config: RunConfig) -> list[str]:
+def options_without_effect(config: RunConfig) -> list[str]:
     """The options that are set to something and do nothing without another, with why."""
     without = {
         "--checkpoint-every": (config.checkpoint_every, ("keep",)),

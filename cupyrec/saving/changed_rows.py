@@ -18,8 +18,8 @@ BLOCK_OF_BITS = 2**17
 class ChangedRows:
     """Marks the rows of every batch that trains between `begin` and `end`, and perhaps those of some that train later.
 
-    Batches are told in two places: `read`, in whatever thread, before anybody can train them; and `trained`, in the
-    same order, when they have. Between the two a batch is in flight: it may train at any moment.
+    Each batch is reported twice: `read`, before anybody can train it, and `trained`, in the same order; any thread may
+    do so. Between the two a batch is in flight: it may train at any moment.
     """
 
     def __init__(self, rows: int) -> None:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -22,9 +22,9 @@ import numpy as np
 
 from cupyrec.config import DlrmConfig
 from cupyrec.errors import ModelError
-from cupyrec.saving.checkpoint_folder import CHECKPOINTS_FOLDER, CheckpointFolder
+from cupyrec.saving.checkpoint_folder import newest_checkpoint
 from cupyrec.saving.model_state import ModelState
-from cupyrec.saving.safetensors_file import BLOCK_BYTES, ArraySource, PatchedSource, TensorSource, open_file
+from cupyrec.saving.safetensors_file import ArraySource, PatchedSource, TensorSource, open_file
 from cupyrec.saving.saved_model import DESCRIPTION_FILE
 from cupyrec.saving.training_state import TrainingState
 
@@ -33,10 +33,10 @@ DENSE_FILE, PATCH_FILE = "dense.safetensors", "patch.safetensors"
 TABLES_FILE = "tables-{:05}.safetensors"
 FORMAT, FORMAT_VERSION = "cupyrec-checkpoint", 1
 # The first bytes of checkpoint.json; then the CRC-32 of all that follows the comma after it.
-CHECKSUM_KEY = b'{"crc32": '
+CHECKSUM_PREFIX = b'{"crc32": '
 
 # Is given the name of a tensor, the index at which a block of its first axis begins, and the block.
-Take = Callable[[str, int, np.ndarray], None]
+TakeBlock = Callable[[str, int, np.ndarray], None]
 
 
 @dataclass(frozen=True)
@@ -149,7 +149,7 @@ class Checkpoint:
                 raise ModelError(f"{path}: damaged: {name} is not ({rows.shape[0]}, {width}) float32")
         return patch
 
-    def _read(self, name: str, take: Take) -> None:
+    def _read(self, name: str, take: TakeBlock) -> None:
         """Hand out all tensors of a file, block by block, and compare its checksum. Raises ModelError."""
         path = self.folder / name
         tensors, _ = open_file(path)
@@ -157,12 +157,14 @@ class Checkpoint:
         with open(path, "rb") as file:
             checksum = zlib.crc32(file.read(header_bytes))
         for tensor, array in tensors.items():
-            for start, block in _blocks(array):
+            start = 0
+            for block in ArraySource(array).blocks():
                 checksum = zlib.crc32(block.reshape(-1).view(np.uint8).data, checksum)
                 try:
                     take(tensor, start, block)
                 except ModelError as error:
                     raise ModelError(f"{path}: {error}") from None
+                start += block.shape[0]
         if checksum != self.content["files"][name]["crc32"]:
             stated = self.content["files"][name]["crc32"]
             raise ModelError(f"{path}: damaged: its checksum is {checksum:08x}, not {stated:08x}")
@@ -189,7 +191,7 @@ def read_checkpoint(folder: str | Path) -> Checkpoint:
         raise ModelError(f"{path}: not a cupyrec checkpoint")
     if content.get("version") != FORMAT_VERSION:
         raise ModelError(f"{path}: format version {content.get('version')!r}, but this cupyrec reads {FORMAT_VERSION}")
-    checksum, _, checked = text.removeprefix(CHECKSUM_KEY).partition(b",")
+    checksum, _, checked = text.removeprefix(CHECKSUM_PREFIX).partition(b",")
     if checksum != str(zlib.crc32(checked)).encode():
         raise ModelError(f"{path}: damaged: its checksum is not that of its text")
     try:
@@ -216,7 +218,7 @@ def read_checkpoint(folder: str | Path) -> Checkpoint:
 
 def _what_else(folder: Path) -> str:
     """What a folder that is no checkpoint holds, and what to do then; empty where nobody knows."""
-    newest = CheckpointFolder(folder).newest or CheckpointFolder(folder / CHECKPOINTS_FOLDER).newest
+    newest = newest_checkpoint(folder)
     if newest is not None:
         return f"holds no checkpoint itself; name one of its checkpoints, such as {newest}"
     if (folder / DESCRIPTION_FILE).exists():
@@ -227,7 +229,7 @@ def _what_else(folder: Path) -> str:
 def description_text(content: dict[str, Any]) -> bytes:
     """The text of checkpoint.json. content: JSON-safe."""
     checked = json.dumps({"format": FORMAT, "version": FORMAT_VERSION, **content}, indent=1)[1:].encode() + b"\n"
-    return CHECKSUM_KEY + str(zlib.crc32(checked)).encode() + b"," + checked
+    return CHECKSUM_PREFIX + str(zlib.crc32(checked)).encode() + b"," + checked
 
 
 def _is_counted(state: TrainingState) -> bool:
@@ -244,12 +246,3 @@ def _is_counted(state: TrainingState) -> bool:
 
 def _are_counts(values: Iterable[Any]) -> bool:
     return all(type(value) is int and value >= 0 for value in values)
-
-
-def _blocks(array: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
-    """Parts of an array's first axis, and where they begin; a number alone is an axis of one."""
-    array = array if array.ndim else array.reshape(1)
-    if array.size:
-        step = max(1, BLOCK_BYTES * array.shape[0] // array.nbytes)
-        for start in range(0, array.shape[0], step):
-            yield start, array[start : start + step]

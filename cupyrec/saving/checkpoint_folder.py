@@ -10,7 +10,7 @@ from collections.abc import Collection
 from pathlib import Path
 
 from cupyrec.byte_sizes import format_bytes
-from cupyrec.datasets.durable_files import output_errors, sync_folder
+from cupyrec.datasets.durable_files import free_bytes, output_errors, sync_folder
 from cupyrec.errors import OutputError
 
 WHOLE = re.compile(r"step-([0-9]{8,})")
@@ -81,6 +81,11 @@ class CheckpointFolder:
             shutil.rmtree(old)
 
 
+def newest_checkpoint(folder: Path) -> Path | None:
+    """The newest checkpoint in a folder or, where none is, in its folder of checkpoints, as a run has one; or None."""
+    return CheckpointFolder(folder).newest or CheckpointFolder(folder / CHECKPOINTS_FOLDER).newest
+
+
 def partial_of(target: Path) -> Path:
     """Where a checkpoint is written before it has its name."""
     return target.with_name(f".{target.name}{PARTIAL}")
@@ -88,11 +93,9 @@ def partial_of(target: Path) -> Path:
 
 def check_space(folder: Path, needed_bytes: int) -> None:
     """Raise OutputError when a checkpoint does not fit on the disk of a folder, which need not be there."""
-    there = next(each for each in (folder, *folder.absolute().parents) if each.is_dir())
-    with output_errors(folder):
-        free_bytes = shutil.disk_usage(there).free
-    if needed_bytes > free_bytes:
+    free = free_bytes(folder)
+    if needed_bytes > free:
         raise OutputError(
-            f"{folder}: a checkpoint takes {format_bytes(needed_bytes)}, but {format_bytes(free_bytes)} are free on "
-            "this disk; make room, or keep fewer (--keep)"
+            f"{folder}: a checkpoint takes {format_bytes(needed_bytes)}, but {format_bytes(free)} are free on this "
+            "disk; make room, or keep fewer (--keep)"
         )

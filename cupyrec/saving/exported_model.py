@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Sequence
 from fnmatch import fnmatch
 from pathlib import Path
@@ -11,17 +10,17 @@ from typing import Any
 from cupyrec import __version__
 from cupyrec.byte_sizes import format_bytes
 from cupyrec.config import DlrmConfig
-from cupyrec.datasets.durable_files import make_folders
+from cupyrec.datasets.durable_files import free_bytes, make_folders
 from cupyrec.errors import ConfigError, ModelError, OutputError
 from cupyrec.folder_lock import FolderLock
 from cupyrec.saving.checkpoint import CHECKPOINT_FILE
 from cupyrec.saving.open_model import open_model, tensor_shapes
 from cupyrec.saving.reference_names import infer_config, reference_name
 from cupyrec.saving.safetensors_checksum import check_checksums
+from cupyrec.saving.safetensors_file import ArraySource
 from cupyrec.saving.safetensors_io import (
-    PARTIAL_SUFFIX,
+    PARTIAL_FILES,
     WEIGHTS_FILES,
-    ArraySource,
     open_tensors,
     read_metadata,
     weights_files,
@@ -32,8 +31,6 @@ from cupyrec.saving.saved_model import DESCRIPTION_FILE, MAX_SHARD_BYTES, model_
 # What others that read safetensors look for: the tensors are laid out as PyTorch's are.
 TENSOR_FORMAT = "pt"
 ARCHITECTURE = "DLRM_Net"
-# Of a writing that was killed.
-PARTIAL_PATTERN = f"model*.safetensors*{PARTIAL_SUFFIX}"
 
 
 def export_model(
@@ -126,20 +123,19 @@ def _check_output(output: Path, path: Path, replaced: Sequence[str], size_bytes:
         others = [
             name
             for name in present
-            if name not in mine and not name.startswith(".") and not fnmatch(name, PARTIAL_PATTERN)
+            if name not in mine and not name.startswith(".") and not fnmatch(name, PARTIAL_FILES)
         ]
         if others:
             raise OutputError(f"{output}: holds {others[0]}; choose a new or empty folder with --output")
         if mine and not overwrite:
             raise OutputError(f"{output}: holds a model; choose another --output, or replace it with --overwrite")
-        there = next(folder for folder in (output, *output.absolute().parents) if folder.exists())
-        free_bytes = shutil.disk_usage(there).free
     except OutputError:
         raise
     except OSError as error:
         raise OutputError(f"{output}: cannot be written: {error.strerror}; choose another --output") from None
-    if size_bytes > free_bytes:
+    free = free_bytes(output)
+    if size_bytes > free:
         raise OutputError(
-            f"{output}: the model takes {format_bytes(size_bytes)}, but {format_bytes(free_bytes)} are free on this "
+            f"{output}: the model takes {format_bytes(size_bytes)}, but {format_bytes(free)} are free on this "
             "disk; make room, or choose another --output"
         )

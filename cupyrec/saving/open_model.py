@@ -15,9 +15,10 @@ from cupyrec.errors import ModelError
 from cupyrec.evaluation.data_encoding import model_encoding
 from cupyrec.functions.dot_interaction import interaction_width
 from cupyrec.saving.checkpoint import CHECKPOINT_FILE, read_checkpoint
-from cupyrec.saving.checkpoint_folder import CHECKPOINTS_FOLDER, CheckpointFolder
+from cupyrec.saving.checkpoint_folder import newest_checkpoint
 from cupyrec.saving.safetensors_checksum import check_checksums
-from cupyrec.saving.safetensors_io import ArraySource, TensorSource, open_tensors, weights_files
+from cupyrec.saving.safetensors_file import ArraySource, TensorSource
+from cupyrec.saving.safetensors_io import open_tensors, weights_files
 from cupyrec.saving.saved_model import DESCRIPTION_FILE, read_model
 
 
@@ -76,16 +77,11 @@ def _check_no_file(path: Path) -> None:
         raise ModelError(f"{path}: a file; name the folder of the model, {path.parent}")
 
 
-def last_checkpoint(folder: Path) -> Path | None:
-    """The checkpoint of the most steps in a folder of them."""
-    return CheckpointFolder(folder).newest
-
-
 def _check_not_of_checkpoints(folder: Path) -> None:
     """Raise ModelError where the folder holds checkpoints in place of a model."""
     if (folder / DESCRIPTION_FILE).exists():
         return
-    checkpoint = last_checkpoint(folder) or last_checkpoint(folder / CHECKPOINTS_FOLDER)
+    checkpoint = newest_checkpoint(folder)
     if checkpoint is not None:
         raise ModelError(f"{folder}: holds no model, but checkpoints; name one of them, such as {checkpoint}")
 

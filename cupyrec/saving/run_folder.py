@@ -5,14 +5,20 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TextIO
 
 from cupyrec.byte_sizes import format_bytes
-from cupyrec.datasets.durable_files import make_folders, output_errors, remove_unused, sync_folder, write_durably
+from cupyrec.datasets.durable_files import (
+    free_bytes,
+    make_folders,
+    output_errors,
+    remove_unused,
+    sync_folder,
+    write_durably,
+)
 from cupyrec.datasets.prepared.manifest import MANIFEST_FILE
 from cupyrec.datasets.preparing.output_folder import PREPARATION_FILE
 from cupyrec.errors import OutputError
@@ -101,14 +107,11 @@ class RunFolder:
 
     def check_space(self, needed_bytes: int, what: str) -> None:
         """Raise OutputError when so much does not fit on the disk beside what is there. what: it holds, in words."""
-        try:
-            free_bytes = shutil.disk_usage(self.path).free
-        except OSError as error:
-            raise OutputError(f"{self.path}: cannot be written: {error.strerror}; choose another --output") from None
-        if needed_bytes > free_bytes:
+        free = free_bytes(self.path)
+        if needed_bytes > free:
             raise OutputError(
-                f"{self.path}: {what} takes {format_bytes(needed_bytes)}, but {format_bytes(free_bytes)} are free on "
-                "this disk; make room, or choose another --output or a smaller --hash-rows or --dimension"
+                f"{self.path}: {what} takes {format_bytes(needed_bytes)}, but {format_bytes(free)} are free on this "
+                "disk; make room, or choose another --output or a smaller --hash-rows or --dimension"
             )
 
     def place(self, name: str) -> Path:
@@ -141,7 +144,7 @@ class RunFolder:
         """
         self._config_toml = config_toml
         path = self.place(METRICS_FILE)
-        try:
+        with output_errors(path):
             size_bytes = path.stat().st_size if path.exists() else 0
             if size_bytes < metrics_bytes:
                 say(f"{path}: has {size_bytes:,} bytes, but had {metrics_bytes:,} when the checkpoint was made")
@@ -153,10 +156,6 @@ class RunFolder:
                     file.truncate(metrics_bytes)
                     os.fsync(file.fileno())
                 self._metrics_begun = True
-        except OutputError:
-            raise
-        except OSError as error:
-            raise OutputError(f"{path}: cannot be written: {error.strerror}") from None
         self.write_config()
 
     @staticmethod
@@ -168,14 +167,12 @@ class RunFolder:
         if not self._metrics_begun:
             return 0
         path = self.place(METRICS_FILE)
-        try:
+        with output_errors(path):
             with open(path, "rb") as file:
                 os.fsync(file.fileno())
                 size_bytes = os.fstat(file.fileno()).st_size
             sync_folder(self.path)
-            return size_bytes
-        except OSError as error:
-            raise OutputError(f"{path}: cannot be written: {error.strerror}") from None
+        return size_bytes
 
     def write_config(self) -> None:
         """Write config.toml. Raises OutputError."""
@@ -187,14 +184,12 @@ class RunFolder:
         if not self._metrics_begun:
             self.write_config()
         path = self.place(METRICS_FILE)
-        try:
+        with output_errors(path):
             if self._metrics is None:
                 self._metrics = open(path, "a" if self._metrics_begun else "w", encoding="utf-8")  # noqa: SIM115
                 self._metrics_begun = True
             self._metrics.write(json.dumps(entry) + "\n")
             self._metrics.flush()
-        except OSError as error:
-            raise OutputError(f"{path}: cannot be written: {error.strerror}") from None
 
     def replace_earlier(self) -> None:
         """The model of this run is saved: its other files take the place of the earlier run's. Raises OutputError."""

@@ -16,13 +16,7 @@ import numpy as np
 
 from cupyrec.datasets.durable_files import make_folders, output_errors, sync_file, sync_folder
 from cupyrec.errors import ModelError
-from cupyrec.saving.safetensors_file import ArraySource as ArraySource
-from cupyrec.saving.safetensors_file import TensorSource as TensorSource
-from cupyrec.saving.safetensors_file import (
-    open_file,
-    size_bytes_of,
-    write_file,
-)
+from cupyrec.saving.safetensors_file import TensorSource, open_file, size_bytes_of, write_file
 from cupyrec.saving.safetensors_header import NAMES
 
 SINGLE_NAME = "model.safetensors"
@@ -30,6 +24,8 @@ INDEX_NAME = "model.safetensors.index.json"
 # Whatever files the weights of a model are in.
 WEIGHTS_FILES = (SINGLE_NAME, INDEX_NAME, "model-?????-of-?????.safetensors")
 PARTIAL_SUFFIX = ".partial"
+# What is left of a writing that was killed.
+PARTIAL_FILES = f"model*.safetensors*{PARTIAL_SUFFIX}"
 
 
 def write_sharded(
@@ -56,8 +52,8 @@ def write_sharded(
     try:
         with output_errors(folder):
             make_folders(folder)
-            for leftover in folder.glob("model*.safetensors*" + PARTIAL_SUFFIX):
-                leftover.unlink()  # of a process that was killed; as large as a model, perhaps
+            for leftover in folder.glob(PARTIAL_FILES):
+                leftover.unlink()  # as large as a model, perhaps
         for partial, shard in zip(partials, shards, strict=True):
             write_file(partial, {name: tensors[name] for name in shard}, metadata or {}, own_checksum=True)
         if len(shards) > 1:

@@ -18,11 +18,10 @@ from cupyrec.datasets.prepared.splits import SPLIT_SUFFIX
 from cupyrec.embedding.host_table import HostTable
 from cupyrec.errors import ModelError
 from cupyrec.models.dlrm import Dlrm, dense_parameters
+from cupyrec.saving.safetensors_file import ArraySource, TensorSource
 from cupyrec.saving.safetensors_io import (
     INDEX_NAME,
     SINGLE_NAME,
-    ArraySource,
-    TensorSource,
     read_metadata,
     write_sharded,
 )

@@ -8,7 +8,7 @@ from cupyrec.devices.gpu import GpuDevice
 from cupyrec.embedding.host_table import HostTable
 
 # Copied at a time: some 64 MB at D 128, so that an interrupt need not wait for the whole table.
-COPIED_ROWS = 131_072
+ROWS_OF_ONE_COPY = 131_072
 
 
 class DeviceTable:
@@ -49,4 +49,4 @@ class DeviceTable:
 
     def _parts(self) -> list[slice]:
         rows = self._table.records.shape[0]
-        return [slice(at, min(at + COPIED_ROWS, rows)) for at in range(0, rows, COPIED_ROWS)]
+        return [slice(at, min(at + ROWS_OF_ONE_COPY, rows)) for at in range(0, rows, ROWS_OF_ONE_COPY)]

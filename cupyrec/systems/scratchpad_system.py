@@ -19,7 +19,6 @@ from cupyrec.byte_sizes import format_bytes
 from cupyrec.counted import counted
 from cupyrec.devices.gpu import GpuDevice
 from cupyrec.devices.host_memory import available_bytes
-from cupyrec.embedding.coalesce import Coalescer
 from cupyrec.embedding.host_table import HostTable
 from cupyrec.pipeline.exchange import Exchange, make_exchange
 from cupyrec.pipeline.gpu_planner import GpuPlanner
@@ -80,7 +79,6 @@ class ScratchpadSystem(TrainsHostTable):
         self._stage, self._clock = stage, clock or StageClock()
         self._scratchpad = stage.device.zeros((slots, table.records.shape[1]), table.records.dtype)
         self._record_bytes = self._scratchpad.shape[1] * self._scratchpad.dtype.itemsize
-        self._coalescer = Coalescer(stage.device.host, table.table_rows)
         self._host_rows = HostRows(stage, table, trains=False)
         self._wanted_exchange = exchange
         self._exchange: Exchange | None = None
@@ -232,7 +230,7 @@ class ScratchpadSystem(TrainsHostTable):
         )
 
     def _choose_lookahead(self, first: Batch) -> Lookahead:
-        unique = self._coalescer.plan(first).unique
+        unique = np.unique(first.rows).size
         return choose_lookahead(
             self._wanted_lookahead if self.replacement == "lookahead" else self.depth.holds.future,
             least=self.depth.holds.future,

@@ -38,7 +38,7 @@ class StepReports:
             self._tell_first()
 
     def tell_before_error(self) -> None:
-        """The same, of the steps trained before something failed: where that was a GPU, or who was told, of none."""
+        """As tell_all, for the steps trained before a failure; tells of none if the GPU, or on_step itself, failed."""
         if self._is_telling:
             return
         with contextlib.suppress(DeviceError):

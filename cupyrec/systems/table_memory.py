@@ -28,7 +28,8 @@ WORTH_IT, MOST_OF_HOST = 0.8, 1.3
 class TableMemory:
     """Gives a host table its memory, as a configuration asks for it.
 
-    name: ordinary or created, what was given last; why: how `auto` found it out, for people; empty where it had not to.
+    name: ordinary or created, what was given last; why: how `auto` decided, for people; empty where there was nothing
+    to decide.
     """
 
     def __init__(self, config: SystemConfig, device: Device) -> None:

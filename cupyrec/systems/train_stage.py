@@ -10,13 +10,12 @@ import numpy as np
 from cupyrec.batch import Batch, CoalescePlan, GpuCoalescePlan, most_chunks
 from cupyrec.devices.cuda_runtime import LOWEST_PRIORITY
 from cupyrec.devices.device import Device
-from cupyrec.devices.gpu import GpuDevice, GpuStream
+from cupyrec.devices.gpu import ARRAY_GROWTH, GpuDevice, GpuStream
 from cupyrec.functions.embedding_bag import embedding_bag_forward
 from cupyrec.models.dlrm import Dlrm
 from cupyrec.optim.registry import Optimizer
 from cupyrec.optim.row_update import RowUpdate
 from cupyrec.optim.schedule import WarmupPolynomialDecay
-from cupyrec.pipeline.growing_array import GROWTH
 from cupyrec.systems.dense_part import make_dense_part
 
 
@@ -179,5 +178,5 @@ class TrainStage:
         """(at least chunks, D), device: room for the sums of long segments."""
         if self._partial_sums is None or self._partial_sums.shape[0] < chunks:
             self.device.synchronize()  # what is given back may still be in use
-            self._partial_sums = self.row_stream.empty((math.ceil(GROWTH * chunks), self.model.config.dimension))
+            self._partial_sums = self.row_stream.empty((math.ceil(ARRAY_GROWTH * chunks), self.model.config.dimension))
         return self._partial_sums

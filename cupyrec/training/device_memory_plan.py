@@ -9,14 +9,14 @@ from cupyrec.batch import most_chunks
 from cupyrec.byte_sizes import format_bytes
 from cupyrec.config import DlrmConfig, SystemConfig
 from cupyrec.counted import counted
+from cupyrec.devices.gpu import ARRAY_GROWTH
 from cupyrec.embedding.gpu_coalesce import GPU_PLAN_BYTES_PER_LOOKUP, GPU_SORT_BYTES_PER_LOOKUP
 from cupyrec.embedding.host_table import record_width
 from cupyrec.errors import MemoryPlanError
 from cupyrec.models.dlrm import activation_elements, dense_parameters
 from cupyrec.optim.registry import Optimizer
-from cupyrec.pipeline.gpu_nodes import GROWTH as PLANNER_GROWTH
 from cupyrec.pipeline.gpu_stage_work import loaded_ahead
-from cupyrec.pipeline.growing_array import GROWTH
+from cupyrec.pipeline.known_batches import PLANNER_GROWTH
 from cupyrec.pipeline.plan import PLAN_BYTES_PER_ROW
 from cupyrec.scratchpad_size import scratchpad_slots
 from cupyrec.systems.device_inputs import UPLOADS
@@ -27,7 +27,7 @@ from cupyrec.training.memory_plan import plan_lines
 from cupyrec.training.scratchpad_memory import DEPTH_OF, FLOAT_BYTES, ScratchpadMemory, scratchpad_memory
 
 # How often a row is used in all data.
-COUNT_BYTES = 4
+DEVICE_COUNT_BYTES = 4
 # Kernels, and what the library of matrix products works in, for each of two streams.
 LIBRARY_BYTES = 240_000_000
 
@@ -135,7 +135,7 @@ def plan_device_memory(
         if name == StaticSystem.name:
             moving_bytes += lookups * D * FLOAT_BYTES
         elif system.row_counts is not None:
-            planner_bytes += COUNT_BYTES * rows
+            planner_bytes += DEVICE_COUNT_BYTES * rows
     sums_bytes = 0 if name == HybridSystem.name else most_chunks(lookups) * D * FLOAT_BYTES
     return DeviceMemoryPlan(
         system=name,
@@ -159,16 +159,16 @@ def _batch_bytes(name: str, config: DlrmConfig, max_samples: int) -> int:
     # What the MLPs read, and a batch that is predicted.
     taken = inputs + batch
     if name in (HybridSystem.name, StaticSystem.name):
-        taken += int(GROWTH * UPLOADS * inputs)
+        taken += int(ARRAY_GROWTH * UPLOADS * inputs)
     if name == HybridSystem.name:
         return taken
     loaded, planned = 1, 0
     if name == StaticSystem.name:
-        taken += int(GROWTH * 8 * lookups)  # offsets of whole bags
+        taken += int(ARRAY_GROWTH * 8 * lookups)  # offsets of whole bags
     elif name == ResidentSystem.name:
         loaded = LOADED_BATCHES
     else:
         depth = DEPTH_OF[name]
         loaded, planned = depth.ring_size(depth.holds.future, loaded_ahead(depth)), 4 + PLAN_BYTES_PER_ROW
-    taken += int(loaded * (GROWTH * batch + (GPU_PLAN_BYTES_PER_LOOKUP + PLANNER_GROWTH * planned) * lookups))
+    taken += int(loaded * (ARRAY_GROWTH * batch + (GPU_PLAN_BYTES_PER_LOOKUP + PLANNER_GROWTH * planned) * lookups))
     return taken + math.ceil(GPU_SORT_BYTES_PER_LOOKUP * lookups)

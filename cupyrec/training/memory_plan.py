@@ -13,7 +13,8 @@ from cupyrec.embedding.host_table import record_width
 from cupyrec.errors import MemoryPlanError
 from cupyrec.models.dlrm import activation_elements, dense_parameters
 from cupyrec.optim.registry import Optimizer
-from cupyrec.pipeline.planner import GROWTH, NODE_BYTES
+from cupyrec.pipeline.known_batches import PLANNER_GROWTH
+from cupyrec.pipeline.planner import NODE_BYTES
 from cupyrec.scratchpad_size import scratchpad_slots
 from cupyrec.systems.hybrid import HybridSystem
 from cupyrec.systems.registry import SYSTEMS_WITH_SCRATCHPAD
@@ -30,11 +31,11 @@ COALESCING_BYTES_PER_LOOKUP = PLAN_BYTES_PER_LOOKUP + SORT_BYTES_PER_LOOKUP
 # Of a row on its way: into the scratchpad and out of it, on both sides of the link.
 STAGED_COPIES = 4
 # Of a slot: what the planner knows of its row, and which row is in it. A pinned row has cells of a hash table.
-SLOT_BYTES = int(GROWTH * NODE_BYTES) + 8
+SLOT_BYTES = int(PLANNER_GROWTH * NODE_BYTES) + 8
 BOOKKEEPING_BYTES = {SerialSystem.name: SLOT_BYTES, ScratchpipeSystem.name: SLOT_BYTES, StaticSystem.name: 8 + 4 * 16}
 # How often each row is used; and a second time the same while the most used rows are looked for.
-COUNT_BYTES = 8
-PINNING_BYTES_PER_ROW = 2 * COUNT_BYTES
+HOST_COUNT_BYTES = 8
+PINNING_BYTES_PER_ROW = 2 * HOST_COUNT_BYTES
 # Of the pooled vectors, beside those of the model: the host's, its gradient's where the host trains rows, and what
 # static adds to its own.
 POOLED_COPIES = {HybridSystem.name: 2, StaticSystem.name: 3, SerialSystem.name: 1, ScratchpipeSystem.name: 1}
@@ -152,7 +153,7 @@ def plan_memory(
     if name == StaticSystem.name:
         counts_bytes = PINNING_BYTES_PER_ROW * rows
     elif slots and system is not None and system.row_counts is not None:
-        counts_bytes = COUNT_BYTES * rows
+        counts_bytes = HOST_COUNT_BYTES * rows
     staging_bytes = POOLED_COPIES.get(name, 0) * max_samples * config.features * D * FLOAT_BYTES
     if name == StaticSystem.name:
         staging_bytes += min(slots, COPIED_ROWS) * record_bytes

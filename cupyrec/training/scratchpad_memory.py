@@ -6,13 +6,13 @@ import bisect
 from dataclasses import dataclass
 
 from cupyrec.config import DlrmConfig, SystemConfig
+from cupyrec.devices.gpu import ARRAY_GROWTH
 from cupyrec.embedding.radix_sort import SORT_BYTES_PER_ITEM
 from cupyrec.pipeline.exchange import CHOSEN_BY_TRIAL, TRIED_ROWS
 from cupyrec.pipeline.gpu_nodes import GPU_NODE_BYTES, GPU_SLOT_BYTES
-from cupyrec.pipeline.gpu_nodes import GROWTH as PLANNER_GROWTH
 from cupyrec.pipeline.gpu_stage_work import FLUSHED_ROWS
 from cupyrec.pipeline.gpu_victims import SPARE_BITS
-from cupyrec.pipeline.growing_array import GROWTH
+from cupyrec.pipeline.known_batches import PLANNER_GROWTH
 from cupyrec.pipeline.lookahead import most_window_bytes, window_bytes_beside
 from cupyrec.scratchpad_size import MOST_SLOTS, scratchpad_slots
 from cupyrec.systems.scratchpipe import ScratchpipeSystem
@@ -70,7 +70,7 @@ class ScratchpadMemory:
         in_staging = self.staging_sets * staged * (2 * self.record_bytes + ON_ITS_WAY_BYTES)
         flushed = min(slots, FLUSHED_ROWS) * (self.record_bytes + 4)
         tried = min(self.tried_rows, slots) * (4 * self.record_bytes + ON_ITS_WAY_BYTES)
-        return int(GROWTH * max(in_staging + SORT_BYTES_PER_ITEM * staged + flushed, tried))
+        return int(ARRAY_GROWTH * max(in_staging + SORT_BYTES_PER_ITEM * staged + flushed, tried))
 
     def total_bytes(self, slots: int) -> int:
         """All of it."""

@@ -82,7 +82,7 @@ class Trainer:
         system_config = SystemConfig(system) if isinstance(system, str) else system
         self.device = make_device(device, threads=threads) if isinstance(device, str) else device
         resident = plan_device_memory(config, optimizer, batch_size)
-        system_config, self.why_system = resolve_system(system_config, self.device, resident.total_bytes)
+        system_config, _ = resolve_system(system_config, self.device, resident.total_bytes)
         self.system_config = system_config
         on_gpu = isinstance(self.device, GpuDevice)
         self.memory_plan = plan_memory(config, optimizer, batch_size, system_config, device_apart=on_gpu)

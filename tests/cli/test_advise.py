@@ -227,7 +227,7 @@ def test_a_temporary_folder_that_is_full_or_not_there(data, capsys, monkeypatch)
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_stop_leaves_nothing(data, tmp_path, capsys, monkeypatch, number):
     stop = "cupyrec.runs.interrupt.StopOnInterrupt.__call__"
-    monkeypatch.setattr(stop, lambda self: signal.raise_signal(number) or self.requested)
+    monkeypatch.setattr(stop, lambda self: signal.raise_signal(number) or self.signal is not None)
     outcome = run_here(capsys, "advise", "data.tsv", *SMALL, "--row-counts=c.npy", "--plot=p.png")
     assert (outcome.code, outcome.out) == (128 + number, "")
     assert "no advice" in outcome.err

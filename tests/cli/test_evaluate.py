@@ -213,7 +213,7 @@ def test_a_model_of_other_tables_is_refused(folder, tmp_path, capsys):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_stop_gives_no_figures(folder, capsys, monkeypatch, number):
     stop = "cupyrec.runs.interrupt.StopOnInterrupt.__call__"
-    monkeypatch.setattr(stop, lambda self: signal.raise_signal(number) or self.requested)
+    monkeypatch.setattr(stop, lambda self: signal.raise_signal(number) or self.signal is not None)
     outcome = run_here(capsys, "evaluate", folder / "run", folder / "data.tsv")
     assert (outcome.code, outcome.out) == (128 + number, "")
     assert "no metrics" in outcome.err

@@ -15,7 +15,8 @@ from models_for_tests import CONFIG, prepare_small, save_small
 from cupyrec import CriteoFiles, DlrmConfig, Trainer, load_model
 from cupyrec.datasets import predictions_file
 from cupyrec.datasets.prepared.manifest import read_manifest
-from cupyrec.saving.safetensors_io import ArraySource, open_tensors, read_metadata, write_sharded
+from cupyrec.saving.safetensors_file import ArraySource
+from cupyrec.saving.safetensors_io import open_tensors, read_metadata, write_sharded
 
 ROWS = 300
 

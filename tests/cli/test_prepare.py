@@ -338,7 +338,7 @@ def test_names_of_every_kind(rows, tmp_path, capsys):
         (["--hash-rows=5,6"], r"--hash-rows has 2 numbers, but there are 26 category columns"),
         (["--hash-rows=5", "--min-count=2"], r"--hash-rows and --min-count exclude each other"),
         (["--category-columns=C1,,C2"], r"--category-columns must be names with commas"),
-        (["--label=x"], r"--label is for tables"),
+        (["--label=x"], r"--label is for tables.*; text has the columns of Criteo, and CSV is not read: make Parquet"),
         (["--bad-rows=/none/x", "--on-bad-row=skip"], r"/none/x: .*no folder /none"),
         (["--vocabulary=/none"], r"/none: no prepared data"),
         (["--grow"], r"--grow needs --vocabulary, the prepared data whose ids new values are added to"),

@@ -124,7 +124,26 @@ def test_figures_that_are_worse_than_those_of_a_constant():
     lines = lines_of(final=worse, best=worse)
     assert lines[7].startswith("warning: a constant prediction has a lower log loss; train longer")
     assert len(lines) == 9
-    assert lines_of(final=worse, best=Evaluation(500, METRICS))[13] == lines[7]
+
+
+def test_a_run_that_trained_too_long():
+    worse, best = Evaluation(2000, dataclasses.replace(METRICS, log_loss=0.5624)), Evaluation(500, METRICS)
+    assert lines_of(final=worse, best=best)[13].startswith(
+        "warning: trained too long: a constant prediction has a lower log loss; the best evaluation, of step 500, was"
+    )
+    # The saved model is the good one.
+    assert not any("warning" in line for line in lines_of(final=worse, best=best, model_step=500))
+    worse_too = Evaluation(500, worse.metrics)
+    assert "train longer" in lines_of(final=worse, best=worse_too, model_step=500)[13]
+
+
+def test_a_stopped_run_that_cannot_be_gone_on_with():
+    lines = lines_of(interrupted=True, saved_in=Path("a b"))
+    assert lines[1].startswith("this run cannot be gone on with: it wrote no checkpoints (--checkpoint-every); a new")
+    assert lines[1].endswith("its weights: --init-from 'a b'")
+    for others in ({"saved_in": None}, {"checkpoint": Path("a/checkpoints/step-00000001")}):
+        lines = lines_of(interrupted=True, **{"saved_in": Path("a"), **others})
+        assert not any("cannot be gone on with" in line for line in lines)
 
 
 def test_the_end_of_a_run_within_its_warm_up():

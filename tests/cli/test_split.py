@@ -34,7 +34,7 @@ def test_writes_three_parts_and_says_what_is_next(folder, capsys):
         f"{folder}/train.json: 80 samples, 80.0%",
         f"{folder}/valid.json: 10 samples, 10.0%",
         f"{folder}/test.json: 10 samples, 10.0%",
-        f"next: cupyrec train '{folder}/train.json' --valid '{folder}/valid.json'",
+        f"next: cupyrec train '{folder}/train.json' --valid '{folder}/valid.json' --shuffle",
     ]
     assert ranges(folder) == {"train": [[0, 80]], "valid": [[80, 90]], "test": [[90, 100]]}
     assert json.loads((folder / "test.json").read_text())["how"] == "shares 0.8,0.1,0.1"

@@ -142,3 +142,12 @@ def test_rows_without_labels_are_those_of_the_reference_with_the_label_0(labelle
 def test_a_bad_line_without_a_label_says_so(line, column, reason):
     (bad,) = parse_rows(b"\t" * 38 + b"\n" + line, "dlrm", labelled=False)[1]
     assert (bad.line, bad.column, bad.reason) == (1, column, reason)
+
+
+@pytest.mark.parametrize("line", [b"label,age,city\n", b"1;7;x\r\n"])
+def test_csv_is_called_so(line):
+    first, second = parse_rows(2 * line, "dlrm")[1]
+    assert first.reason == second.reason == "expected 40 columns separated by tabs and found 1 (CSV?)"
+    assert first.advice.startswith("CSV is not read: make Parquet of it, as pandas.read_csv(...).to_parquet(...) does")
+    # Not the first line: this one may be damaged.
+    assert second.advice == "correct it, or leave bad rows out with --on-bad-row skip"

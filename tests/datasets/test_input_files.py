@@ -61,6 +61,44 @@ def test_what_cannot_be_found_is_said_with_its_name(folder, name, reason):
     assert raised.value.path == folder / name
 
 
+@pytest.mark.parametrize("tables", [False, True])
+@pytest.mark.parametrize(
+    ("name", "pattern"), [("day=1/day_0.gz", "*/day_*"), ("a/b/c.tsv.gz", "*/*/*.tsv.gz"), ("day_0/d.txt", "*/*.txt")]
+)
+def test_files_in_folders_of_a_folder_are_named(tmp_path, name, pattern, tables):
+    (tmp_path / name).parent.mkdir(parents=True)
+    (tmp_path / name).write_bytes(b"x")
+    with pytest.raises(DataError, match="there are no files called") as raised:
+        find_input_files(tmp_path, tables=tables)
+    assert raised.value.reason.endswith(f"; folders in it are not searched: name '{tmp_path}/{pattern}'")
+    assert len(find_input_files(tmp_path / pattern)) == 1
+
+
+def test_tables_in_folders_of_a_folder_are_named(tmp_path):
+    (tmp_path / "day_1").mkdir()  # its name is one that files of a folder have
+    (tmp_path / "day_1" / "part-0.parquet").write_bytes(b"x")
+    with pytest.raises(DataError, match=r"nor Parquet or Arrow files; folders .* name '.*/\*/\*\.parquet'"):
+        find_input_files(tmp_path, tables=True)
+    (tmp_path / "_SUCCESS").touch()
+    (tmp_path / "a.arrow").write_bytes(b"x")
+    assert names(find_input_files(tmp_path, tables=True)) == ["a.arrow"]
+    with pytest.raises(DataError, match=r"but tables; make prepared data of them with `cupyrec prepare`"):
+        find_input_files(tmp_path)
+
+
+def test_csv_in_a_folder_is_not_read(tmp_path):
+    (tmp_path / "a.csv").write_bytes(b"x")
+    with pytest.raises(DataError, match="CSV is not read: make Parquet of it"):
+        find_input_files(tmp_path)
+
+
+@pytest.mark.parametrize("tables", [False, True])
+def test_a_table_that_is_compressed_from_outside_is_refused(tmp_path, tables):
+    (tmp_path / "d.parquet.gz").write_bytes(b"x")
+    with pytest.raises(DataError, match="a table that is compressed from outside cannot be read; decompress it"):
+        find_input_files(tmp_path / "d.parquet.gz", tables=tables)
+
+
 def test_a_device_is_refused():
     with pytest.raises(DataError, match=r"/dev/null: not a regular file.*: save it to a file first"):
         find_input_files("/dev/null")

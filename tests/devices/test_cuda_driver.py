@@ -108,11 +108,11 @@ class Driver:
     def numbers(self, count):
         return self.library.numbers()[:count]
 
-    def launch(self, launcher, parameters, arguments, grid=(3, 2, 1), block=(64, 4, 2), shared_bytes=1024):
+    def launch(self, launcher, parameters, arguments, grid=(3, 2, 1), block=(64, 4, 2)):
         """Give the values that the driver reads, each by its size, or the number of an error."""
         sizes = [8 if parameter.is_array else parameter.dtype.itemsize for parameter in parameters]
         self.library.note_sizes(len(sizes), (ctypes.c_int * len(sizes))(*sizes))
-        status = launcher.launch(ctypes.c_void_p(STREAM), grid, block, shared_bytes, arguments)
+        status = launcher.launch(ctypes.c_void_p(STREAM), grid, block, arguments)
         read = bytes(self.library.values()[: 8 * len(sizes)])
         return status or [read[8 * i : 8 * i + size] for i, size in enumerate(sizes)]
 
@@ -167,7 +167,7 @@ def test_the_driver_gets_each_argument_in_its_place(tmp_path, driver, parameters
             for parameter in kernel.parameters
         ]
         assert driver.launch(launcher, kernel.parameters, tuple(arguments)) == [bytes_of(each) for each in arguments]
-        assert driver.numbers(10) == [FUNCTION, 3, 2, 1, 64, 4, 2, 1024, STREAM - 2**64, 0]
+        assert driver.numbers(10) == [FUNCTION, 3, 2, 1, 64, 4, 2, 0, STREAM - 2**64, 0]
 
 
 @pytest.mark.parametrize(
@@ -238,7 +238,7 @@ def test_a_wrong_argument(tmp_path, driver, arguments, error, said, array_type):
     launcher = launcher_of(driver, kernel, array_type)
     arguments = [array_type.like(each) if isinstance(each, Array) else each for each in arguments]
     with pytest.raises(error, match=said):
-        launcher.launch(ctypes.c_void_p(STREAM), (1, 1, 1), (32, 1, 1), 0, arguments)
+        launcher.launch(ctypes.c_void_p(STREAM), (1, 1, 1), (32, 1, 1), arguments)
 
 
 def test_what_is_right_in_another_way(tmp_path, driver):

@@ -19,7 +19,7 @@ from cupyrec.devices.cublas import COMPUTE_TYPES, OP_N, PROTOTYPES, WORKSPACE_BY
 from cupyrec.devices.cuda_driver import DriverCalls
 from cupyrec.devices.cuda_kernel import CudaKernel
 from cupyrec.devices.cuda_runtime import HIGHEST_PRIORITY, LOWEST_PRIORITY, MIDDLE_PRIORITY
-from cupyrec.devices.cupy_check import gpu_is_available, why_no_gpu
+from cupyrec.devices.cupy_check import why_no_gpu
 from cupyrec.devices.cupy_kernels import first_compile_error, source_of
 from cupyrec.devices.cupy_runtime import CupyRuntime
 from cupyrec.devices.memory_driver import MemoryDriver
@@ -227,11 +227,11 @@ class FakeCupy:
     def _function(self, name):
         if self.compile_error:
             raise CompileException(self.compile_error)
-        return SimpleNamespace(kernel=SimpleNamespace(ptr=FUNCTION), max_dynamic_shared_size_bytes=0)
+        return SimpleNamespace(kernel=SimpleNamespace(ptr=FUNCTION))
 
 
 class FakeStream:
-    def __init__(self, log, non_blocking, priority=None):
+    def __init__(self, log, non_blocking, priority):
         assert non_blocking
         self.log, self.ptr, self.priority = log, 55, priority
 
@@ -265,7 +265,6 @@ def test_the_module_does_not_load_cupy():
 
 
 def test_a_gpu_that_can_be_used(cupy):
-    assert gpu_is_available()
     assert why_no_gpu() == ""
 
 
@@ -293,9 +292,10 @@ def test_why_there_is_no_gpu(cupy, monkeypatch):
     assert why_no_gpu() == "the NVIDIA driver cannot be used: cudaError 35"
     cuda.driver = 0
     assert why_no_gpu() == "no NVIDIA driver is installed"
+    monkeypatch.setattr(cupy, "__version__", "13.6.0")
+    assert why_no_gpu() == "CuPy 13.6.0 is installed, but 14 is the oldest that will do"
     monkeypatch.setattr(cupy_check.importlib.util, "find_spec", lambda name: None)
     assert "pip install -e '.[cuda12]', or '.[cuda13]'" in why_no_gpu()
-    assert not gpu_is_available()
     with pytest.raises(DeviceError, match="CuPy is not installed"):
         CupyRuntime()
 
@@ -432,9 +432,9 @@ def sgd_arguments():
     return w, g, np.int64(12), np.float32(0.5)
 
 
-def launch(runtime, arguments=None, shared_bytes=0, of=SGD):
+def launch(runtime, arguments=None, of=SGD):
     arguments = sgd_arguments() if arguments is None else arguments
-    runtime.launch(runtime.stream("train"), of, (3, 1, 1), (64, 1, 1), shared_bytes, arguments)
+    runtime.launch(runtime.stream("train"), of, (3, 1, 1), (64, 1, 1), arguments)
 
 
 def test_a_kernel_is_compiled_once_for_its_constants(runtime, cupy):
@@ -469,9 +469,9 @@ def take_arguments():
 def test_a_launch_names_its_stream_and_passes_its_arguments_on(runtime, cupy, take):
     for _ in range(2):
         arguments = take_arguments()
-        launch(runtime, arguments, shared_bytes=1024, of=take)
+        launch(runtime, arguments, of=take)
         values = [-3, arguments[1].data.ptr, 5, arguments[3].data.ptr]
-        assert cupy.log[-1] == ("cuLaunchKernel", FUNCTION, 3, 1, 1, 64, 1, 1, 1024, 55, values, None)
+        assert cupy.log[-1] == ("cuLaunchKernel", FUNCTION, 3, 1, 1, 64, 1, 1, 0, 55, values, None)
 
 
 def test_a_launch_that_fails_names_its_kernel(runtime, cupy):
@@ -530,20 +530,6 @@ def test_a_product_over_nothing_is_zero(runtime, cupy):
     empty = FakeArray(np.zeros((2, 0), np.float32)), FakeArray(np.zeros((0, 3), np.float32))
     runtime.matmul(runtime.stream("train"), *empty, out, "fp32")
     assert cupy.log[-1:] == [("memsetAsync", out.data.ptr, 0, 24, 55)]
-
-
-def test_much_shared_memory_is_asked_for_once(runtime):
-    asked = []
-
-    class Kernel:
-        kernel = SimpleNamespace(ptr=FUNCTION)
-        max_dynamic_shared_size_bytes = property(None, lambda self, size_bytes: asked.append(size_bytes))
-
-    runtime._kernels.function(SGD)
-    runtime._kernels._kernels[SGD] = Kernel()
-    for kilobytes in (48, 60, 50, 64):
-        launch(runtime, shared_bytes=kilobytes * 1024)
-    assert asked == [60 * 1024, 64 * 1024]
 
 
 def test_the_arguments_of_a_kernel_are_checked(runtime, cupy):
@@ -613,12 +599,9 @@ def test_copies_and_fills(runtime, cupy):
     ]
 
 
-@pytest.mark.parametrize(("version", "expected"), [("14.2.0", [-2, -1, 0]), ("13.6.0", [None] * 3)])
-def test_streams_have_priorities_where_cupy_has_them(runtime, cupy, version, expected):
-    """CuPy 13 has none."""
-    cupy.__version__ = version
+def test_streams_have_priorities(runtime):
     priorities = HIGHEST_PRIORITY, MIDDLE_PRIORITY, LOWEST_PRIORITY
-    assert [runtime.stream("rows", priority=each).stream.priority for each in priorities] == expected
+    assert [runtime.stream("rows", priority=each).stream.priority for each in priorities] == [-2, -1, 0]
 
 
 def test_events(runtime, cupy):

@@ -527,7 +527,7 @@ def test_a_kernel_is_executed_when_the_device_comes_to_it():
     bench = Bench()
     w, g = bench.runtime.empty((3, 4), np.float32), bench.runtime.page_locked((3, 4), np.float32)
     bench.runtime.fill(bench.first, w, 0)
-    bench.runtime.launch(bench.first, SGD, (1, 1, 1), (32, 1, 1), 0, sgd_arguments(w, bench.runtime.mapped(g)))
+    bench.runtime.launch(bench.first, SGD, (1, 1, 1), (32, 1, 1), sgd_arguments(w, bench.runtime.mapped(g)))
     result = bench.runtime.page_locked((3, 4), np.float32)
     bench.copy(bench.first, w, result)
     g[:] = np.arange(12).reshape(3, 4)
@@ -537,15 +537,12 @@ def test_a_kernel_is_executed_when_the_device_comes_to_it():
     assert bench.runtime.log == [("first", "fill"), ("first", "dense_sgd"), ("first", "copy")]
 
 
-@pytest.mark.parametrize(
-    ("grid", "block", "shared_bytes"),
-    [((1, 1, 1), (1025, 1, 1), 0), ((1, 65_536, 1), (1, 1, 1), 0), ((1, 1, 1), (1, 1, 1), 2**20)],
-)
-def test_a_launch_that_no_gpu_would_take(grid, block, shared_bytes):
+@pytest.mark.parametrize(("grid", "block"), [((1, 1, 1), (1025, 1, 1)), ((1, 65_536, 1), (1, 1, 1))])
+def test_a_launch_that_no_gpu_would_take(grid, block):
     bench = Bench()
     w = bench.runtime.empty((3, 4), np.float32)
     with pytest.raises(DeviceError, match="dense_sgd"):
-        bench.runtime.launch(bench.first, SGD, grid, block, shared_bytes, sgd_arguments(w, w))
+        bench.runtime.launch(bench.first, SGD, grid, block, sgd_arguments(w, w))
 
 
 def test_a_kernel_is_given_no_host_array_and_nothing_else_that_is_wrong():
@@ -557,7 +554,7 @@ def test_a_kernel_is_given_no_host_array_and_nothing_else_that_is_wrong():
     )
     for g, message in ((host, "not on the device"), (device, "g of dense_sgd .* must be float32")):
         with pytest.raises(TypeError, match=message):
-            bench.runtime.launch(bench.first, SGD, (1, 1, 1), (1, 1, 1), 0, sgd_arguments(w, g))
+            bench.runtime.launch(bench.first, SGD, (1, 1, 1), (1, 1, 1), sgd_arguments(w, g))
 
 
 def test_factors_are_rounded_to_nearest_even():

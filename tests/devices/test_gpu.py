@@ -107,18 +107,18 @@ def test_copies_that_are_refused(source, target, message):
 
 
 def test_a_kernel_over_all_its_items(gpu_device):
-    w, one_block = gpu_device.zeros((37, 5)), gpu_device.zeros((37, 5))
+    w, one_block = gpu_device.zeros((37, 50)), gpu_device.zeros((37, 50))
     arguments = sgd_arguments(gpu_device, w)
-    gpu_device.launch_over(SGD, w.size, *arguments, threads=32)
+    gpu_device.launch_over(SGD, w.size, *arguments)
     gpu_device.launch(SGD, 1, (64, 1), one_block, *arguments[1:])
-    expected = -0.5 * (numbers(37, 5) + 1)
+    expected = -0.5 * (numbers(37, 50) + 1)
     assert np.array_equal(gpu_device.download(w), expected)
     assert np.array_equal(gpu_device.download(one_block), expected)
 
 
 def test_the_grid_of_a_kernel_has_a_limit():
     device, grids = emulated_device(), []
-    device.runtime.launch = lambda stream, kernel, grid, block, shared_bytes, arguments: grids.append((grid, block))
+    device.runtime.launch = lambda stream, kernel, grid, block, arguments: grids.append((grid, block))
     arguments = sgd_arguments(device, device.empty(1))
     for items in (0, 1, 256, 257, 10**9):
         device.launch_over(SGD, items, *arguments)

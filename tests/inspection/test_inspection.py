@@ -19,7 +19,8 @@ from cupyrec.evaluation.metrics import MetricsResult
 from cupyrec.inspection.inspection import inspect_path
 from cupyrec.saving import safetensors_file
 from cupyrec.saving.exported_model import export_model, import_model
-from cupyrec.saving.safetensors_io import ArraySource, open_tensors, read_metadata, write_sharded
+from cupyrec.saving.safetensors_file import ArraySource
+from cupyrec.saving.safetensors_io import open_tensors, read_metadata, write_sharded
 from cupyrec.saving.saved_model import model_bytes
 from cupyrec.saving.training_state import TrainingState
 from cupyrec.training.trained_model import load_model

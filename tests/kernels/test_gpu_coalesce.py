@@ -143,19 +143,24 @@ def test_plans_in_memory_of_their_own_on_a_stream(order):
 
 def test_a_plan_grows_once_the_one_before_is_made():
     device, table_rows, random = emulated_device("lazy"), [50, 60], np.random.default_rng(7)
-    coalescer, memory = GpuCoalescer(device, table_rows, most_lookups=500), GpuCoalesceMemory()
+    coalescer, memory = GpuCoalescer(device, table_rows), GpuCoalesceMemory()
     batches = [random_batch(random, table_rows, samples) for samples in (10, 60)]
     given = [on_device(device, batch) for batch in batches]
+    # The coalescer itself is then large enough, and waits for nothing.
+    coalescer.plan(given[1])
+    memory.reserve(device, batches[0].lookups)
     coalescer.plan(given[0], memory)
     check(device, coalescer.plan(given[1], memory), batches[1], table_rows)
 
 
 def test_nothing_is_allocated_and_nobody_waits():
     device, table_rows = emulated_device("lazy"), [50, 60]
-    coalescer, memory = GpuCoalescer(device, table_rows, most_lookups=500), GpuCoalesceMemory()
-    memory.reserve(device, 500)
+    coalescer, memory = GpuCoalescer(device, table_rows), GpuCoalesceMemory()
     batch = random_batch(np.random.default_rng(5), table_rows, 60)
     given = on_device(device, batch)
+    coalescer.plan(given)
+    device.synchronize()
+    memory.reserve(device, batch.lookups)
     free, done = device.runtime.memory_bytes(), len(device.runtime.log)
     plan = coalescer.plan(given, memory)
     assert device.runtime.memory_bytes() == free

@@ -3,7 +3,7 @@
 import pytest
 
 from cupyrec.run_config import RunConfig
-from cupyrec.runs.run_checks import advise_command, in_vain, say_warnings
+from cupyrec.runs.run_checks import advise_command, options_without_effect, say_warnings
 from cupyrec.runs.thread_count import thread_warning
 
 
@@ -25,12 +25,12 @@ def test_options_that_do_nothing_without_another(option, value, why, remedy):
     said = []
     say_warnings(RunConfig.from_values(options), said.append)
     assert said == [f"without effect: --{option} ({why})"]
-    assert in_vain(RunConfig.from_values(options | remedy)) == []
+    assert options_without_effect(RunConfig.from_values(options | remedy)) == []
 
 
-def test_defaults_are_not_in_vain():
-    assert in_vain(RunConfig()) == []
-    assert in_vain(RunConfig.from_values({"optimizer": "sgd", "keep": 2, "eps": 1e-10})) == []
+def test_defaults_are_not_without_effect():
+    assert options_without_effect(RunConfig()) == []
+    assert options_without_effect(RunConfig.from_values({"optimizer": "sgd", "keep": 2, "eps": 1e-10})) == []
 
 
 def test_more_threads_than_cores(monkeypatch):

@@ -18,7 +18,7 @@ from cupyrec.errors import ConfigError, DataError, ModelError, OutputError
 from cupyrec.run_config import RunConfig
 from cupyrec.runs.resume import options_to_resume
 from cupyrec.saving import checkpoints
-from cupyrec.saving.checkpoint import CHECKSUM_KEY, description_text, read_checkpoint
+from cupyrec.saving.checkpoint import CHECKSUM_PREFIX, description_text, read_checkpoint
 from cupyrec.saving.checkpoint_writer import CheckpointWriter
 from cupyrec.saving.open_model import open_model
 from cupyrec.training.trained_model import load_model
@@ -385,5 +385,5 @@ def test_a_checkpoint_made_by_hand_is_not_that_of_a_run(run, options):
 
 
 def test_the_checksum_comes_first(run):
-    assert (newest_of(run) / "checkpoint.json").read_bytes().startswith(CHECKSUM_KEY)
+    assert (newest_of(run) / "checkpoint.json").read_bytes().startswith(CHECKSUM_PREFIX)
     assert read_checkpoint(newest_of(run)).steps == 5

@@ -222,7 +222,7 @@ def test_a_disk_without_room_is_told_before_anything_is_written(kind, model, tmp
     if kind == "import":
         export_model(model, tmp_path / "exported")
     free = type("Usage", (), {"free": 100})
-    monkeypatch.setattr(exported_model.shutil, "disk_usage", lambda path: free)
+    monkeypatch.setattr("shutil.disk_usage", lambda path: free)
     with pytest.raises(OutputError, match=r"the model takes .* but 100 B are free"):
         write(kind, model, tmp_path, tmp_path / "below" / "out")
     assert not (tmp_path / "below").exists()

@@ -16,8 +16,9 @@ import safetensors.numpy
 from cupyrec.errors import ModelError, OutputError
 from cupyrec.saving import safetensors_file
 from cupyrec.saving.safetensors_checksum import check_checksums
+from cupyrec.saving.safetensors_file import ArraySource
 from cupyrec.saving.safetensors_header import DTYPES
-from cupyrec.saving.safetensors_io import ArraySource, open_tensors, read_metadata, weights_files, write_sharded
+from cupyrec.saving.safetensors_io import open_tensors, read_metadata, weights_files, write_sharded
 
 INDEX = "model.safetensors.index.json"
 

@@ -31,8 +31,8 @@ class CheckedBlocks:
 class BlockReader:
     """The blocks of a folder, for one thread: keeps the last shard mapped.
 
-    Not more of them: what was read of a shard is told as memory of this process while it is mapped, though the system
-    may take it back. And mapping one again takes no longer than a few hundred samples do.
+    Not more of them: pages that were read count as this process's memory while the shard is mapped, though the system
+    may reclaim them. And mapping one again takes no longer than a few hundred samples do.
     """
 
     def __init__(self, folder: Path, content: Manifest, checked: CheckedBlocks) -> None:

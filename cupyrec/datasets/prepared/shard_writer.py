@@ -13,7 +13,7 @@ import pyarrow.ipc
 
 from cupyrec.datasets.durable_files import durable_file
 from cupyrec.datasets.prepared.manifest import BLOCK_SAMPLES, DENSE_COLUMN, LABEL_COLUMN, Shard, block_checksum
-from cupyrec.errors import DataError
+from cupyrec.errors import DataError, first_line
 
 ID_TYPES = (np.dtype(np.uint8), np.dtype(np.uint16), np.dtype(np.uint32))
 
@@ -93,7 +93,7 @@ def read_blocks(path: Path, shard: Shard) -> Iterator[pa.RecordBatch]:
                     raise _damaged(path, f"block {number} is not what was written")
                 yield block
     except (OSError, pa.ArrowException) as error:
-        raise _damaged(path, (str(error).splitlines() or [repr(error)])[0]) from None
+        raise _damaged(path, first_line(error)) from None
 
 
 def check_size(path: Path, shard: Shard) -> None:

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 from cupyrec.datasets.criteo_rows import BadLine
 from cupyrec.datasets.file_identity import file_identity
 from cupyrec.datasets.file_lines import stored_bytes
+from cupyrec.datasets.input_files import CSV_ADVICE
 from cupyrec.datasets.line_chunks import CODECS, line_chunks
 from cupyrec.datasets.preparing.raw_criteo import CATEGORY_KINDS, CATEGORY_NAMES, DENSE_NAMES, parse_raw_rows
 from cupyrec.datasets.preparing.raw_rows import ColumnKind, RawRows
@@ -21,7 +22,6 @@ from cupyrec.datasets.preparing.raw_tables import (
     TableColumns,
     column_kinds,
     guess_columns,
-    open_table,
 )
 from cupyrec.datasets.read_ahead import read_ahead
 from cupyrec.errors import ConfigError, DataError
@@ -99,7 +99,8 @@ def open_input(
     for name, value in columns.items():
         if value is not None:
             raise ConfigError(
-                f"--{name.replace('_', '-')} is for tables, {', '.join(TABLE_SUFFIXES)}; text has the columns of Criteo"
+                f"--{name.replace('_', '-')} is for tables, {', '.join(TABLE_SUFFIXES)}; text has the columns of "
+                f"Criteo, and {CSV_ADVICE}"
             )
     return TextInput(files, transform, labels, chunk_bytes)
 
@@ -149,7 +150,7 @@ class TableInput:
     def __init__(self, files: tuple[Path, ...], columns: dict[str, Any], transform: str, labels: bool) -> None:
         self.files = files
         self._transform = transform
-        self._tables = [open_table(file) for file in files]
+        self._tables = [RawTable(file) for file in files]
         self._columns = _table_columns(self._tables[0], columns, labels)
         self.label, self.dense, self.categories = self._columns.label, self._columns.dense, self._columns.categories
         self.kinds = tuple(column_kinds(self._tables[0], self.categories))

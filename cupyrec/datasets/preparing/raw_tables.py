@@ -52,7 +52,7 @@ class TableColumns:
 
 
 class RawTable:
-    """A Parquet or Arrow file, opened once for what is known of it, and anew for each reading.
+    """A .parquet file, or an Arrow IPC file or stream, opened once for what is known of it, and anew for each reading.
 
     schema, names: of all its columns; rows: how many, None where that is not known without reading all (IPC streams).
     """
@@ -222,11 +222,6 @@ class RawTable:
             raise DataError(f"row {first_row + error.row}, column {name}: {error}", path=self.path) from None
         categories = [table_columns.category(batch.column(name)) for name in columns.categories]
         return RawRows(labels, dense, categories, negatives)
-
-
-def open_table(path: Path) -> RawTable:
-    """Open a .parquet file, or an Arrow IPC file or stream. Raises DataError."""
-    return RawTable(path)
 
 
 def guess_columns(schema: pa.Schema, missing: Iterable[str] = _OPTIONS, *, labels: bool = True) -> TableColumns:

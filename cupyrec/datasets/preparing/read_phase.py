@@ -186,8 +186,7 @@ class ReadPhase:
             if len(bad.text) > MAX_LINE_BYTES:
                 raise too_long(file, line)
             if not self._bad_rows.skips:
-                hint = "correct it, or leave bad rows out with --on-bad-row skip"
-                raise DataError(f"{bad.reason}; {hint}", path=file, line=line + 1, column=bad.column)
+                raise DataError(f"{bad.reason}; {bad.advice}", path=file, line=line + 1, column=bad.column)
             if self._first_bad is None:
                 reason = f"none of the lines is a good row; of this one: {bad.reason}"
                 self._first_bad = DataError(reason, path=file, line=line + 1, column=bad.column)
