@@ -33,7 +33,8 @@ class HostTable:
         dtype: Any = np.float32,
         zeros: Callable[[tuple[int, int], Any], np.ndarray] | None = None,
     ) -> None:
-        """Allocate and initialise: weights of table f are U(-1/sqrt(rows), 1/sqrt(rows)), as in the DLRM reference.
+        """Allocate and initialise: weights of table f are U(-1/sqrt(rows), 1/sqrt(rows)), as in the DLRM reference, but
+        for the first row of each table, which is 0.
 
         table_rows: (F,) rows of each table; state_width: optimizer state a row, in elements; seed: None
         leaves the weights 0, for those who fill them otherwise; zeros: gives host memory of a shape and dtype, None:
@@ -53,6 +54,8 @@ class HostTable:
             fill_initial_rows(
                 device, self.records_of(table), self.dimension, seed=seed, table=table, bound=1 / math.sqrt(rows)
             )
+            # In prepared data that of values that have no id. Where none is trained on, they then have no say.
+            self.weights_of(table)[0] = 0
 
     def records_of(self, table: int) -> np.ndarray:
         """The records of one table, (rows, record_width): a view."""
