@@ -73,7 +73,7 @@ DEFAULT_SCRATCHPAD = "10%"
 # Batches ahead that scratchpipe's stages must know.
 LEAST_LOOKAHEAD = 2
 EXCHANGES = ("auto", "staged", "direct", "direct-in", "direct-out", "mixed")
-HOST_MEMORIES = ("auto", "ordinary", "created")
+HOST_MEMORIES = ("auto", "ordinary", "managed")
 DEVICES = ("auto", "cpu", "gpu")
 # How exact matrix products on a GPU are; embedding rows and all else stay float32.
 PRECISIONS = ("fp32", "tf32", "bf16")
@@ -93,7 +93,7 @@ class SystemConfig:
                  link), direct (kernels read and write host memory), direct-in or direct-out (that direction direct, the
                  other staged), mixed (rows come in both ways at once, and go out staged), or auto, which tries all.
     host_memory: of serial and scratchpipe on a GPU, where all rows are: ordinary, its pages locked for the GPU where
-                 kernels reach it; created by the driver, which may give it larger pages; or auto, which tries both.
+                 kernels reach it; managed by CUDA's driver, which GPUs may read faster; or auto, which tries both.
     """
 
     name: str = "auto"

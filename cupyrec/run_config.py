@@ -185,8 +185,8 @@ class RunConfig:
     host_memory: str = one_of(
         HOST_MEMORIES,
         "auto",
-        "Where all rows are, for serial and scratchpipe on a GPU: in ordinary memory, or in memory created by CUDA's "
-        "driver, which may have larger pages; auto tries both.",
+        "Where all rows are, for serial and scratchpipe on a GPU: in ordinary memory, or in memory managed by CUDA's "
+        "driver, which the GPU may read faster; auto tries both where all rows would fit in the GPU's free memory.",
     )
     device: str = one_of(DEVICES, "auto", "What computes; auto takes the GPU where there is one.")
     precision: str = one_of(

@@ -54,7 +54,7 @@ class FilledMemory:
         names = "make_s", "touch_s", "settle_s"
         took = {name: round(times[at + 1] - times[at], 3) for at, name in enumerate(names)}
         pages = page_facts(memory.array.ctypes.data)
-        return self._checked({"bytes": memory.array.nbytes, **took, **memory.facts, **pages})
+        return self._checked({"bytes": memory.array.nbytes, **took, **pages})
 
     def records(self, width: int | None = None) -> tuple[np.ndarray, Any]:
         """(rows, width) float32, all of it, for the host and for the device. width: None: of the table."""

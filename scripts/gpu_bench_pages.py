@@ -3,8 +3,8 @@
 Random rows of a registered host table cross the link at a third of its rate, both ways together at no more: so the GPU
 may be waiting for the addresses of small pages instead of for the link. Where that is so, rows of a small part of the
 memory, whose addresses it can keep, are much faster than rows of all of it, and memory mapped in larger pages is as
-fast from everywhere. If `created`, `allocated` or `managed` is clearly faster than `registered`, host tables are to be
-allocated so; if none is, and the small part is no faster either, pages are not what it waits for.
+fast from everywhere. If `allocated` or `managed` is clearly faster than `registered`, host tables are to be allocated
+so; if none is, and the small part is no faster either, pages are not what it waits for.
 """
 
 from __future__ import annotations

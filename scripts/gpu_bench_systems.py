@@ -29,7 +29,7 @@ from cupyrec.scratchpad_size import scratchpad_slots
 from cupyrec.systems import scratchpad_system
 from cupyrec.systems.registry import make_system
 from cupyrec.systems.static import StaticSystem
-from cupyrec.systems.table_memory import CREATED
+from cupyrec.systems.table_memory import MANAGED
 
 # Bars: scratchpipe against resident where the link allows it, against the link elsewhere, and against the others; and
 # how much of a step may be outside Train.
@@ -74,10 +74,10 @@ class Systems:
                 known.pop(item, None)
             if section.measure(item, seconds, function) is None:
                 return
-        if self._memory == CREATED and scale.host_memory != CREATED:
+        if self._memory == MANAGED and scale.host_memory != MANAGED:
             # Tables of the check before were too small for it.
-            created = replace(scale, host_memory=CREATED)
-            if section.measure("check in created memory", 20, lambda: check_systems(created, self._device)) is None:
+            managed = replace(scale, host_memory=MANAGED)
+            if section.measure("check in managed memory", 20, lambda: check_systems(managed, self._device)) is None:
                 return
         section.measure("host rows", 10, lambda: move_rows(scale, self._device, self._table))
         self._over_localities("resident")

@@ -62,7 +62,7 @@ class EmulatedCuda:
     thread_order: of blocks and threads in kernels, see cuda_on_cpu.
     memory_bytes: of the device; beyond it DeviceMemoryError is raised.
     lockable:     whether host pages can be locked.
-    creates:      whether the driver creates host memory.
+    manages:      whether the driver gives managed memory.
     strict:       whether freeing memory that queued work still uses is an error.
     ignore_wait:  called with the names of the waiting and of the recorded stream; where it says True the wait is left
                   out: tests show by it that they would see a missing one.
@@ -78,17 +78,18 @@ class EmulatedCuda:
         memory_bytes=None,
         *,
         lockable=True,
-        creates=True,
+        manages=True,
         strict=True,
         ignore_wait=None,
     ):
         self.order, self.thread_order, self.lockable, self.strict = order, thread_order, lockable, strict
-        self.creates = creates
+        self.manages = manages
         self.ignore_wait = ignore_wait or (lambda waiting, recorded: False)
         self._streams = Streams(order, strict, self._count_back)
         self._lock = self._streams.lock
         self._total_bytes, self._used_bytes = memory_bytes or DEFAULT_MEMORY_BYTES, 0
         self._locked: list[LockedPages] = []
+        self._managed: list[LockedPages] = []
         self.log = self._streams.log
         self.waits: Counter = Counter()
 
@@ -127,23 +128,25 @@ class EmulatedCuda:
     def lock_pages(self, array):
         with self._lock:
             self._streams.check()
+            begin, end = _span(array)
+            if _lies_in(self._managed, begin, end):
+                return
             if not self.lockable:
                 raise DeviceMemoryError("no pages can be locked")
-            begin, end = _span(array)
             if any(begin < each.end and each.begin < end for each in self._locked):
                 raise DeviceError("some of these pages are locked already")
             # Held for good: an address that is used again shall not count as locked because an old array was there.
             self._locked.append(LockedPages(begin, end, array))
 
-    def created(self, shape, dtype):
+    def managed(self, shape, dtype):
         """Filled with what is no number: whoever needs zeros must say so."""
-        if not self.creates:
-            raise DeviceMemoryError("no host memory can be created")
+        if not self.manages:
+            raise DeviceMemoryError("there is no managed memory")
         array = host_array(as_shape(shape), dtype)
         array.reshape(-1).view(np.uint8)[:] = 0xFF
         with self._lock:
-            self._streams.check_not_captured("host memory is created")
-            self._locked.append(LockedPages(*_span(array), array))
+            self._streams.check_not_captured("managed memory is taken")
+            self._managed.append(LockedPages(*_span(array), array))
         return array
 
     def mapped(self, array):
@@ -154,7 +157,7 @@ class EmulatedCuda:
     def _is_locked(self, array):
         begin, end = _span(array)
         with self._lock:
-            return any(each.begin <= begin and end <= each.end for each in self._locked)
+            return _lies_in(self._locked + self._managed, begin, end)
 
     # Streams and events
 
@@ -287,6 +290,10 @@ def _span(array):
         raise ValueError(f"a host array {array.shape} that is not C-contiguous")
     begin = array.ctypes.data
     return begin, begin + array.nbytes
+
+
+def _lies_in(all_pages, begin, end):
+    return any(each.begin <= begin and end <= each.end for each in all_pages)
 
 
 def _rounded(size_bytes: int) -> int:

@@ -42,7 +42,7 @@ CHOICES = {
     "system": ("auto", "resident", "hybrid", "static", "serial", "scratchpipe"),
     "replacement": ("lookahead", "lru", "lfu", "random"),
     "exchange": ("auto", "staged", "direct", "direct-in", "direct-out", "mixed"),
-    "host_memory": ("auto", "ordinary", "created"),
+    "host_memory": ("auto", "ordinary", "managed"),
     "device": ("auto", "cpu", "gpu"),
     "precision": ("fp32", "tf32", "bf16"),
 }

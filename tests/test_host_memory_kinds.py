@@ -14,11 +14,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from emulated_device_array import DeviceArray
-from fake_memory_driver import MANAGED, NODE, SIZE, FakeMemoryDriver
+from fake_memory_driver import FakeMemoryDriver
 from gpu_devices import emulated_device
 
 from cupyrec.devices import memory_driver
-from cupyrec.devices.memory_driver import HostMemoryError
 
 SCRIPTS = Path(__file__).parents[1] / "scripts"
 
@@ -33,79 +32,9 @@ def scripts():
 
 @pytest.fixture
 def driver(scripts, memory_drivers):
-    from memory_driver import BenchMemoryDriver
+    from host_memory_kinds import BenchMemoryDriver
 
     return FakeMemoryDriver(memory_drivers["new"], BenchMemoryDriver)
-
-
-def write(block):
-    """Let the host touch it."""
-    ctypes.memset(block.address, 7, SIZE)
-    assert ctypes.string_at(block.address, SIZE) == b"\7" * SIZE
-
-
-def test_allocated(driver):
-    from host_memory_kinds import allocated
-
-    with allocated(driver.calls, SIZE) as block:
-        write(block)
-    assert driver.noted() == [f"cuMemHostAlloc {SIZE} flags 3", "cuMemFreeHost"]
-    driver.refuse("cuMemHostAlloc")
-    with pytest.raises(HostMemoryError, match="cuMemHostAlloc"), allocated(driver.calls, SIZE):
-        pass
-    assert driver.noted()[2:] == [f"cuMemHostAlloc {SIZE} flags 3"]
-    assert driver.left() == 0
-
-
-def test_managed(driver):
-    from host_memory_kinds import managed
-
-    with managed(driver.calls, SIZE) as block:
-        write(block)
-        block.settle()
-        assert block.facts == {"prefetched": True}
-    advised = [f"cuMemAdvise_v2 {SIZE} 3 for 2:0", f"cuMemAdvise_v2 {SIZE} 5 for 1:5"]
-    moved = [f"cuMemPrefetchAsync_v2 {SIZE} to 2:0 flags 0 stream 0", "cuCtxSynchronize"]
-    assert driver.noted() == [f"cuMemAllocManaged {SIZE} flags 1", *advised, *moved, "cuMemFree_v2"]
-    assert driver.left() == 0
-
-
-def test_managed_by_a_driver_that_knows_no_locations(scripts, memory_drivers):
-    from host_memory_kinds import managed
-    from memory_driver import BenchMemoryDriver
-
-    driver = FakeMemoryDriver(memory_drivers["old"], BenchMemoryDriver)
-    with managed(driver.calls, SIZE) as block:
-        block.settle()
-    advised = [f"cuMemAdvise {SIZE} 3 for -1", f"cuMemAdvise {SIZE} 5 for 5"]
-    moved = [f"cuMemPrefetchAsync {SIZE} to -1 stream 0", "cuCtxSynchronize"]
-    assert driver.noted() == [f"cuMemAllocManaged {SIZE} flags 1", *advised, *moved, "cuMemFree_v2"]
-
-
-def test_managed_where_something_is_refused(driver):
-    from host_memory_kinds import managed
-
-    driver.refuse("cuMemPrefetchAsync_v2")
-    with managed(driver.calls, SIZE) as block:
-        block.settle()
-        assert "cuMemPrefetchAsync_v2" in block.facts["not_prefetched"]
-    driver.refuse("cuMemAdvise_v2")
-    with pytest.raises(HostMemoryError, match="cuMemAdvise_v2"), managed(driver.calls, SIZE):
-        pass
-    assert driver.noted()[-1] == "cuMemFree_v2"
-    assert driver.left() == 0
-    driver.library.answer(MANAGED, 0)
-    before = driver.noted()
-    with pytest.raises(HostMemoryError, match="at once"), managed(driver.calls, SIZE):
-        pass
-    assert driver.noted() == before
-
-
-def test_a_driver_that_lacks_a_call(scripts, memory_drivers):
-    from memory_driver import BenchMemoryDriver
-
-    with pytest.raises(HostMemoryError, match="the driver has no cuMemAdvise_v2"):
-        BenchMemoryDriver(memory_drivers["old"]).call("cuMemAdvise_v2")
 
 
 def test_pages_of_a_mapping(scripts, tmp_path):
@@ -149,6 +78,7 @@ def section(driver, monkeypatch, tmp_path):
     return run
 
 
+KINDS = ("registered", "managed", "allocated")
 ITEMS = (
     "made",
     "random rows",
@@ -164,17 +94,24 @@ ITEMS = (
 
 def test_every_kind_is_measured(section, driver):
     found = section()
-    assert list(found) == [
-        f"{kind} / {item}" for kind in ("registered", "created", "allocated", "managed") for item in ITEMS
-    ]
+    assert list(found) == [f"{kind} / {item}" for kind in KINDS for item in ITEMS]
     assert not [name for name, item in found.items() if "error" in item or "mismatch" in item]
-    for kind in ("registered", "created", "allocated", "managed"):
+    for kind in KINDS:
         assert found[f"{kind} / made"]["bytes"] == 131072
         assert found[f"{kind} / made"]["right"]
         assert found[f"{kind} / copies"]["copied_right"]
         assert found[f"{kind} / in order"]["bytes"] == 131072
-    assert found["managed / made"]["prefetched"]
+    assert driver.noted() == ["cuMemHostAlloc 131072 flags 3", "cuMemFreeHost"]
     assert driver.left() == 0
+
+
+def test_memory_that_cannot_be_had_is_not_measured(section, driver):
+    driver.refuse("cuMemHostAlloc")
+    found = section()
+    assert "cuMemHostAlloc" in found["allocated / made"]["error"]
+    assert [name for name in found if name.startswith("allocated")] == ["allocated / made"]
+    assert {f"{kind} / {item}" for kind in ("registered", "managed") for item in ITEMS} <= found.keys()
+    assert driver.noted() == ["cuMemHostAlloc 131072 flags 3"]
 
 
 def test_what_fails_is_recorded_and_the_rest_goes_on(section, driver, monkeypatch):
@@ -184,14 +121,12 @@ def test_what_fails_is_recorded_and_the_rest_goes_on(section, driver, monkeypatc
         raise ValueError("no figure")
 
     monkeypatch.setattr(OneKind, "_in_order", fails)
-    driver.refuse("cuMemSetAccess", "cuMemFreeHost")
+    driver.refuse("cuMemFreeHost")
     found = section()
-    for kind in ("registered", "allocated", "managed"):
+    for kind in KINDS:
         assert found[f"{kind} / in order"]["error"] == "ValueError: no figure"
         assert {f"{kind} / {item}" for item in ITEMS} <= found.keys()
         assert "read_256x256_gb_s" in found[f"{kind} / launch shapes"]
-    assert "cuMemSetAccess" in found["created / made"]["error"]
-    assert not [name for name in found if name.startswith("created") and name != "created / made"]
     assert "cuMemFreeHost" in found["allocated / given back"]["error"]
     assert driver.left() == 0
 
@@ -201,37 +136,26 @@ def test_memory_that_the_device_sees_otherwise_is_not_timed(section, driver, mon
 
     monkeypatch.setattr(host_memory_kinds, "device_array_over", lambda array: DeviceArray.over(array.copy()))
     found = section()
-    assert found["created / made"]["read_right"]
-    assert not found["created / made"]["written_right"]
-    assert found["created / made"]["mismatch"]
-    assert [name for name in found if name.startswith("created")] == ["created / made", "created / given back"]
+    assert found["allocated / made"]["read_right"]
+    assert not found["allocated / made"]["written_right"]
+    assert found["allocated / made"]["mismatch"]
+    assert [name for name in found if name.startswith("allocated")] == ["allocated / made", "allocated / given back"]
     assert driver.left() == 0
 
 
 def test_another_process_makes_the_memory_again_for_what_is_left(section, driver, tmp_path):
-    made = section()["created / made"]
+    made = section()["allocated / made"]
     path = tmp_path / "gpu.json"
     results = json.loads(path.read_text())
-    for item in ("created / copies", "created / launch shapes"):
+    for item in ("allocated / copies", "allocated / launch shapes"):
         del results["sections"]["pages"][item]
     path.write_text(json.dumps(results))
     driver.library.note_nothing()
-    driver.library.answer(NODE, 1)
     found = section()
-    assert found["created / made"] == made
-    assert found["created / copies"]["copied_right"]
-    assert "read_256x256_gb_s" in found["created / launch shapes"]
-    assert [call.split()[0] for call in driver.noted()] == [
-        "cuMemGetAllocationGranularity",
-        "cuMemAddressReserve",
-        "cuMemCreate",
-        "cuMemMap",
-        "cuMemSetAccess",
-        "cuMemSetAccess",
-        "cuMemUnmap",
-        "cuMemRelease",
-        "cuMemAddressFree",
-    ]
+    assert found["allocated / made"] == made
+    assert found["allocated / copies"]["copied_right"]
+    assert "read_256x256_gb_s" in found["allocated / launch shapes"]
+    assert driver.noted() == ["cuMemHostAlloc 131072 flags 3", "cuMemFreeHost"]
     assert driver.left() == 0
 
 
@@ -248,7 +172,7 @@ def header_folder():
 
 def test_structures_and_numbers_are_those_of_the_header(scripts, tmp_path):
     """As the header has them: sizes, offsets, numbers, and the size of each parameter of each call."""
-    import memory_driver as of_benchmark
+    import host_memory_kinds
 
     folder = header_folder()
     if folder is None or shutil.which("g++") is None:
@@ -259,25 +183,19 @@ def test_structures_and_numbers_are_those_of_the_header(scripts, tmp_path):
         expected.append(f"{text} {value}")
         lines.append(f'printf("%s %lld\\n", "{text}", (long long)({text}));')
 
-    structures = [memory_driver.CUmemLocation, memory_driver.CUmemAllocationProp, memory_driver.CUmemAccessDesc]
-    for structure in structures:
-        name = structure.__name__
-        compare(ctypes.sizeof(structure), f"sizeof({name})")
-        for member, *_ in structure._fields_:
-            compare(getattr(structure, member).offset, f"offsetof({name}, {member})")
-            compare(getattr(structure, member).size, f"sizeof(std::declval<{name}&>().{member})")
-    flags = memory_driver.AllocationFlags
-    for member, *_ in flags._fields_:
-        offset = memory_driver.CUmemAllocationProp.allocFlags.offset + getattr(flags, member).offset
-        compare(offset, f"offsetof(CUmemAllocationProp, allocFlags.{member})")
-    known = vars(memory_driver) | vars(of_benchmark)
+    location = memory_driver.CUmemLocation
+    compare(ctypes.sizeof(location), "sizeof(CUmemLocation)")
+    for member, *_ in location._fields_:
+        compare(getattr(location, member).offset, f"offsetof(CUmemLocation, {member})")
+        compare(getattr(location, member).size, f"sizeof(std::declval<CUmemLocation&>().{member})")
+    known = vars(memory_driver) | vars(host_memory_kinds)
     numbers = {name: value for name, value in known.items() if name.startswith("CU_")}
-    assert len(numbers) == 15
+    assert len(numbers) == 9
     # Older headers lack some of them: those of CUDA 12.1 know no calls that take a location.
     words = set(re.findall(r"\w+", (folder / "cuda.h").read_text(errors="replace")))
     for name in numbers.keys() & words:
         compare(numbers[name], name)
-    for function, types in of_benchmark.BenchMemoryDriver.PROTOTYPES.items():
+    for function, types in host_memory_kinds.BenchMemoryDriver.PROTOTYPES.items():
         if function in words:
             expected.append(" ".join([function, *(str(ctypes.sizeof(each)) for each in types)]))
             lines.append(f'printf("{function}"), sizes(decltype(&{function}){{}}), printf("\\n");')
@@ -291,4 +209,4 @@ def test_structures_and_numbers_are_those_of_the_header(scripts, tmp_path):
     subprocess.run(command, cwd=tmp_path, check=True)
     shown = subprocess.run([tmp_path / "header"], capture_output=True, text=True, check=True).stdout
     assert shown.splitlines() == expected
-    assert len(expected) > 45
+    assert len(expected) >= 5 + len(numbers)

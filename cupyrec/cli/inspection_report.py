@@ -8,7 +8,7 @@ from typing import Any
 from cupyrec.byte_sizes import format_bytes
 from cupyrec.cli.model_report import describe_shape
 from cupyrec.config import DlrmConfig
-from cupyrec.counted import counted
+from cupyrec.counted import counted, figure
 
 MOST_LINES, MOST_COLUMNS = 40, 100
 LABEL_COLUMNS = 14
@@ -81,7 +81,8 @@ def _run(facts: dict[str, Any]) -> Iterator[str]:
     yield from _checkpoints(facts)
     if facts["config"] is not None:
         config = facts["config"]
-        shown = [f"{name} {_option(config[name])}" for name in MAIN_OPTIONS if config.get(name) not in (None, [], "")]
+        options = [name for name in MAIN_OPTIONS if (name, config.get("system")) != ("scratchpad", "resident")]
+        shown = [f"{name} {_option(config[name])}" for name in options if config.get(name) not in (None, [], "")]
         yield from _wrapped("options", shown)
     for name in facts["bad_rows_files"]:
         yield _line("bad rows", f"were skipped, see {name}")
@@ -159,14 +160,18 @@ def _described_checkpoint(checkpoint: dict[str, Any]) -> str:
 
 
 def _prepared(facts: dict[str, Any]) -> Iterator[str]:
-    yield _line("samples", f"{facts['samples']:,}{'' if facts['labels'] else ', without labels'}")
+    labels = "" if facts["labels"] else ", without labels"
+    if facts["positives"] is not None:
+        labels = f", {facts['positives'] / facts['samples']:.2%} of them with the label 1"
+    yield _line("samples", f"{facts['samples']:,}{labels}")
     inputs = [
         f"{each['name']}  {each['samples']:,}"
         + (f" ({counted(each['bad_rows'], 'bad row')})" if each["bad_rows"] else "")
         for each in facts["inputs"]
     ]
     yield from _few("inputs", inputs)
-    yield _line("dense", f"{counted(len(facts['dense']), 'feature')}, transform {facts['dense_transform']}")
+    features = f"{counted(len(facts['dense']), 'feature')}, transform {facts['dense_transform']}"
+    yield _line("dense", f"{features}: {_option(facts['dense'])}")
     lost = [f"{name} {share:.1%}" for name, share in facts["lost_negatives"].items()]
     if lost:
         more = [f"{len(lost) - LIST_SHOWN} more"] if len(lost) > LIST_SHOWN else []
@@ -280,4 +285,4 @@ def _cut(line: str) -> str:
 
 
 def _number(value: Any) -> str:
-    return "undefined" if value is None else f"{value:.4f}"
+    return "undefined" if value is None else figure(value)

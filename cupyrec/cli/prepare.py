@@ -21,7 +21,7 @@ from cupyrec.option_values import whole_number
 from cupyrec.runs.interrupt import StopOnInterrupt
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from cupyrec.datasets.prepared.manifest import Manifest
     from cupyrec.datasets.preparing.job import Prepared
@@ -184,11 +184,11 @@ def _new_values(prepared: Prepared, new_values: Sequence[int], vocabulary: str) 
     counts = {name: count for name, count in zip(names, new_values, strict=True) if count}
     if not counts:
         return f"no {what}" + (f": all have an id in {vocabulary}" if prepared.min_count == 1 else "")
-    return f"{what}: {''.join(_largest(counts, ','))}"
+    return f"{what}: {''.join(_largest(counts, '{:,}'.format))}"
 
 
 def _warnings(manifest: Manifest, lost: dict[str, float], vocabulary: str | None) -> Iterator[str]:
-    """What the data have lost: values that have no id in the vocabulary, and negative ones; see lost_negatives."""
+    """What the data lack: values in the vocabulary, labels of both kinds, and negative values; see lost_negatives."""
     if manifest.unknown is not None:
         names = (category.name for category in manifest.categories)
         unknown = {name: share for name, share in zip(names, manifest.unknown, strict=True) if share > 0}
@@ -197,6 +197,8 @@ def _warnings(manifest: Manifest, lost: dict[str, float], vocabulary: str | None
             if unknown
             else (f"all values have an id in {vocabulary}")
         )
+    if manifest.positives in (0, manifest.samples):
+        yield f"warning: all labels are {int(manifest.positives > 0)}: from such data nothing can be learned"
     if lost:
         which = "give" if vocabulary is None else f"prepare this and {vocabulary} with"
         yield (
@@ -206,14 +208,14 @@ def _warnings(manifest: Manifest, lost: dict[str, float], vocabulary: str | None
 
 
 def _shares(shares: dict[str, float], what: str) -> str:
-    largest, more = _largest(shares, ".2%")
+    largest, more = _largest(shares, lambda share: "<0.01%" if 0 < share < 0.0001 else f"{share:.2%}")
     return f"{largest} of the {what}{more}"
 
 
-def _largest(numbers: Mapping[str, float], form: str) -> tuple[str, str]:
+def _largest(numbers: Mapping[str, float], shown: Callable[[float], str]) -> tuple[str, str]:
     """The largest ones, by name, and what follows them where there are more."""
     largest = sorted(numbers, key=lambda name: -numbers[name])
-    text = ", ".join(f"{name} {numbers[name]:{form}}" for name in largest[:NAMED_COLUMNS])
+    text = ", ".join(f"{name} {shown(numbers[name])}" for name in largest[:NAMED_COLUMNS])
     return text, ", ..." * (len(largest) > NAMED_COLUMNS)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from cupyrec.byte_sizes import format_bytes
-from cupyrec.counted import counted
+from cupyrec.counted import counted, figure
 from cupyrec.runs.interrupt import ORDERLY_STOPS
 
 if TYPE_CHECKING:
@@ -136,4 +136,4 @@ def describe_metrics(metrics: MetricsResult) -> Iterator[str]:
 
 
 def _number(value: float | None) -> str:
-    return "undefined" if value is None else f"{value:.4f}"
+    return "undefined" if value is None else figure(value)

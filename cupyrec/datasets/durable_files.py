@@ -19,8 +19,12 @@ if TYPE_CHECKING:
 
 PARTIAL_SUFFIX = ".partial"
 
-# What the system says of a disk, or a user's share of one, that is full.
-_FULL_DISK = (os.strerror(errno.ENOSPC), os.strerror(errno.EDQUOT))
+# What can be done, by what the system says of a disk, or a user's share of one, that is full, and of a file too large.
+_HINTS = {
+    os.strerror(errno.ENOSPC): "; make room, and try again",
+    os.strerror(errno.EDQUOT): "; make room, and try again",
+    os.strerror(errno.EFBIG): "; allow larger files (ulimit -f), or choose another disk, and try again",
+}
 
 
 @contextlib.contextmanager
@@ -59,8 +63,7 @@ def output_errors(path: Path) -> Iterator[None]:
         raise
     except _write_errors() as error:
         reason = _system_message(error)
-        hint = "; make room, and try again" if reason in _FULL_DISK else ""
-        raise OutputError(f"{path}: cannot be written: {reason}{hint}") from None
+        raise OutputError(f"{path}: cannot be written: {reason}{_HINTS.get(reason, '')}") from None
 
 
 def write_durably(path: Path, content: bytes | memoryview | pa.Buffer) -> None:

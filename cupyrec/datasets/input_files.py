@@ -77,7 +77,7 @@ def _expand(named: str | Path, tables: bool) -> list[Path]:
                 found = [file for file in there if TABLE_PATTERN.fullmatch(file.name)]
                 wanted += ", nor Parquet or Arrow files"
             if not found:
-                wanted += _hint(path, [file.name for file in there], tables)
+                wanted += _hint(path, [file.name for file in there])
         elif path.exists():
             raise DataError(
                 "not a regular file, and input is opened more than once: save it to a file first", path=path
@@ -95,15 +95,14 @@ def _expand(named: str | Path, tables: bool) -> list[Path]:
     return files
 
 
-def _hint(folder: Path, names: Sequence[str], tables: bool) -> str:
+def _hint(folder: Path, names: Sequence[str]) -> str:
     """What may have been meant: other files in a folder, whose names are given, or folders in it. Raises OSError."""
     if any(map(TABLE_PATTERN.fullmatch, names)):
         return ", but tables; make prepared data of them with `cupyrec prepare`"
     if any(name.lower().endswith(".csv") for name in names):
         return f"; {CSV_ADVICE}"
     for file in islice(folder.rglob("*"), MOST_LOOKED_AT):
-        is_input = FOLDER_PATTERN.fullmatch(file.name) or (tables and TABLE_PATTERN.fullmatch(file.name))
-        if is_input and file.is_file():
+        if (FOLDER_PATTERN.fullmatch(file.name) or TABLE_PATTERN.fullmatch(file.name)) and file.is_file():
             folders = "*/" * (len(file.relative_to(folder).parts) - 1)
             name = "day_*" if file.name.startswith("day_") else f"*{_ending(file.name)}"
             return f"; folders in it are not searched: name {shlex.quote(str(folder / (folders + name)))}"

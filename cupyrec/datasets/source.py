@@ -140,10 +140,14 @@ def _of_batch(number: int, error: DataError) -> DataError:
 
 
 def check_batch_size(batch: Batch, batch_size: int, number: int | None = None) -> None:
-    """Raise ConfigError when a batch has more samples than there is memory for. number: which it is, from 0."""
+    """Raise ConfigError when a batch has more samples than there is memory for.
+
+    number: which it is, from 0; None where it was given to a loaded model.
+    """
     if batch.samples > batch_size:
-        name = "a batch" if number is None else f"batch {number}, counted from 0,"
-        raise ConfigError(f"{name} has {batch.samples} samples, but there is memory for {batch_size} (batch_size)")
+        name = "the batch" if number is None else f"batch {number}, counted from 0,"
+        option = f"; see load_model(..., batch_size={batch.samples})" if number is None else " (batch_size)"
+        raise ConfigError(f"{name} has {batch.samples} samples, but there is memory for {batch_size}{option}")
 
 
 class BatchList:

@@ -42,15 +42,18 @@ class CudaRuntime(Protocol):
     def lock_pages(self, array: np.ndarray) -> None:
         """Lock the pages of a host array for good, a view of which `mapped` may then give. Raises DeviceError."""
 
-    def created(self, shape: int | Sequence[int], dtype: Any) -> np.ndarray:
-        """A host array, of whatever values, in memory that the driver creates; `mapped` gives a view of it too.
+    def managed(self, shape: int | Sequence[int], dtype: Any) -> np.ndarray:
+        """A host array, of whatever values, in managed memory that stays on the host; `mapped` gives a view of it too.
 
-        Such memory may have larger pages than locked ones have for the device. It goes back when the array and its
+        The device may reach it faster than locked pages; to lock it does nothing. It goes back when the array and its
         views are gone. Raises DeviceMemoryError where it cannot be had.
         """
 
     def mapped(self, array: np.ndarray) -> Any:
-        """A device array over the memory of a page-locked or created host array, which kernels reach over the link."""
+        """A device array over the memory of a page-locked or managed host array, which kernels reach over the link.
+
+        The host has filled a managed one before it is mapped for the first time.
+        """
 
     def stream(self, name: str, *, priority: int = HIGHEST_PRIORITY) -> Any:
         """A new stream; name: for people; priority: as CUDA counts, of what could run the lowest number goes first."""

@@ -11,8 +11,6 @@ from typing import Any
 import numpy as np
 
 from cupyrec.devices.capturing import capturing_on
-from cupyrec.devices.created_memory import CreatedMemory
-from cupyrec.devices.created_probe import tried
 from cupyrec.devices.cublas import WORKSPACE_BYTES, Cublas, load_cublas
 from cupyrec.devices.cuda_driver import NOT_READY, DriverCalls, Launcher, load_driver
 from cupyrec.devices.cuda_kernel import CudaKernel
@@ -22,6 +20,7 @@ from cupyrec.devices.cupy_errors import device_error, in_our_errors
 from cupyrec.devices.cupy_kernels import CompiledKernels
 from cupyrec.devices.host_memory import host_array
 from cupyrec.devices.locked_pages import LockedPages
+from cupyrec.devices.managed_memory import ManagedMemory
 from cupyrec.devices.memory_driver import MemoryDriver
 from cupyrec.errors import DeviceError, first_line
 
@@ -65,7 +64,7 @@ class CupyRuntime:
         self._device = self._cuda.getDevice()
         self._capturing = capturing_on(self._device)
         self._locked = LockedPages(self._cuda, self._capturing)
-        self._created = CreatedMemory(lambda: tried(MemoryDriver()), self._capturing)
+        self._managed = ManagedMemory(self._memory_driver, self._capturing)
         self._kernels = CompiledKernels(cupy, self._capturing)
         try:
             calls = load_driver()
@@ -108,14 +107,17 @@ class CupyRuntime:
 
     @in_our_errors
     def lock_pages(self, array: np.ndarray) -> None:
-        if not array.nbytes:
-            return
-        self._locked.lock(array)
+        # The device reaches managed memory as it is.
+        if array.nbytes and array not in self._managed:
+            self._locked.lock(array)
 
     @in_our_errors
-    def created(self, shape: int | Sequence[int], dtype: Any) -> np.ndarray:
+    def managed(self, shape: int | Sequence[int], dtype: Any) -> np.ndarray:
+        return self._managed.array(shape, dtype)
+
+    def _memory_driver(self) -> MemoryDriver:
         self._cuda.memGetInfo()  # makes the GPU known to the thread
-        return self._created.array(shape, dtype)
+        return MemoryDriver()
 
     @in_our_errors
     def mapped(self, array: np.ndarray) -> Any:
@@ -127,7 +129,8 @@ class CupyRuntime:
     def _device_address(self, array: np.ndarray) -> int:
         """Where the device reaches a host array. Raises DeviceError where it does not."""
         begin = _host_pointer(array)
-        if array in self._created:
+        if array in self._managed:
+            self._managed.settle(array)
             return begin
         first, last = (self._cuda.pointerGetAttributes(at) for at in (begin, begin + array.nbytes - 1))
         if {first.type, last.type} != {self._cuda.memoryTypeHost}:
@@ -233,7 +236,7 @@ class CupyRuntime:
         return self._cupy.cuda.driver.CUDADriverError(status)
 
     def _is_pageable(self, array: Any) -> bool:
-        return isinstance(array, np.ndarray) and array not in self._locked and array not in self._created
+        return isinstance(array, np.ndarray) and array not in self._locked and array not in self._managed
 
     def _cublas(self, stream: CupyStream) -> Cublas:
         if stream.cublas is None:

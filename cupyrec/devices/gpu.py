@@ -227,9 +227,9 @@ class GpuDevice(GpuStream):
         """A stream for a stage of the pipeline, or a part of it. priority: see CudaRuntime.stream."""
         return GpuStream(self.runtime, name, settings=self._settings, priority=priority)
 
-    def created_zeros(self, shape: int | Sequence[int], dtype: Any = np.float32) -> np.ndarray:
-        """A host array of zeros in created memory, see CudaRuntime.created. Raises DeviceMemoryError."""
-        array = self.runtime.created(shape, dtype)
+    def managed_zeros(self, shape: int | Sequence[int], dtype: Any = np.float32) -> np.ndarray:
+        """A host array of zeros in managed memory, see CudaRuntime.managed. Raises DeviceMemoryError."""
+        array = self.runtime.managed(shape, dtype)
         self.host.launch(_clear, array.size, array.reshape(-1))
         return array
 

@@ -35,6 +35,7 @@ def prepared_facts(folder: Path, verify: bool, watch: Callable[[float], None]) -
     return {
         "samples": content.samples,
         "labels": content.labels,
+        "positives": content.positives,
         "inputs": [asdict(file) for file in content.inputs],
         "ids": content.ids,
         "dense": list(content.dense),

@@ -11,6 +11,8 @@ from typing import Protocol, TextIO
 
 from tqdm import tqdm
 
+from cupyrec.counted import figure
+
 # Each update's loss counts this much: about the last hundred updates are seen.
 LOSS_WEIGHT = 0.01
 # Samples per second are those of the last half minute, noted once a second.
@@ -179,7 +181,7 @@ class RunMeter:
 
     def parts(self) -> list[str]:
         """Step, loss, rate and time left, as far as they are known."""
-        parts = [f"step {self._step:,}", f"loss {self.loss:.4f}"]
+        parts = [f"step {self._step:,}", f"loss {figure(self.loss)}"]
         if self.samples_per_s is not None:
             parts.append(f"{_three_digits(self.samples_per_s)} samples/s")
         if self.seconds_left is not None and self.fraction_done != 1.0:

@@ -56,6 +56,8 @@ class RunData:
         inputs = [*data_files(config.paths), *(data_files(valid) if valid else ())]
         if folder is not None:
             _check_not_replaced(inputs, folder)
+            if not config.resumes:
+                _check_not_among(inputs, folder)
         kept = [Path(each) for each in (config_file, config.row_counts) if each is not None]
         if config.trace is not None:
             may_replace = config.overwrite or Path(config.trace).absolute() in own_files
@@ -189,6 +191,13 @@ def _check_not_replaced(inputs: Sequence[Path], folder: RunFolder) -> None:
     for file in inputs:
         if file.resolve() in replaced:
             raise ConfigError(f"the input file {file} would be replaced by this run; choose another --output")
+
+
+def _check_not_among(inputs: Sequence[Path], folder: RunFolder) -> None:
+    """Raise ConfigError where the run's files would stand among those that it reads, which may be named by folder."""
+    for file in inputs:
+        if file.resolve().parent == folder.path.resolve():
+            raise ConfigError(f"{folder.path}: the folder of the input file {file.name}; choose another --output")
 
 
 def _bad_row_logs(

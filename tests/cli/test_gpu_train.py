@@ -188,13 +188,13 @@ def test_what_a_system_on_a_gpu_does_not_use_is_told(capsys, data, gpu):
     assert "not used by this system: --scratchpad, --exchange\n" in outcome.out
 
 
-@pytest.mark.parametrize("option", [(), ("--host-memory=created",)])
+@pytest.mark.parametrize("option", [(), ("--host-memory=managed",)])
 def test_the_host_memory_that_was_chosen_is_told_with_why(capsys, data, gpu, monkeypatch, option):
     monkeypatch.setattr(table_memory, "LEAST_TRIED_BYTES", 0)
     outcome = train(capsys, data, "--device=gpu", "--system=scratchpipe", "--scratchpad=500", *option)
     assert outcome.code == 0, outcome
     told = re.search(
-        r"^host memory (ordinary|created): to read random rows takes the GPU [\d.]+ ms ", outcome.out, re.MULTILINE
+        r"^host memory (ordinary|managed): to read random rows takes the GPU [\d.]+ ms ", outcome.out, re.MULTILINE
     )
     assert bool(told) == (not option)
 
@@ -202,7 +202,7 @@ def test_the_host_memory_that_was_chosen_is_told_with_why(capsys, data, gpu, mon
 def test_the_help_shows_the_options_of_a_gpu(capsys):
     shown = run_here(capsys, "train", "--help").out
     for option in ("--device auto|cpu|gpu", "--precision fp32|tf32|bf16", "--exchange auto|staged|direct",
-                   "--host-memory auto|ordinary|created",
+                   "--host-memory auto|ordinary|managed",
                    "--cuda-graphs / --no-cuda-graphs"):  # fmt: skip
         assert option in shown
 

@@ -97,8 +97,32 @@ def test_all_that_a_later_run_has_left_is_named(folder, capsys):
 
 def test_prepared_data_say_tables_coverage_and_splits(folder, capsys):
     text = "\n".join(lines_of(capsys, "prepared"))
-    for part in ("samples       40", "inputs ", "transform dlrm", "C1 20 100.0%", "train.json  20 samples, 50.0%"):
+    for part in (
+        "samples       40, ",
+        "inputs ",
+        "transform dlrm: I1 I2 I3 I4 I5 ...",
+        "C1 20 100.0%",
+        "train.json  20 samples, 50.0%",
+    ):
         assert part in text
+
+
+def test_prepared_data_say_how_many_labels_are_1(folder, capsys):
+    path = folder / "prepared" / "prepared.json"
+    content = json.loads(path.read_text())
+    positives = sum(line.startswith("1") for line in (folder / "raw.tsv").read_text().splitlines())
+    assert content["positives"] == positives
+    assert lines_of(capsys, "prepared")[1] == f"  samples       40, {positives / 40:.2%} of them with the label 1"
+    del content["checksum"], content["positives"]  # as an earlier version wrote it
+    path.write_text(json.dumps(content))
+    assert lines_of(capsys, "prepared")[1] == "  samples       40"
+
+
+def test_a_run_shows_no_option_that_its_system_does_not_use(folder, capsys):
+    assert "scratchpad" not in "\n".join(lines_of(capsys, "run"))
+    config = folder / "run" / "config.toml"
+    config.write_text(config.read_text().replace('system = "resident"', 'system = "scratchpipe"'))
+    assert "scratchpad 10%" in "\n".join(lines_of(capsys, "run"))
 
 
 def test_grown_data_say_out_of_what_and_by_how_much(folder, capsys):

@@ -15,6 +15,7 @@ import pytest
 from commands import Outcome, check_one_error_line, run_here, run_process
 from small_disk import small_disk
 
+from cupyrec.cli.prepare import _shares
 from cupyrec.datasets.planted_model import PlantedModel
 from cupyrec.datasets.prepared import manifest
 from cupyrec.datasets.prepared.manifest import read_manifest
@@ -241,7 +242,7 @@ def test_files_that_may_not_grow(rows, undisturbed, tmp_path, capsys, limit):
         outcome = run_here(capsys, "prepare", rows, "--output", output)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    assert re.fullmatch(rf"{output}.*: cannot be written: File too large", error_of(outcome))
+    assert re.fullmatch(rf"{output}.*: cannot be written: File too large; allow larger files .*", error_of(outcome))
     finish(rows, output, capsys)
     assert contents_of(output) == undisturbed[0]
 
@@ -298,6 +299,24 @@ def test_says_what_is_new(rows, known, tmp_path, capsys):
     options[1] = f"--vocabulary={tmp_path / 'out'}"
     outcome = run_here(capsys, "prepare", *options, tmp_path / "again")
     assert outcome.out.splitlines()[-2] == f"no new values: all have an id in {tmp_path / 'out'}"
+
+
+@pytest.mark.parametrize("label", [b"0", b"1"])
+def test_says_that_all_labels_are_the_same(rows, tmp_path, capsys, label):
+    lines = rows.read_bytes().splitlines(keepends=True)[:50]
+    (tmp_path / "day_0").write_bytes(b"".join(label + line[1:] for line in lines))
+    command = ["prepare", tmp_path / "day_0", "--output", tmp_path / "out"]
+    warning = f"warning: all labels are {label.decode()}: from such data nothing can be learned"
+    assert warning in run_here(capsys, *command).out.splitlines()
+    assert warning in run_here(capsys, *command).out.splitlines()
+    (tmp_path / "day_0").write_bytes(b"".join(line[2:] for line in lines))
+    assert "warning" not in run_here(capsys, *command, "--no-labels", "--overwrite").out
+
+
+def test_small_shares_are_not_0():
+    assert (
+        _shares({"C1": 0.00004, "C2": 0.25, "C3": 0.0001}, "values") == "C2 25.00%, C3 0.01%, C1 <0.01% of the values"
+    )
 
 
 def test_bad_rows_are_counted_and_kept_where_it_says(rows, tmp_path, capsys):

@@ -241,7 +241,7 @@ def test_the_file_takes_every_option(data, tmp_path, capsys):
         "row-counts": str(tmp_path / "counts.npy"),
         "trace": str(tmp_path / "trace.json"),
         "exchange": "staged",
-        "host-memory": "created",
+        "host-memory": "managed",
         "device": "cpu",
         "precision": "fp32",
         "cuda-graphs": False,

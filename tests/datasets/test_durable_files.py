@@ -77,6 +77,10 @@ def test_a_system_that_fails_is_one_error_of_ours(tmp_path, monkeypatch, functio
         (OSError(errno.EACCES, "Permission denied"), "p: cannot be written: Permission denied"),
         (OSError("odd"), "p: cannot be written: odd"),
         (pa.ArrowInvalid("first\nsecond"), "p: cannot be written: first"),
+        (
+            OSError(errno.EFBIG, os.strerror(errno.EFBIG)),
+            "p: cannot be written: File too large; allow larger files (ul",
+        ),
         (OSError("Write failed. Detail: [errno 28] No space left on device"), "p: cannot be written: No space left"),
     ],
 )

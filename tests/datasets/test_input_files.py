@@ -79,6 +79,8 @@ def test_tables_in_folders_of_a_folder_are_named(tmp_path):
     (tmp_path / "day_1" / "part-0.parquet").write_bytes(b"x")
     with pytest.raises(DataError, match=r"nor Parquet or Arrow files; folders .* name '.*/\*/\*\.parquet'"):
         find_input_files(tmp_path, tables=True)
+    with pytest.raises(DataError, match=r"or \.zst; folders in it are not searched: name '.*/\*/\*\.parquet'"):
+        find_input_files(tmp_path)
     (tmp_path / "_SUCCESS").touch()
     (tmp_path / "a.arrow").write_bytes(b"x")
     assert names(find_input_files(tmp_path, tables=True)) == ["a.arrow"]

@@ -12,7 +12,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from fake_memory_driver import FakeMemoryDriver
+from fake_memory_driver import ADVISED, ALLOCATED, FREED, SETTLED, SIZE, FakeMemoryDriver
 
 from cupyrec.devices import cupy_check, cupy_runtime
 from cupyrec.devices.cublas import COMPUTE_TYPES, OP_N, PROTOTYPES, WORKSPACE_BYTES, Cublas, gemm_arguments
@@ -725,41 +725,50 @@ def test_pages_that_cannot_be_locked_or_are_not(runtime, cupy):
         runtime.page_locked(2**20, np.float32)
 
 
-def test_created_memory_is_reached_at_its_address(cupy, memory_drivers, monkeypatch):
+@pytest.fixture
+def memory_driver(memory_drivers, monkeypatch):
     driver = FakeMemoryDriver(memory_drivers["new"], MemoryDriver)
     monkeypatch.setattr(cupy_runtime, "MemoryDriver", lambda: driver.calls)
-    entered = []
-    monkeypatch.setattr(cupy.cuda.runtime, "memGetInfo", lambda: entered.append(driver.noted()))
+    return driver
+
+
+def test_managed_memory_is_reached_at_its_address(cupy, memory_driver):
     runtime = CupyRuntime()
-    entered.clear()
-    array, stream = runtime.created((4, 3), np.float32), runtime.stream("in")
-    assert entered == [[]]  # before the driver was asked
-    mapped, there = runtime.mapped(array[1:]), FakeArray(np.zeros((3, 3), np.float32))
-    assert (mapped.data.ptr, mapped.shape) == (array.ctypes.data + 12, (3, 3))
+    array, stream = runtime.managed((SIZE // 16, 4), np.float32), runtime.stream("in")
+    assert memory_driver.noted() == [ALLOCATED, *ADVISED["new"]]
+    runtime.lock_pages(array)
     assert cupy.cuda.runtime.locked == {}
-    runtime.copy(stream, array[1:], there)
-    assert cupy.log[-1] == ("cuMemcpyAsync", there.data.ptr, array.ctypes.data + 12, 36, 55)
+    assert memory_driver.noted() == [ALLOCATED, *ADVISED["new"]]
+    mapped, there = runtime.mapped(array[1:4]), FakeArray(np.zeros((3, 4), np.float32))
+    assert (mapped.data.ptr, mapped.shape) == (array.ctypes.data + 16, (3, 4))
+    runtime.mapped(array)
+    assert memory_driver.noted() == [ALLOCATED, *ADVISED["new"], *SETTLED["new"]]
+    runtime.copy(stream, array[1:4], there)
+    assert cupy.log[-1] == ("cuMemcpyAsync", there.data.ptr, array.ctypes.data + 16, 48, 55)
     del array
     gc.collect()
-    assert driver.left() > 0  # mapped
+    assert memory_driver.left() > 0  # mapped
     del mapped
     gc.collect()
-    assert driver.left() == 0
+    assert memory_driver.left() == 0
 
 
-def test_a_driver_that_crashes_ends_another_process(cupy, memory_drivers, monkeypatch):
-    driver = FakeMemoryDriver(memory_drivers["crashing"], MemoryDriver)
-    monkeypatch.setattr(cupy_runtime, "MemoryDriver", lambda: driver.calls)
-    with pytest.raises(DeviceMemoryError, match="a process that tried it was ended by SIGABRT"):
-        CupyRuntime().created(3, np.float32)
+def test_each_thread_knows_the_gpu_before_it_asks_for_managed_memory(cupy, memory_driver, monkeypatch):
+    """Whatever thread is the last to have an array gives it back."""
+    runtime, entered = CupyRuntime(), []
+    monkeypatch.setattr(cupy.cuda.runtime, "memGetInfo", lambda: entered.append(memory_driver.noted()[-1:]))
+    array = runtime.managed(3, np.float32)
+    runtime.mapped(array)
+    del array
+    gc.collect()
+    assert entered == [[], ["cuMemAdvise_v2 12 5 for 1:5"], ["cuCtxSynchronize"]]
+    assert memory_driver.noted()[-1] == FREED
 
 
-def test_created_memory_that_cannot_be_had(cupy, memory_drivers, monkeypatch):
-    driver = FakeMemoryDriver(memory_drivers["new"], MemoryDriver)
-    monkeypatch.setattr(cupy_runtime, "MemoryDriver", lambda: driver.calls)
-    driver.refuse("cuMemCreate")
+def test_managed_memory_that_cannot_be_had(cupy, memory_driver):
+    memory_driver.refuse("cuMemAllocManaged")
     with pytest.raises(DeviceMemoryError, match="cannot be had from CUDA's driver"):
-        CupyRuntime().created(3, np.float32)
+        CupyRuntime().managed(3, np.float32)
 
 
 def test_a_graph(runtime, cupy):

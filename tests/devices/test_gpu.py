@@ -234,12 +234,13 @@ def test_an_event_tells_the_time_only_where_it_is_asked_to():
     assert not device.record().handle.timed
 
 
-def test_kernels_and_copies_reach_created_memory(gpu_device):
+def test_kernels_and_copies_reach_managed_memory(gpu_device):
     try:
-        host = gpu_device.created_zeros((4, 3))
+        host = gpu_device.managed_zeros((4, 3))
     except DeviceMemoryError as error:
         pytest.skip(str(error))
     assert not host.any()
+    gpu_device.runtime.lock_pages(host)  # which it need not be
     mapped = gpu_device.runtime.mapped(host[1:3])
     arguments = sgd_arguments(gpu_device, mapped)
     gpu_device.launch_over(SGD, 6, *arguments)

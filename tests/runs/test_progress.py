@@ -257,3 +257,9 @@ def test_a_bar_starts_no_thread(clock):
     run(progress, clock, 2)
     assert not [thread for thread in threading.enumerate() if isinstance(thread, TMonitor)]
     progress.close()
+
+
+def test_a_loss_that_grows_without_bound_stays_short():
+    meter = RunMeter()
+    meter.note(0.0, 1, 500, 1e30, None)
+    assert meter.parts() == ["step 1", "loss 1e+30"]

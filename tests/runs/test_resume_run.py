@@ -93,7 +93,7 @@ def test_up_to_some_steps_and_on(tmp_path):
 def test_where_rows_are_and_how_they_move_may_be_another(tmp_path):
     options = DATA["raw_files"](tmp_path) | HOW
     train(**options, max_steps=7, output=tmp_path / "again")
-    train(**options, resume=True, output=tmp_path / "again", host_memory="created")
+    train(**options, resume=True, output=tmp_path / "again", host_memory="managed")
     train(**options, output=tmp_path / "whole")
     check_same(tmp_path)
 

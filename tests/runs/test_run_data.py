@@ -85,6 +85,17 @@ def test_no_input_is_replaced_with_the_earlier_run(data, tmp_path):
         make(folder, on_bad_row="error")
 
 
+def test_no_run_is_written_into_the_folder_of_its_input_files(data, tmp_path):
+    with RunFolder(tmp_path) as folder:
+        for paths, valid in (("day_0.tsv", ()), (".", ())):
+            with pytest.raises(ConfigError, match=r"the folder of the input file .*; choose another --output"):
+                make(folder, paths=paths, valid=valid)
+        # One that is there already can be gone on with.
+        make(folder, resume=True, on_bad_row="error", output=".")
+    with RunFolder(tmp_path / "run") as folder:
+        make(folder)
+
+
 def test_bad_rows_are_found_under_the_name_that_they_have_when_the_run_has_ended(data, tmp_path):
     (tmp_path / "run").mkdir()
     data.write_text(with_cell(learnable_text(20), 3, 1, "9"))

@@ -360,11 +360,11 @@ def test_direct_exchange_without_locked_pages_is_staged(exchange):
 
 @pytest.mark.parametrize("exchange", ["staged", "direct", "mixed"])
 @pytest.mark.parametrize("name", SCRATCHPAD)
-def test_created_host_memory_gives_the_same_bits(name, exchange):
+def test_managed_host_memory_gives_the_same_bits(name, exchange):
     """It holds anything at first; the tables' padding and optimizer state begin at 0 even so."""
     runtime = EmulatedCuda()
     device = GpuDevice(runtime, threads=2)
-    trainer, plain = make_trainer(name, device=device, exchange=exchange, host_memory="created"), make_trainer(name)
+    trainer, plain = make_trainer(name, device=device, exchange=exchange, host_memory="managed"), make_trainer(name)
     assert runtime.mapped(trainer.system.table.records).shape == trainer.system.table.records.shape
     assert weights(trainer) == weights(plain)
     trainer.fit(made_source(6))
@@ -372,26 +372,26 @@ def test_created_host_memory_gives_the_same_bits(name, exchange):
     assert weights(trainer) == weights(plain)
 
 
-def test_where_no_host_memory_can_be_created_it_is_ordinary():
+def test_where_there_is_no_managed_memory_it_is_ordinary():
     said = []
-    device = GpuDevice(EmulatedCuda(creates=False), threads=1, say=said.append)
-    trainer = make_trainer("scratchpipe", device=device, host_memory="created")
+    device = GpuDevice(EmulatedCuda(manages=False), threads=1, say=said.append)
+    trainer = make_trainer("scratchpipe", device=device, host_memory="managed")
     plain = make_trainer("scratchpipe")
     trainer.fit(made_source(6))
     plain.fit(made_source(6))
     assert weights(trainer) == weights(plain)
-    assert said == ["no host memory can be created; the tables are in ordinary memory"]
+    assert said == ["there is no managed memory; the tables are in ordinary memory"]
 
 
 @pytest.mark.parametrize("name", ["resident", "hybrid", "static"])
-def test_no_host_memory_is_created_for_systems_whose_rows_do_not_cross_the_link(name):
-    system = replace(system_config(name), host_memory="created")
-    trainer = Trainer(CONFIG, batch_size=BATCH_SIZE, system=system, device=emulated_device(creates=False))
+def test_no_memory_is_managed_for_systems_whose_rows_do_not_cross_the_link(name):
+    system = replace(system_config(name), host_memory="managed")
+    trainer = Trainer(CONFIG, batch_size=BATCH_SIZE, system=system, device=emulated_device(manages=False))
     trainer.fit(made_source(2))
     assert unused_options(system, trainer.device)[-1] == "--host-memory"
 
 
 @pytest.mark.parametrize("name", SCRATCHPAD)
-def test_created_host_memory_is_used_by_systems_with_a_pipeline(name):
-    system = replace(system_config(name), host_memory="created")
+def test_managed_host_memory_is_used_by_systems_with_a_pipeline(name):
+    system = replace(system_config(name), host_memory="managed")
     assert unused_options(system, emulated_device()) == []

@@ -164,3 +164,11 @@ def test_a_batch_that_has_other_ids_is_refused(folder):
     assert model.predict(dataclasses.replace(plain, encoding="beef")).tolist() == expected
     with pytest.raises(ConfigError, match=r"ids of other data .*encoding feed, not beef\): make the SampleEncoder of"):
         model.predict(of_nobody_knows)
+
+
+def test_a_batch_of_too_many_samples_says_how_to_load_the_model(folder):
+    model = load_model(folder, batch_size=1)
+    with pytest.raises(
+        ConfigError, match=r"has \d+ samples, but there is memory for 1; see load_model\(\.\.\., batch_size="
+    ):
+        model.predict(made_batch(1))

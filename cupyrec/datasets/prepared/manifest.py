@@ -88,6 +88,7 @@ class Manifest:
     encoding:        see prepared.encoding: data and models with the same one understand each other.
     labels:          whether the samples have labels.
     negatives:       (d,) values of each dense feature that were below 0 before the transform; None where not counted.
+    positives:       samples with the label 1; None without labels, or where not counted.
     unknown:         (F,) shares of the values of each category, 0 to 1, that the vocabulary of other data gives no id
                      of their own; None for data with other ids, or where not counted.
     earlier:         the encodings out of which this one has grown, the first one first.
@@ -102,6 +103,7 @@ class Manifest:
     shards: tuple[Shard, ...]
     labels: bool = True
     negatives: tuple[int, ...] | None = None
+    positives: int | None = None
     unknown: tuple[float, ...] | None = None
     earlier: tuple[EarlierEncoding, ...] = ()
 
@@ -145,7 +147,7 @@ def manifest_json(manifest: Manifest) -> str:
     content = {"format": FORMAT, "version": version, **asdict(manifest)}
     if manifest.labels:
         del content["labels"]
-    for name in ("negatives", "unknown", "earlier"):
+    for name in ("negatives", "positives", "unknown", "earlier"):
         if content[name] in (None, ()):
             del content[name]
     content["checksum"] = content_checksum(content)
@@ -208,6 +210,7 @@ def read_manifest(folder: Path) -> Manifest:
             ),
             labels=content["version"] == FORMAT_VERSION,
             negatives=_counted(content, "negatives", _number),
+            positives=_number(content["positives"]) if "positives" in content else None,
             unknown=_counted(content, "unknown", _share),
             earlier=tuple(
                 EarlierEncoding(_text(each["encoding"]), tuple(_number(rows, 1) for rows in each["table_rows"]))
@@ -239,6 +242,8 @@ def _check_whole(manifest: Manifest) -> None:
     for counts, columns in ((manifest.negatives, manifest.dense), (manifest.unknown, manifest.categories)):
         if counts is not None and len(counts) != len(columns):
             raise ValueError("negative or unknown values are not counted for each column")
+    if manifest.positives is not None and manifest.positives > manifest.samples:
+        raise ValueError("there are more labels of 1 than samples")
     tables = [each.table_rows for each in manifest.earlier] + [manifest.table_rows]
     if any(len(rows) != len(manifest.categories) for rows in tables) or any(
         few > more for before, after in pairwise(tables) for few, more in zip(before, after, strict=True)

@@ -234,6 +234,7 @@ class _Job:
             shards=tuple(shards),
             labels=not plan.options.no_labels,
             negatives=journal.negatives(),
+            positives=None if plan.options.no_labels else journal.positives(),
             unknown=journal.unknown(),
             earlier=plan.earlier(encoding),
         )

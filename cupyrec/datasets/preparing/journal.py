@@ -29,7 +29,8 @@ class Journal:
     {"shard": .., "new": .., "at": .., "skip": .., "tally": .., "unknown": ..}
                                   a shard is written, see ReadPhase; one after the other
     {"bad_rows": ..}              a file that bad rows are written to, beside the folder's own
-    {"read": .., "negatives": ..} all is read: the samples and bad rows of each file, and what Tally has counted
+    {"read": .., "negatives": .., "positives": ..}
+                                  all is read: the samples and bad rows of each file, and what Tally has counted
     {"ordered": ..}               the vocabularies are written, with what is known of each
     {"final": .., "number": ..}   a shard is written with the ids that values keep; in any order
     """
@@ -78,6 +79,11 @@ class Journal:
         """Of each dense feature, when all is read: see Tally."""
         found = self.entry("read").get("negatives")
         return None if found is None else tuple(found)
+
+    def positives(self) -> int | None:
+        """Samples with the label 1, when all is read: see Tally."""
+        found: int | None = self.entry("read").get("positives")
+        return found
 
     def unknown(self) -> tuple[float, ...] | None:
         """Of each category the share of values, 0 to 1, without an id in the vocabulary used; None if not counted."""

@@ -49,6 +49,13 @@ class KnownVocabularies:
         # How its tables were asked for: `label`, `dense_columns`, `category_columns`, None where they were not.
         self.columns: dict[str, Any] = _columns(preparation, folder)
 
+    def kind(self, name: str) -> ColumnKind | None:
+        """Of a category by its vocabulary; None where there is none. Raises DataError."""
+        category = next((each for each in self.manifest.categories if each.name == name), None)
+        if category is None or category.vocabulary is None:
+            return None
+        return ColumnKind(self._read(category.vocabulary).kind, category.multi_hot)
+
     def check_columns(self, raw: NamedColumns) -> None:
         """Raise DataError unless the input has the dense features and categories of the folder, of the same kinds."""
         names = tuple(category.name for category in self.manifest.categories)

@@ -60,7 +60,12 @@ class Preparation:
             if options.no_labels:
                 columns["label"] = None
         self.raw: RawInput = open_input(
-            files, columns, self.transform, labels=not options.no_labels, chunk_bytes=options._sizes.chunk_bytes
+            files,
+            columns,
+            self.transform,
+            labels=not options.no_labels,
+            chunk_bytes=options._sizes.chunk_bytes,
+            known=self.known,
         )
         if self.known is not None:
             self.known.check_columns(self.raw)

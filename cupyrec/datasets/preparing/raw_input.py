@@ -9,11 +9,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
+import pyarrow as pa
+
 from cupyrec.datasets.criteo_rows import BadLine
 from cupyrec.datasets.file_identity import file_identity
 from cupyrec.datasets.file_lines import stored_bytes
 from cupyrec.datasets.input_files import CSV_ADVICE
 from cupyrec.datasets.line_chunks import CODECS, line_chunks
+from cupyrec.datasets.preparing.known_vocabularies import KnownVocabularies
 from cupyrec.datasets.preparing.raw_criteo import CATEGORY_KINDS, CATEGORY_NAMES, DENSE_NAMES, parse_raw_rows
 from cupyrec.datasets.preparing.raw_rows import ColumnKind, RawRows
 from cupyrec.datasets.preparing.raw_tables import (
@@ -82,11 +85,17 @@ def is_table(file: Path) -> bool:
 
 
 def open_input(
-    files: tuple[Path, ...], columns: dict[str, Any], transform: str, *, labels: bool, chunk_bytes: int
+    files: tuple[Path, ...],
+    columns: dict[str, Any],
+    transform: str,
+    *,
+    labels: bool,
+    chunk_bytes: int,
+    known: KnownVocabularies | None = None,
 ) -> RawInput:
     """columns: `label`, `dense_columns` and `category_columns`, None where they are to be found by their usual names.
 
-    labels: whether there are any; rows without get the label 0.
+    labels: whether there are any; rows without get the label 0. known: tells the kinds of columns that no file tells.
 
     Raises ConfigError for files of both kinds and for columns that are not there, DataError for files.
     """
@@ -95,7 +104,7 @@ def open_input(
         text = next(file for file in files if file not in tables)
         raise ConfigError(f"{tables[0]} is a table and {text} is text; prepare them one by one")
     if tables:
-        return TableInput(files, columns, transform, labels)
+        return TableInput(files, columns, transform, labels, known)
     for name, value in columns.items():
         if value is not None:
             raise ConfigError(
@@ -147,22 +156,21 @@ class TextInput:
 class TableInput:
     """Parquet and Arrow files, all with the same columns."""
 
-    def __init__(self, files: tuple[Path, ...], columns: dict[str, Any], transform: str, labels: bool) -> None:
+    def __init__(
+        self,
+        files: tuple[Path, ...],
+        columns: dict[str, Any],
+        transform: str,
+        labels: bool,
+        known: KnownVocabularies | None,
+    ) -> None:
         self.files = files
-        self._transform = transform
+        self._transform, self._known = transform, known
         self._tables = [RawTable(file) for file in files]
         self._columns = _table_columns(self._tables[0], columns, labels)
         self.label, self.dense, self.categories = self._columns.label, self._columns.dense, self._columns.categories
-        self.kinds = tuple(column_kinds(self._tables[0], self.categories))
-        for table in self._tables[1:]:
-            for name, kind, first in zip(
-                self.categories, column_kinds(table, self.categories), self.kinds, strict=True
-            ):
-                if kind != first:
-                    raise DataError(
-                        f"column {name} holds {kind}, but {first} in {files[0]}",
-                        path=table.path,
-                    )
+        kinds = [column_kinds(table, self.categories) for table in self._tables]
+        self.kinds = tuple(map(self._kind, self.categories, zip(*kinds, strict=True)))
         self.part_bytes = TABLE_BLOCK_ROWS * (4 * len(self.dense) + 16 * len(self.categories))
         if any(kind.multi_hot or kind.values == "text" for kind in self.kinds):
             self.part_bytes += 2 * TABLE_BLOCK_BYTES
@@ -170,6 +178,25 @@ class TableInput:
         self.parts_ahead = TABLE_BLOCKS_AHEAD + 1
         self._sizes = [stored_bytes(file) for file in files]
         self.size_bytes = sum(self._sizes)
+
+    def _kind(self, name: str, kinds: Sequence[ColumnKind | None]) -> ColumnKind:
+        """Of a category. kinds: in each file, None where it is untyped there. Raises DataError unless they agree."""
+        told = ((kind, str(file)) for kind, file in zip(kinds, self.files, strict=True) if kind is not None)
+        kind, where = next(told, (None, "the vocabulary"))
+        if kind is None and self._known is not None:
+            kind = self._known.kind(name)
+        if kind is None:
+            raise DataError(
+                f"column {name} has nulls or empty lists alone, and no file that tells its type; cast it to int64 or "
+                "string, or to lists of them, or name other --category-columns",
+                path=self.files[0],
+            )
+        for table, each in zip(self._tables, kinds, strict=True):
+            if (each or kind) != kind:
+                raise DataError(f"column {name} holds {each}, but {kind} in {where}", path=table.path)
+            if each is None and not kind.multi_hot and not pa.types.is_null(table.type_of(name)):
+                raise DataError(f"column {name} holds lists, but {kind} in {where}", path=table.path)
+        return kind
 
     def parts(self, start: InputPosition) -> Generator[InputPart, None, None]:
         """See RawInput.parts. The parts are made by a thread that reads ahead."""
@@ -185,6 +212,7 @@ class TableInput:
                 label=self._columns.label,
                 dense=self.dense,
                 categories=self.categories,
+                kinds=self.kinds,
                 transform=self._transform,
                 block_rows=TABLE_BLOCK_ROWS,
                 block_bytes=TABLE_BLOCK_BYTES,

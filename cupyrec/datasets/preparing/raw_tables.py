@@ -44,11 +44,15 @@ _OPTIONS = {
 
 @dataclass(frozen=True)
 class TableColumns:
-    """Names of the columns: the label, None where there is none, the dense features and the categories."""
+    """Names of the columns: the label, None where there is none, the dense features and the categories.
+
+    kinds: of the categories, as which those that are untyped are read.
+    """
 
     label: str | None
     dense: tuple[str, ...]
     categories: tuple[str, ...]
+    kinds: tuple[ColumnKind, ...] = ()
 
 
 class RawTable:
@@ -85,6 +89,7 @@ class RawTable:
         label: str | None,
         dense: Sequence[str],
         categories: Sequence[str],
+        kinds: Sequence[ColumnKind] = (),
         transform: str,
         block_rows: int,
         block_bytes: int = MOST_BLOCK_BYTES,
@@ -92,23 +97,23 @@ class RawTable:
         """Yield the rows from first_row (0-based) on, block_rows at a time, and at last what is left.
 
         block_bytes: blocks whose lists and texts would take more have fewer rows, and take less than twice as much.
-
-        transform: a name of dense_transforms.TRANSFORMS. Only the columns named are read, in any order.
+        kinds: see TableColumns. transform: a name of TRANSFORMS. Only the columns named are read, in any order.
 
         Raises DataError, at once for a column that is not there or has a type that is not understood, and on the way
         for a bad value, after the whole blocks before it.
         """
-        columns = TableColumns(label, tuple(dense), tuple(categories))
+        kinds = tuple(kinds) or (ColumnKind("integer"),) * len(categories)
+        columns = TableColumns(label, tuple(dense), tuple(categories), kinds)
         self.check_columns(columns)
         return self._blocks(first_row, columns, transform, block_rows, block_bytes)
 
     def check_columns(self, columns: TableColumns) -> None:
         """Raise DataError for a column that is not there once, or has a type that is not understood."""
         if columns.label is not None and not table_columns.is_label_type(label := self.type_of(columns.label)):
-            raise self.type_error(columns.label, label, "a label must be an integer, a float or a bool")
+            raise self.type_error(columns.label, label, table_columns.EXPECTED_LABEL)
         for name in columns.dense:
-            if not table_columns.is_dense_type(self.type_of(name)):
-                raise self.type_error(name, self.type_of(name), "a dense feature must be an integer or a float")
+            if not table_columns.is_dense_type(data_type := self.type_of(name)):
+                raise self.type_error(name, data_type, table_columns.EXPECTED_DENSE)
         column_kinds(self, columns.categories)
 
     def type_of(self, name: str) -> pa.DataType:
@@ -218,9 +223,11 @@ class RawTable:
                 labels = table_columns.labels(batch.column(name))
             for index, name in enumerate(columns.dense):
                 negatives[index] = table_columns.write_dense(batch.column(name), transform, dense[:, index])
+            categories = []
+            for name, kind in zip(columns.categories, columns.kinds, strict=True):
+                categories.append(table_columns.category(batch.column(name), kind))
         except table_columns.BadValueError as error:
             raise DataError(f"row {first_row + error.row}, column {name}: {error}", path=self.path) from None
-        categories = [table_columns.category(batch.column(name)) for name in columns.categories]
         return RawRows(labels, dense, categories, negatives)
 
 
@@ -246,13 +253,13 @@ def guess_columns(schema: pa.Schema, missing: Iterable[str] = _OPTIONS, *, label
     )
 
 
-def column_kinds(table: RawTable, categories: Sequence[str]) -> list[ColumnKind]:
-    """The kind of each category, which must be the same in all files of a job. Raises DataError as check_columns."""
+def column_kinds(table: RawTable, categories: Sequence[str]) -> list[ColumnKind | None]:
+    """The kind of each category, None where it is untyped. Raises DataError as check_columns."""
     kinds = []
     for name in categories:
         data_type = table.type_of(name)
         kind = table_columns.category_kind(data_type)
-        if kind is None:
+        if kind is None and not table_columns.is_untyped(data_type):
             raise table.type_error(name, data_type, table_columns.expected_category(data_type))
         kinds.append(kind)
     return kinds

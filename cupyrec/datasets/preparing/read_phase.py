@@ -127,7 +127,7 @@ class ReadPhase:
             for file, (samples, bad) in zip(self._raw.files, self._tally.inputs, strict=True)
         ]
         self._bad_rows.sync()
-        self._journal.append({"read": inputs, "negatives": self._tally.negatives})
+        self._journal.append({"read": inputs, "negatives": self._tally.negatives, "positives": self._tally.positives})
 
     @property
     def _rows_so_far(self) -> int:

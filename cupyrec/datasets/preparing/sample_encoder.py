@@ -73,8 +73,9 @@ class SampleEncoder:
         """A batch of at least one sample, for TrainedModel.predict. Values that the vocabulary does not know get id 0.
 
         samples: columns by name: a dict of lists, an Arrow table, or a data frame that Arrow takes (pandas, polars);
-        other columns are not looked at. None is a missing value, an empty list an empty bag. Without the column of
-        the label all labels are 0. Raises ConfigError, and DataError that names column and sample.
+        other columns are not looked at. None is a missing value, as is NaN outside Arrow tables; an empty list is an
+        empty bag. Without the column of the label all labels are 0. Raises ConfigError, and DataError that names column
+        and sample.
         """
         table = _as_table(samples)
         if not table.num_rows:
@@ -84,9 +85,9 @@ class SampleEncoder:
         B, F = table.num_rows, len(self.categories)
         dense = np.empty((B, self.dense_features), np.float32)
         for index, name in enumerate(self.dense):
-            column = _column(table, name, pa.float64())
+            column = _column(table, name)
             if not table_columns.is_dense_type(column.type):
-                raise DataError(f"column {name} has the type {column.type}, but a dense feature must be a number")
+                raise DataError(f"column {name} has the type {column.type}, but {table_columns.EXPECTED_DENSE}")
             with _named(name):
                 table_columns.write_dense(column, self._known.manifest.dense_transform, dense[:, index])
         rows, lengths = [], np.ones((F, B), np.int64)
@@ -102,15 +103,20 @@ class SampleEncoder:
 
     def _category(self, number: int, table: pa.Table) -> tuple[RawColumn, ColumnKind]:
         """The keys of a category's values, and what they are."""
-        name, wanted = self.categories[number], self._values[number]
-        one = pa.string() if wanted == "text" else pa.int64()
-        column = _column(table, name, pa.list_(one) if self._known.manifest.categories[number].multi_hot else one)
+        name, wanted, manifest = self.categories[number], self._values[number], self._known.manifest
+        untyped = ColumnKind("text" if wanted in (HEX, "text") else "integer", manifest.categories[number].multi_hot)
+        column = _column(table, name)
+        if pa.types.is_floating(column.type) and column.null_count == len(column):
+            column = pa.nulls(len(column))  # as in frames of pandas
+        column = table_columns.typed(column, table_columns.category_type(untyped))
         kind = table_columns.category_kind(column.type)
         if kind is None:
-            raise DataError(
-                f"column {name} has the type {column.type}, but {table_columns.expected_category(column.type)}"
-            )
-        raw = table_columns.category(column)
+            expected = table_columns.expected_category(column.type)
+            if wanted == "text":
+                expected = "a category of texts must be strings, or lists of them; cast it to string"
+            raise DataError(f"column {name} has the type {column.type}, but {expected}")
+        with _named(name):
+            raw = table_columns.category(column, kind)
         if raw.texts is None or wanted != HEX:
             is_bool = kind.is_bool and column.null_count < len(column)
             return raw, replace(kind, is_bool=is_bool)
@@ -143,9 +149,9 @@ class SampleEncoder:
     def _labels(self, table: pa.Table) -> np.ndarray:
         if self.label is None or self.label not in table.column_names:
             return np.zeros(table.num_rows, np.float32)
-        column = _column(table, self.label, pa.int64())
+        column = table_columns.typed(_column(table, self.label), pa.int64())
         if not table_columns.is_label_type(column.type):
-            raise DataError(f"column {self.label} has the type {column.type}, but a label must be a number or a bool")
+            raise DataError(f"column {self.label} has the type {column.type}, but {table_columns.EXPECTED_LABEL}")
         with _named(self.label):
             return table_columns.labels(column)
 
@@ -166,11 +172,13 @@ class _named:
 def _as_table(samples: Any) -> pa.Table:
     if isinstance(samples, (pa.Table, pa.RecordBatch)):
         return samples
+    if isinstance(samples, dict):
+        samples = {name: _array(name, values) for name, values in samples.items()}
     try:
         return pa.table(samples)
     except OverflowError:
-        # Numbers that int64 does not hold.
-        return pa.table({name: _unsigned(name, values) for name, values in samples.items()})
+        # A frame with numbers that int64 does not hold.
+        return pa.table({name: _array(name, values) for name, values in samples.items()})
     except (TypeError, ValueError, pa.ArrowException) as error:
         raise ConfigError(
             "samples must be columns by name, as {'age': [30], 'user': ['u17']}, an Arrow table or a data frame, all "
@@ -178,15 +186,27 @@ def _as_table(samples: Any) -> pa.Table:
         ) from None
 
 
-def _unsigned(name: str, values: Any) -> pa.Array:
-    for data_type in (None, pa.uint64(), pa.list_(pa.uint64())):
+def _array(name: str, values: Any) -> pa.Array | pa.ChunkedArray:
+    """Values in memory; NaN is missing, as in frames of pandas. Raises ConfigError, DataError."""
+    if isinstance(values, (pa.Array, pa.ChunkedArray)):
+        return values
+    expected = f"column {name} must be a list with a value of one type for each sample"
+    if isinstance(values, (str, bytes)):
+        raise ConfigError(f"{expected}, but is {values!r}")
+    with contextlib.suppress(OverflowError):
+        try:
+            return pa.array(values, from_pandas=True)
+        except (TypeError, ValueError, pa.ArrowException) as error:
+            raise ConfigError(f"{expected}: {error}") from None
+    # Numbers that int64 does not hold.
+    for data_type in (pa.uint64(), pa.list_(pa.uint64())):
         with contextlib.suppress(OverflowError, pa.ArrowException):
-            return pa.array(values, data_type)
+            return pa.array(values, data_type, from_pandas=True)
     raise DataError(f"column {name} has numbers that 64 bits do not hold")
 
 
-def _column(table: pa.Table, name: str, untyped: pa.DataType) -> pa.Array:
-    """A column as one array. untyped: its type where no value tells it. Raises DataError where there is none."""
+def _column(table: pa.Table, name: str) -> pa.Array:
+    """A column as one array. Raises DataError where there is none."""
     found = [number for number, each in enumerate(table.schema.names) if each == name]
     if len(found) != 1:
         fault = "there are several columns" if found else "there is no column"
@@ -196,11 +216,7 @@ def _column(table: pa.Table, name: str, untyped: pa.DataType) -> pa.Array:
         column = column.combine_chunks()
         if isinstance(column, pa.ChunkedArray):  # as of some versions of Arrow
             column = pa.concat_arrays(column.chunks)
-    column = _without_views(column)
-    if pa.types.is_null(column.type):
-        return pa.nulls(len(column), untyped)
-    is_untyped = pa.types.is_list(column.type) and pa.types.is_null(column.type.value_type)
-    return column.cast(untyped) if is_untyped and pa.types.is_list(untyped) else column
+    return _without_views(column)
 
 
 def _without_views(column: pa.Array) -> pa.Array:

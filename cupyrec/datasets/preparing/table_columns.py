@@ -11,6 +11,10 @@ from cupyrec.datasets.preparing.raw_rows import MISSING_KEY, ColumnKind, RawColu
 from cupyrec.datasets.preparing.text_keys import text_keys
 
 KEY_BYTES = 8
+MOST_INTEGER = 2**63 - 1
+# Of a type that is not understood.
+EXPECTED_LABEL = "a label must be an integer, a float or a bool; cast it to int64, with the values 0 and 1"
+EXPECTED_DENSE = "a dense feature must be an integer or a float; cast it to float64"
 
 
 class BadValueError(ValueError):
@@ -22,11 +26,33 @@ class BadValueError(ValueError):
 
 
 def is_label_type(data_type: pa.DataType) -> bool:
-    return pa.types.is_boolean(data_type) or is_dense_type(data_type)
+    return pa.types.is_boolean(data_type) or _is_number(data_type)
 
 
 def is_dense_type(data_type: pa.DataType) -> bool:
-    return pa.types.is_integer(data_type) or pa.types.is_floating(data_type)
+    return _is_number(data_type) or pa.types.is_null(data_type)
+
+
+def is_untyped(data_type: pa.DataType) -> bool:
+    """Whether there are only nulls, or lists of nulls or without values: these tell no type."""
+    return bool(pa.types.is_null(data_type.value_type if _is_list(data_type) else data_type))
+
+
+def typed(column: pa.Array, data_type: pa.DataType) -> pa.Array:
+    """A column that is untyped, as one of a type, where it can be one; any other as it is."""
+    if pa.types.is_null(column.type):
+        return pa.nulls(len(column), data_type)
+    if is_untyped(column.type) and _is_list(data_type):
+        lengths = pa.compute.fill_null(pa.compute.list_value_length(column), 0)
+        offsets = np.concatenate([[0], np.cumsum(lengths.to_numpy(zero_copy_only=False))]).astype(np.int64)
+        return pa.LargeListArray.from_arrays(pa.array(offsets), pa.nulls(int(offsets[-1]), data_type.value_type))
+    return column
+
+
+def category_type(kind: ColumnKind) -> pa.DataType:
+    """A type of columns of this kind."""
+    data_type = pa.large_string() if kind.values == "text" else pa.int64()
+    return pa.list_(data_type) if kind.multi_hot else data_type
 
 
 def category_kind(data_type: pa.DataType) -> ColumnKind | None:
@@ -45,16 +71,20 @@ def category_kind(data_type: pa.DataType) -> ColumnKind | None:
 
 def expected_category(data_type: pa.DataType) -> str:
     """What a category must be, for messages. data_type: one that is not understood."""
-    expected = "a category must be an integer, a bool or a string, or a list of them"
+    expected = "a category must be an integer, a bool or a string, or a list of them; cast it to "
     if pa.types.is_floating(data_type.value_type if _is_list(data_type) else data_type):
-        expected += "; cast it to int64, in pandas to Int64: where values are missing pandas makes floats of integers"
-    return expected
+        return expected + "int64, in pandas to Int64: where values are missing pandas makes floats of integers"
+    return expected + "int64 or string"
 
 
 def has_any_size(data_type: pa.DataType) -> bool:
     """Whether there is no telling what a value of a category of this type takes of memory: lists and texts."""
     kind = category_kind(data_type)
     return kind is not None and (kind.multi_hot or kind.values == "text")
+
+
+def _is_number(data_type: pa.DataType) -> bool:
+    return bool(pa.types.is_integer(data_type) or pa.types.is_floating(data_type))
 
 
 def _is_list(data_type: pa.DataType) -> bool:
@@ -66,15 +96,19 @@ def labels(column: pa.Array) -> np.ndarray:
     """(n,) float32 of a column of a label type. Raises BadValueError for what is not 0 or 1."""
     values = _numbers(column, np.float64)
     bad = (values != 0) & (values != 1) | _nulls(column)
-    _raise_at(bad, column, "expected a label of 0 or 1")
+    hint = "; map -1 to 0" if np.any(values == -1) else ""
+    _raise_at(bad, column, "expected a label of 0 or 1", hint)
     return values.astype(np.float32)
 
 
 def write_dense(column: pa.Array, transform: str, dense: np.ndarray) -> int:
-    """Transform a column of a dense type; null is missing. Returns how many values are below 0. Raises BadValueError.
+    """Transform a column of a dense type, or untyped; null is missing. Returns how many values are below 0.
+
+    Raises BadValueError.
 
     dense: (n,) float32, of any stride. Modified.
     """
+    column = typed(column, pa.float64())
     # An unsigned integer need not fit int64.
     integers = pa.types.is_integer(column.type) and not pa.types.is_uint64(column.type)
     values = _numbers(column, np.int64 if integers else np.float64)
@@ -84,15 +118,22 @@ def write_dense(column: pa.Array, transform: str, dense: np.ndarray) -> int:
     return int(np.count_nonzero(values < 0))
 
 
-def category(column: pa.Array) -> RawColumn:
-    """The keys of a column whose type has a kind; a null is missing, a null in place of a list is an empty one."""
+def category(column: pa.Array, kind: ColumnKind) -> RawColumn:
+    """The keys of a column of a kind, or untyped; a null is missing, a null in place of a list is an empty one.
+
+    Raises BadValueError for integers of 2**63 and more.
+    """
+    column = typed(column, category_type(kind))
     if not _is_list(column.type):
         return RawColumn(*_keys(column))
     lengths = pa.compute.list_value_length(column)
     offsets = np.zeros(len(column) + 1, dtype=np.int64)
     np.cumsum(_numbers(lengths, np.int64), out=offsets[1:])
-    # Without the values that nulls may hide.
-    keys, _, texts = _keys(column.flatten())
+    try:
+        # Without the values that nulls may hide.
+        keys, _, texts = _keys(column.flatten())
+    except BadValueError as error:
+        raise BadValueError(int(np.searchsorted(offsets, error.row, side="right")) - 1, str(error)) from None
     return RawColumn(keys, offsets, texts)
 
 
@@ -119,8 +160,12 @@ def _keys(values: pa.Array) -> tuple[np.ndarray, None, pa.Array | None]:
     if pa.types.is_string(values.type) or pa.types.is_large_string(values.type):
         keys, texts = text_keys(values)
         return keys, None, texts
-    if pa.types.is_unsigned_integer(values.type):
-        return _numbers(values, np.uint64, fill=MISSING_KEY), None, None
+    if pa.types.is_uint64(values.type):
+        keys = _numbers(values, np.uint64, fill=MISSING_KEY)
+        # As keys they would be those of negative integers.
+        hint = "; make texts of them, or int64 with negative numbers in their place"
+        _raise_at(keys > MOST_INTEGER, values, "expected an integer below 2**63", hint)
+        return keys, None, None
     return _numbers(values, np.int64, fill=MISSING_KEY).view(np.uint64), None, None
 
 
@@ -140,10 +185,10 @@ def _nulls(column: pa.Array) -> np.ndarray:
     return nulls
 
 
-def _raise_at(bad: np.ndarray, column: pa.Array, expected: str) -> None:
+def _raise_at(bad: np.ndarray, column: pa.Array, expected: str, hint: str = "") -> None:
     if bad.any():
         row = int(np.argmax(bad != 0))
         value = column[row].as_py()
         # pandas writes null where it has NaN; who writes NaN may have had an accident in a computation.
-        hint = ", which is not null: fill it, or write null" if value != value else ""
+        hint = ", which is not null: fill it, or write null" if value != value else hint
         raise BadValueError(row, f"{expected} and found {'null' if value is None else value}{hint}")

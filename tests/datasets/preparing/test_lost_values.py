@@ -76,6 +76,8 @@ def test_negatives_of_text_are_counted_whatever_the_threads_and_stops(tmp_path):
     assert whole.negatives == tuple(map(sum, zip(*map(negatives_of, texts), strict=True)))
     assert min(whole.negatives) > 0
     assert whole.unknown is None
+    good = [row for row in b"".join(texts).splitlines() if row.count(b"\t") == 39]
+    assert whole.positives == sum(row.startswith(b"1") for row in good) > 0
     prepare_with_stops(paths, tmp_path / "stopped", **skip)
     names = [name for name in contents_of(tmp_path / "whole") if name != "bad_rows.tsv"]
     for name in names:

@@ -41,7 +41,7 @@ ROWS = st.lists(
             "label": st.integers(0, 1),
             "words": st.none() | st.lists(TEXTS, max_size=3),
             "float": st.none() | st.floats(-10, 1e9, width=32),
-            "large": st.none() | st.integers(0, 2**64 - 1),
+            "large": st.none() | st.integers(0, 2**63 - 1),
             "choice": TEXTS,
             "numbers": st.none() | st.lists(st.none() | st.integers(-(2**15), 2**15 - 1), max_size=3),
             "flag": st.none() | st.booleans(),
@@ -169,6 +169,19 @@ def read(table_or_path, path=None, **changes):
     ("column", "values", "transform", "message"),
     [
         ("label", pa.array([0, 1, 2]), "dlrm", "row 2, column label: expected a label of 0 or 1 and found 2"),
+        ("label", pa.array([1, -1, 1]), "dlrm", "expected a label of 0 or 1 and found -1; map -1 to 0"),
+        (
+            "C1",
+            pa.array([2**63 - 1, None, 2**63], pa.uint64()),
+            "dlrm",
+            "row 2, column C1: expected an integer below 2**63 and found 9223372036854775808; make texts of them, or",
+        ),
+        (
+            "C1",
+            pa.array([[], [1], [2, 2**64 - 1]], pa.list_(pa.uint64())),
+            "dlrm",
+            "row 2, column C1: expected an integer below 2**63 and found 18446744073709551615",
+        ),
         ("label", pa.array([0.0, 0.5, 1.0]), "dlrm", "row 1, column label: expected a label of 0 or 1 and found 0.5"),
         (
             "label",
@@ -228,13 +241,14 @@ def test_labels_of_other_types(tmp_path, values):
 @pytest.mark.parametrize(
     ("column", "values", "message"),
     [
-        ("label", pa.array(["0", "1", "1"]), "column label has the type string, but a label must be"),
+        ("label", pa.array(["0", "1", "1"]), "column label has the type string, but a label must be an integer, a"),
+        ("label", pa.nulls(3), "column label has the type null, but a label must be"),
         ("I1", pa.array(["0", "1", "1"]), "column I1 has the type string, but a dense feature must be"),
         ("I1", pa.array([True, False, True]), "column I1 has the type bool, but a dense feature must be"),
         ("C1", pa.array([1.0, 2.0, 3.0]), "column C1 has the type double, but a category must be"),
         ("C1", pa.array([[[1]], [[2]], []]), "column C1 has the type list<"),
         ("C1", pa.array([b"a", b"b", b"c"]), "column C1 has the type binary"),
-        ("C1", pa.nulls(3), "column C1 has the type null"),
+        ("C1", pa.array([1, 2, 3], pa.timestamp("s")), "column C1 has the type timestamp[s], but a category must be"),
         ("C1", pa.array([1, 2, 1]).dictionary_encode(), "column C1 has the type dictionary"),
     ],
 )
@@ -243,6 +257,9 @@ def test_other_types_are_refused_before_anything_is_read(tmp_path, column, value
     with pytest.raises(DataError) as caught:
         RawTable(path).blocks(label="label", dense=["I1"], categories=["C1"], transform="dlrm", block_rows=9)
     assert str(caught.value).startswith(f"{path}: {message}")
+    advice = {"label": "int64, with the values 0 and 1", "I1": "float64", "C1": "int64 or string"}
+    if values.type != pa.float64():
+        assert str(caught.value).endswith(f"; cast it to {advice[column]}")
 
 
 @pytest.mark.parametrize("values", [[1.0, None, 3.0], [[1.0], [], []]], ids=["numbers", "lists"])
@@ -251,6 +268,42 @@ def test_floats_as_a_category_may_be_integers_with_missing_values(tmp_path, valu
         DataError, match="or a list of them; cast it to int64, in pandas to Int64: where values are mis"
     ):
         read(small_table(C1=pa.array(values)), tmp_path / "a.parquet")
+
+
+@pytest.mark.parametrize("name", ["a.parquet", "a.arrow", "a.ipc"])
+@pytest.mark.parametrize(
+    ("values", "kind", "keys", "offsets"),
+    [
+        (pa.nulls(3), ColumnKind("integer"), [0, 0, 0], None),
+        (pa.nulls(3), ColumnKind("text", multi_hot=True), [], [0, 0, 0, 0]),
+        (
+            pa.array([[], None, [None]]),
+            ColumnKind("text", multi_hot=True),
+            [
+                key(""),
+            ],
+            [0, 0, 0, 1],
+        ),
+        (
+            pa.array([[], None, [None, None]], pa.large_list(pa.null())),
+            ColumnKind("integer", True),
+            [0, 0],
+            [0, 0, 0, 2],
+        ),
+    ],
+)
+def test_columns_that_are_untyped(tmp_path, name, values, kind, keys, offsets):
+    table = small_table(C1=values, I1=pa.nulls(3))
+    path = write(tmp_path / name, table)
+    assert column_kinds(RawTable(path), ["C1"]) == [None]
+    (block,) = read(path, kinds=[kind])
+    assert block.dense.tolist() == [[0], [0], [0]]
+    column = block.columns[0]
+    assert column.keys.tolist() == keys
+    assert (None if column.offsets is None else column.offsets.tolist()) == offsets
+    assert (None if column.texts is None else column.texts.to_pylist()) == (
+        [None] * len(keys) if kind.values == "text" else None
+    )
 
 
 def test_columns_that_are_not_there_once(tmp_path):

@@ -20,6 +20,7 @@ SALES = {
     "shop": [4, 2, 4, -9, None],
     "clicked": [1, 0, 0, 1, 1],
 }
+NAN = float("nan")
 NAMES = {"label": "clicked", "dense_columns": ("age", "visits"), "category_columns": ("user", "tags", "shop")}
 
 
@@ -81,8 +82,8 @@ def test_texts_as_views_in_dictionaries_and_in_lists(tmp_path, options):
 
 @pytest.mark.parametrize("options", [{}, {"hash_rows": 7}])
 def test_samples_one_by_one_as_all_together(tmp_path, options):
-    """Where a column has no value in a sample, nothing tells its type; numbers may be beyond int64."""
-    table = SALES | {"shop": [2**63, 2**64 - 1, 4, 9, 0], "tags": [[2**63], [], None, [None], [7, 2**64 - 1]]}
+    """Where a column has no value in a sample, nothing tells its type."""
+    table = SALES | {"shop": [2**63 - 1, 1, 4, 9, 0], "tags": [[2**63 - 1], [], None, [None], [7, 2**62]]}
     types = {"shop": pa.uint64(), "tags": pa.list_(pa.uint64())}
     arrow = pa.table({name: pa.array(values, types.get(name)) for name, values in table.items()})
     folder = prepared(tmp_path, arrow, **options)
@@ -96,6 +97,9 @@ def test_samples_one_by_one_as_all_together(tmp_path, options):
         np.testing.assert_array_equal(batch.dense[0], expected.dense[sample])
     with pytest.raises(DataError, match="column shop has numbers that 64 bits do not hold"):
         encoder.batch(table | {"shop": [2**64] * 5})
+    for name, values in {"shop": [2, None, 2**63, 1, 1], "tags": [[1], [1, 2], [2, 2**63], [], None]}.items():
+        with pytest.raises(DataError, match=f"sample 2, column {name}: expected an integer below .* found 922337"):
+            encoder.batch(table | {name: values})
 
 
 def test_vocabularies_are_read_once_for_values_of_a_kind(tmp_path, monkeypatch):
@@ -139,6 +143,8 @@ def test_criteo_text_as_its_cells(tmp_path, options):
     check_same(SampleEncoder(tmp_path / "out").batch(columns), expected.__class__(
         expected.dense, expected.rows, expected.offsets, np.zeros_like(expected.labels)
     ))  # fmt: skip
+    blank = [SampleEncoder(tmp_path / "out").batch(columns | {"C3": [none] * 60}).rows for none in ("", None)]
+    np.testing.assert_array_equal(*blank)
     for wrong in ("xyz", "1_0", "0xff", " ff ", "+f", "\u0663", "1" * 17):
         columns["C3"][5] = wrong
         with pytest.raises(DataError, match=r"column C3: .* is not a number of up to 16 hexadecimal digits"):
@@ -149,12 +155,16 @@ def test_criteo_text_as_its_cells(tmp_path, options):
     ("change", "message"),
     [
         ({"age": None}, "there is no column age; the columns are visits, user"),
-        ({"age": ["a"] * 5}, "column age has the type string, but a dense feature must be a number"),
-        ({"user": [1.5] * 5}, "column user has the type double, but a category must be"),
+        ({"age": ["a"] * 5}, "column age has the type string, but a dense feature must be .*; cast it to float64"),
+        ({"user": [1.5] * 5}, "column user has the type double, but a category of texts must be .* cast it to string"),
+        ({"shop": [[]] * 5}, "column shop has the type list<.*null>, but a category must be"),
+        ({"shop": [1.5] * 5}, "column shop has the type double, but a category must be .* cast it to int64, in pandas"),
+        ({"clicked": ["0"] * 5}, "column clicked has the type string, but a label must be .*; cast it to int64"),
+        ({"clicked": [1, -1, 1, 1, 1]}, "sample 1, column clicked: expected a label of 0 or 1 and .*; map -1 to 0"),
         ({"user": [7] * 5}, "column user holds text values, but integer values in the input"),
         ({"tags": [7] * 5}, "column tags has single values in the input, lists in the data of the vocabulary"),
         ({"clicked": [0, 1, 2, 0, 0]}, "sample 2, column clicked: expected a label of 0 or 1"),
-        ({"age": [1.0, float("nan"), 1.0, 1.0, 1.0]}, "sample 1, column age: "),
+        ({"age": pa.array([1.0, NAN, 1.0, 1.0, 1.0])}, "sample 1, column age: "),
     ],
 )
 def test_what_does_not_fit_is_named(tmp_path, change, message):
@@ -163,6 +173,24 @@ def test_what_does_not_fit_is_named(tmp_path, change, message):
     with pytest.raises(DataError, match=message):
         encoder.batch(samples)
     check_same(encoder.batch(SALES), whole(tmp_path / "out"))
+
+
+def test_nan_is_missing_in_lists_as_in_frames(tmp_path):
+    encoder = SampleEncoder(prepared(tmp_path, SALES))
+    nans = {
+        "age": np.array([1, NAN, 1, 1, 1]),
+        "user": [NAN] * 5,
+        "shop": np.full(5, NAN),
+        "tags": [NAN, [], [1], [2], []],
+    }
+    nones = {"age": [1, None, 1, 1, 1], "user": [None] * 5, "shop": [None] * 5, "tags": [None, [], [1], [2], []]}
+    check_same(encoder.batch(SALES | nans), encoder.batch(SALES | nones))
+
+
+@pytest.mark.parametrize("values", [7, "u1", b"u1", None, [1, "a", [], 2, 3]])
+def test_a_value_in_place_of_a_list_is_named(tmp_path, values):
+    with pytest.raises(ConfigError, match="column user must be a list with a value of one type for each sample"):
+        SampleEncoder(prepared(tmp_path, SALES)).batch(SALES | {"user": values})
 
 
 @pytest.mark.parametrize("samples", [3, [1, 2], {"age": [1], "user": ["a", "b"]}, None])
