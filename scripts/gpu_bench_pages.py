@@ -26,8 +26,7 @@ from cupyrec.devices.cpu import CpuDevice
 from cupyrec.devices.gpu import BLOCK_THREADS, GpuDevice, GpuStream
 from cupyrec.embedding import move_rows
 from cupyrec.embedding.move_rows import (
-    LINK_THREADS,
-    MOST_LINK_BLOCKS,
+    LINK_READ,
     MOST_MOVE_BLOCKS,
     gather_records,
     scatter_records,
@@ -36,8 +35,8 @@ from cupyrec.embedding.move_rows import (
 # Parts of the memory, as shares of `copy_bytes`: 8 MB, 64 MB and 1 GB. The small one is written to as well.
 PARTS, SMALL_PART = (1 / 32, 1 / 4, 4), 1 / 4
 # Blocks and threads: as cupyrec moves rows over the link, wide as it does within the device, and others.
-LINK, WIDE = (MOST_LINK_BLOCKS, LINK_THREADS), (MOST_MOVE_BLOCKS, BLOCK_THREADS)
-SHAPES = (LINK, (16, 1024), (64, 1024), WIDE)
+LINK, WIDE = LINK_READ, (MOST_MOVE_BLOCKS, BLOCK_THREADS)
+SHAPES = (LINK, (4, 1024), (16, 1024), WIDE)
 # Widths of records, as multiples of the table's: 64 and 256 bytes, 1 and 4 kB.
 WIDTHS = (1 / 8, 1 / 2, 2, 8)
 COPIES, MOST_TIMES, HOST_TRIALS = 8, 16, 3
@@ -223,4 +222,4 @@ class OneKind:
 
 def launched_as(shape: tuple[int, int]) -> Any:
     """Within it records are moved over the link by so many blocks of so many threads."""
-    return patch.multiple(move_rows, MOST_LINK_BLOCKS=shape[0], LINK_THREADS=shape[1])
+    return patch.multiple(move_rows, LINK_READ=shape, LINK_WRITE=shape)

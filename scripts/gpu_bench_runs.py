@@ -128,7 +128,7 @@ class TimedOut:
     spans: Spans
 
     def __init__(self, way: WayOut) -> None:
-        self._way, self.name, self.by_host = way, way.name, way.by_host
+        self._way, self.name, self.by_host, self.in_order = way, way.name, way.by_host, way.in_order
 
     def take(self, stream: GpuStream, evict_rows: Any, staging: GpuStaging) -> None:
         with self.spans.on_stream("out", stream):

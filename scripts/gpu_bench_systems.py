@@ -85,13 +85,13 @@ class Systems:
             self._over_localities("scratchpipe", share)
         self._over_localities("static", scale.shares[0])
         self._over_localities("hybrid")
+        for share in scale.shares[1:]:
+            self._over_localities("static", share)
+        self._over_localities("serial", scale.shares[0])
         for other in sorted(self._exchanges.keys() - {self._fastest}):
             # Shares beside the fastest tell little.
             if not other.startswith(MIXED):
                 self._over_localities("scratchpipe", scale.shares[0], other)
-        self._over_localities("serial", scale.shares[0])
-        for share in scale.shares[1:]:
-            self._over_localities("static", share)
         section.note("bars", bars_of(section.report.section(section.name), scale))
 
     def _make_table(self) -> dict[str, Any]:

@@ -149,6 +149,10 @@ class EmulatedCuda:
             self._managed.append(LockedPages(*_span(array), array))
         return array
 
+    def is_managed(self, array):
+        with self._lock:
+            return _lies_in(self._managed, *_span(array))
+
     def mapped(self, array):
         if not self._is_locked(array):
             raise DeviceError(f"a host array {array.shape} whose pages are not locked cannot be mapped")

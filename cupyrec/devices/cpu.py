@@ -143,14 +143,6 @@ class CpuDevice:
             bounds = [items * part // parts for part in range(parts + 1)]
         self._run([(kernel, (int(bounds[part]), int(bounds[part + 1]), *arguments)) for part in range(parts)])
 
-    def offer(self, kernel: Callable[..., Any], workers: int, *arguments: Any) -> None:
-        """Let up to `workers` worker threads run kernel(*arguments), each when it comes to it; does not wait for them.
-
-        One that is busy may come to it late: the kernel itself must know whether there is anything left to do.
-        """
-        for worker in self._workers[:workers]:
-            worker.calls.put(_Call(kernel, arguments))
-
     def matmul(self, A: np.ndarray, B: np.ndarray, out: np.ndarray) -> None:
         """out[:] = A @ B. A: (m, k), B: (k, n), out: (m, n) of one dtype; transposed views cost nothing.
 

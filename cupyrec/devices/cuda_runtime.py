@@ -49,6 +49,9 @@ class CudaRuntime(Protocol):
         views are gone. Raises DeviceMemoryError where it cannot be had.
         """
 
+    def is_managed(self, array: np.ndarray) -> bool:
+        """Whether `managed` made an array, or the one that it is a view of."""
+
     def mapped(self, array: np.ndarray) -> Any:
         """A device array over the memory of a page-locked or managed host array, which kernels reach over the link.
 

@@ -115,6 +115,9 @@ class CupyRuntime:
     def managed(self, shape: int | Sequence[int], dtype: Any) -> np.ndarray:
         return self._managed.array(shape, dtype)
 
+    def is_managed(self, array: np.ndarray) -> bool:
+        return array in self._managed
+
     def _memory_driver(self) -> MemoryDriver:
         self._cuda.memGetInfo()  # makes the GPU known to the thread
         return MemoryDriver()

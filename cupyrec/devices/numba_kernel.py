@@ -129,20 +129,3 @@ def _copy_items(typing_context, target, to, source, at, count):
 
 
 copy_items: Any = _copy_items
-
-
-@intrinsic
-def _add_atomically(typing_context, counters, position, number):
-    """Add to an item of a contiguous int64 array, which threads do one after the other; what it was before.
-
-    What a thread has written before its addition is there for all who see that.
-    """
-
-    def generate(context, builder, signature, arguments):
-        struct = cgutils.create_struct_proxy(signature.args[0])(context, builder, arguments[0])
-        return builder.atomic_rmw("add", builder.gep(struct.data, [arguments[1]]), arguments[2], "seq_cst")
-
-    return numba.types.int64(counters, numba.types.intp, numba.types.int64), generate
-
-
-add_atomically: Any = _add_atomically

@@ -15,6 +15,14 @@ from cupyrec.embedding.initial_rows import fill_initial_rows
 # A record begins on a 16-byte border, so that a GPU moves it in 128-bit accesses.
 RECORD_ALIGNMENT_BYTES = 16
 
+# Much smaller weights make the products of two tables' vectors, and so their gradients, nearly 0 for too long.
+LEAST_INITIAL_BOUND = 0.03
+
+
+def initial_bound(rows: int) -> float:
+    """Of a new table's weights: 1/sqrt(rows), as in the DLRM reference, but at least LEAST_INITIAL_BOUND."""
+    return max(1 / math.sqrt(rows), LEAST_INITIAL_BOUND)
+
 
 class HostTable:
     """All row records, (R, record width): D weights, the optimizer's state, padding to 16 bytes.
@@ -33,8 +41,8 @@ class HostTable:
         dtype: Any = np.float32,
         zeros: Callable[[tuple[int, int], Any], np.ndarray] | None = None,
     ) -> None:
-        """Allocate and initialise: weights of table f are U(-1/sqrt(rows), 1/sqrt(rows)), as in the DLRM reference, but
-        for the first row of each table, which is 0.
+        """Allocate and initialise: weights of a table are U(-b, b), b = initial_bound(rows), but for its first row,
+        which is 0.
 
         table_rows: (F,) rows of each table; state_width: optimizer state a row, in elements; seed: None
         leaves the weights 0, for those who fill them otherwise; zeros: gives host memory of a shape and dtype, None:
@@ -52,7 +60,7 @@ class HostTable:
         """Set all weights as in a new table; the optimizer's state stays as it is."""
         for table, rows in enumerate(self.table_rows):
             fill_initial_rows(
-                device, self.records_of(table), self.dimension, seed=seed, table=table, bound=1 / math.sqrt(rows)
+                device, self.records_of(table), self.dimension, seed=seed, table=table, bound=initial_bound(rows)
             )
             # In prepared data that of values that have no id. Where none is trained on, they then have no say.
             self.weights_of(table)[0] = 0

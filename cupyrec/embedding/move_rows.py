@@ -21,9 +21,10 @@ from cupyrec.kernels import kernel
 IN_FLIGHT = 4
 # Blocks of a launch that moves records: 4 MB under way, enough for the bandwidth of device memory.
 MOST_MOVE_BLOCKS = 256
-# Over a link, which is slow: few large blocks, 256 KB under way. A multiprocessor where a block waits for the link has
-# no registers left for those of a matrix product.
-MOST_LINK_BLOCKS, LINK_THREADS = 4, 1024
+# Blocks and their threads over a link, which is slow: 512 KB on their way in and 128 KB out, as writes would else take
+# more than their half from reads. Blocks are small: beside one of 1,024 threads, which waits for the link, there are no
+# registers left for a matrix product.
+LINK_READ, LINK_WRITE = (32, 256), (8, 256)
 
 
 def gather_records(stream: Stream, records: Any, places: Any, gathered: Any, *, over_link: bool = False) -> None:
@@ -73,7 +74,8 @@ def copy_between(stream: CpuDevice | CpuStream, source: Any, from_places: Any, t
 
 def _move_on_gpu(stream: GpuStream, name: str, records: Any, places: Any, gathered: Any, *, over_link: bool) -> None:
     """Launch a kernel of move_rows.cu."""
-    most_blocks, threads = (MOST_LINK_BLOCKS, LINK_THREADS) if over_link else (MOST_MOVE_BLOCKS, BLOCK_THREADS)
+    over = LINK_READ if name.startswith("gather") else LINK_WRITE
+    most_blocks, threads = over if over_link else (MOST_MOVE_BLOCKS, BLOCK_THREADS)
     n, width = gathered.shape
     if places.shape[0] != n:
         raise ValueError(f"{places.shape[0]} places, but room for {n} records")

@@ -71,7 +71,8 @@ def direct_exchange(device: GpuDevice, table: HostTable) -> Exchange:
     except DeviceError:
         device.runtime.lock_pages(table.records)
         records = device.runtime.mapped(table.records)
-    return Exchange(DirectIn(records), DirectOut(records))
+    # Locked pages are small, and are then met one after another. To managed memory the order means nothing.
+    return Exchange(DirectIn(records), DirectOut(records, in_order=not device.runtime.is_managed(table.records)))
 
 
 def all_exchanges(device: GpuDevice, table: HostTable) -> dict[str, Exchange]:

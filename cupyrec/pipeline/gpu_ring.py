@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from cupyrec.batch import Batch, GpuCoalescePlan
+from cupyrec.devices.copy_arrays import copy_four
 from cupyrec.devices.gpu import GpuDevice, GpuEvent, GpuStream
 from cupyrec.devices.repeated import Repeated
-from cupyrec.devices.shared_copy import copy_four
 from cupyrec.embedding.gpu_coalesce import GpuCoalesceMemory, GpuCoalescer
 from cupyrec.pipeline.gpu_planner import GpuPlanMemory
 from cupyrec.pipeline.growing_array import GrowingArray, Largest
@@ -29,7 +29,6 @@ class BatchUpload:
             GrowingArray(device, dtype, row=row, on_host=True, on_device=True, largest=each)
             for (dtype, row), each in zip(kinds, largest or largest_of_a_batch(), strict=True)
         ]
-        self._host = device.host
         # Of each array of the batch filled in.
         self.items: tuple[int, ...] = ()
 
@@ -42,7 +41,7 @@ class BatchUpload:
             memory.reserve(items)
             held = memory.host(items).reshape(-1)
             pairs.append((np.ascontiguousarray(array, held.dtype).reshape(-1), held))
-        copy_four(self._host, pairs)
+        copy_four(pairs)
 
     def put(self, stream: GpuStream) -> Batch:
         """Queue the copies of the batch filled in to the device; it with its arrays there."""

@@ -106,7 +106,6 @@ class GpuStageWork:
         self._flushed = GrowingArray(device, np.float32, row=(width,), on_host=True, on_device=True)
         self._flushed.reserve(flushed)
         self._flushed_slots = device.empty(flushed, np.int32)
-        # Direct writes go through the host table in the order of its rows: its pages are then met one after another.
         self._row_bits = max(table.records.shape[0] - 1, 0).bit_length()
         self._sort = RadixSort(self._collect_stream, 0)
         self._loaded = self._shown = 0
@@ -162,7 +161,7 @@ class GpuStageWork:
         stream = self._collect_stream
         for event in self._events_before_collect(number):
             stream.wait(event)
-        slots = plan.evict_slots if self._out.by_host else self._sort_victims(plan, staging)
+        slots = self._sort_victims(plan, staging) if self._out.in_order else plan.evict_slots
         gather_records(stream, self.scratchpad, slots, staging.device_out(evicted))
         stream.record(entry.collected)
         if self._into.by_host:
@@ -186,7 +185,7 @@ class GpuStageWork:
         self._out_stream.wait(entry.collected)
         if self._out.by_host:
             entry.evict_rows = entry.told_victims.tell(self._out_stream, plan.evict_rows)
-        rows = plan.evict_rows if self._out.by_host else staging.evict_rows.device(evicted)
+        rows = staging.evict_rows.device(evicted) if self._out.in_order else plan.evict_rows
         self._out.take(self._out_stream, rows, staging)
         self._out_stream.record(entry.went)
         self._end(self._in_stream, self._out_stream)

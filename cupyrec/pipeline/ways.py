@@ -27,10 +27,13 @@ class WayIn(Protocol):
 
 
 class WayOut(Protocol):
-    """How victims come to the host table. by_host: whether `scatter` is to be called, in Insert."""
+    """How victims come to the host table. by_host: whether `scatter` is to be called, in Insert; in_order: whether the
+    victims are to be taken in the order of their rows.
+    """
 
     name: str
     by_host: bool
+    in_order: bool
 
     def take(self, stream: GpuStream, evict_rows: Any, staging: GpuStaging) -> None:
         """Queue what takes the victims from the staging's device side. evict_rows: (E,) int64, device."""
@@ -59,7 +62,7 @@ class StagedIn:
 class StagedOut:
     """A copy to the host, which scatters."""
 
-    name, by_host = STAGED, True
+    name, by_host, in_order = STAGED, True, False
 
     def __init__(self, device: CpuDevice, table: HostTable) -> None:
         """device: whose threads scatter."""
@@ -126,9 +129,9 @@ class DirectOut:
 
     name, by_host = DIRECT, False
 
-    def __init__(self, records: Any) -> None:
-        """records: the host table's, as the device reaches them."""
-        self._records = records
+    def __init__(self, records: Any, *, in_order: bool) -> None:
+        """records: the host table's, as the device reaches them; in_order: see WayOut."""
+        self._records, self.in_order = records, in_order
 
     def take(self, stream: GpuStream, evict_rows: Any, staging: GpuStaging) -> None:
         scatter_records(stream, staging.device_out(evict_rows.shape[0]), evict_rows, self._records, over_link=True)

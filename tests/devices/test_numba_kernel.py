@@ -1,12 +1,10 @@
 """What CPU kernels are made of: copies of items, counting by several threads."""
 
-import threading
-
 import numpy as np
 import pytest
 from numba.core.errors import TypingError
 
-from cupyrec.devices.numba_kernel import add_atomically, copy_items, cpu_kernel, prefetched_rows
+from cupyrec.devices.numba_kernel import copy_items, cpu_kernel, prefetched_rows
 
 
 @cpu_kernel
@@ -22,15 +20,6 @@ def copy_77(target, to, source, at):
 @cpu_kernel
 def copy_row(target, to, source, at):
     copy_items(target, (to, 1), source, (at, 2), 3)
-
-
-@cpu_kernel
-def draw_numbers(counters, position, drawn, by):
-    """Mark in drawn who had each number, until there is none left."""
-    number = add_atomically(counters, position, 1)
-    while number < drawn.shape[0]:
-        drawn[number] += by
-        number = add_atomically(counters, position, 1)
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.int32, np.float32, np.int64, np.float64])
@@ -68,23 +57,6 @@ def test_other_arrays_are_no_kernel():
     ):
         with pytest.raises(TypingError, match="between C-contiguous arrays of one dtype"):
             copy_run(target, 0, source, 0, 1)
-
-
-def test_no_two_threads_draw_the_same_number():
-    counters, drawn, meeting, threads = np.array([5, 0, 5]), np.zeros(4_000_000, np.int64), threading.Barrier(3), []
-    draw_numbers(counters, 0, drawn[:5], 0)  # compiled before
-
-    def draw(by):
-        meeting.wait()
-        draw_numbers(counters, 1, drawn, by)
-
-    for by in (1, 10, 100):
-        threads.append(threading.Thread(target=draw, args=(by,)))
-        threads[-1].start()
-    for thread in threads:
-        thread.join()
-    assert np.isin(drawn, (1, 10, 100)).all()
-    np.testing.assert_array_equal(counters, [6, 4_000_003, 5])
 
 
 def test_narrow_records_are_asked_for_further_ahead():

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from cupyrec.devices.cpu import CpuDevice
-from cupyrec.embedding.host_table import HostTable, record_width
+from cupyrec.embedding.host_table import HostTable, initial_bound, record_width
 from cupyrec.embedding.initial_rows import fill_initial_rows
 
 
@@ -43,6 +43,16 @@ def test_weights_then_state_and_padding_of_zeros(threads):
         fill_initial_rows(CpuDevice(1), expected, 5, seed=3, table=number, bound=1 / math.sqrt(rows))
         expected[0] = 0  # of values that have no id
         np.testing.assert_array_equal(table.weights_of(number), expected)
+
+
+@pytest.mark.parametrize(("rows", "bound"), [(1, 1), (400, 0.05), (1111, 1111**-0.5), (1112, 0.03), (40_000_000, 0.03)])
+def test_initial_bound(rows, bound):
+    assert initial_bound(rows) == bound
+
+
+def test_initial_weights_of_a_large_table_are_not_too_small_to_learn():
+    weights = HostTable(CpuDevice(1), [100_000], 4, seed=3).weights_of(0)
+    assert 0.0299 < np.abs(weights).max() <= np.float32(0.03)
 
 
 def test_views_share_the_records():

@@ -17,6 +17,7 @@ from cupyrec.optim.registry import make_optimizer
 from cupyrec.optim.schedule import WarmupPolynomialDecay
 from cupyrec.systems.registry import make_system
 from cupyrec.systems.scratchpipe import ScratchpipeSystem
+from cupyrec.systems.table_memory import TableMemory
 from cupyrec.systems.train_stage import TrainStage
 
 MAX_SAMPLES = 8
@@ -29,12 +30,13 @@ def small_config(table_rows, pooling="sum", dimension=3):
     return DlrmConfig(tuple(table_rows), DENSE_FEATURES, dimension, (4, dimension), (5, 1), pooling=pooling)
 
 
-def stage_and_table(config, *, optimizer="sgd", threads=1, max_samples=MAX_SAMPLES, seed=1, device=None):
-    """device: a CpuDevice with so many threads when None."""
+def stage_and_table(config, *, optimizer="sgd", threads=1, max_samples=MAX_SAMPLES, seed=1, device=None, system=None):
+    """device: a CpuDevice with so many threads when None; system: where its configuration wants the table."""
     device, made = device or CpuDevice(threads), make_optimizer(optimizer, eps=1e-8)
     model = Dlrm(device, config, max_samples=max_samples, seed=seed)
     state_width = made.row_state_width(config.dimension)
-    table = HostTable(device.host, config.table_rows, config.dimension, state_width=state_width, seed=seed)
+    zeros = TableMemory(system or SystemConfig(), device).zeros
+    table = HostTable(device.host, config.table_rows, config.dimension, state_width=state_width, seed=seed, zeros=zeros)
     schedule = WarmupPolynomialDecay(0.05, warmup_steps=3)
     return TrainStage(device, model, made, schedule, max_samples=max_samples), table
 
@@ -50,8 +52,9 @@ def made_batches(table_rows, sizes, seed=1, most_lookups=3):
 
 def made_system(system, config, **settings):
     """system: its name, or a SystemConfig."""
-    stage, table = stage_and_table(config, **settings)
-    return make_system(SystemConfig(system) if isinstance(system, str) else system, stage, table)
+    system = SystemConfig(system) if isinstance(system, str) else system
+    stage, table = stage_and_table(config, system=system, **settings)
+    return make_system(system, stage, table)
 
 
 class DelayedSystem(ScratchpipeSystem):

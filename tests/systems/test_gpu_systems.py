@@ -20,6 +20,7 @@ from cupyrec.pipeline.stages import STAGES
 from cupyrec.pipeline.stages_in_turn import StagesInTurn
 from cupyrec.systems.loss import LOSSES
 from cupyrec.systems.scratchpipe import ScratchpipeSystem
+from cupyrec.systems.table_memory import MANAGED
 
 PIPELINE = ("train", "gradients", "rows", "loss", "load", "plan", "collect", "in", "out", "insert")
 # The streams that each system's training queues work on; one more where rows come in in two ways at once.
@@ -48,8 +49,10 @@ def batches_of(table_rows=TABLE_ROWS, *, count=BATCHES, seed=1, samples=4, most_
 
 
 def system_config(name, *, slots=60, lookahead=2, exchange="staged"):
+    """exchange: "managed" is direct, with the table in managed memory, where victims leave in no order."""
     if name in SCRATCHPAD:
-        return SystemConfig(name, str(slots), lookahead, exchange=exchange)
+        exchange, memory = ("direct", "managed") if exchange == MANAGED else (exchange, "ordinary")
+        return SystemConfig(name, str(slots), lookahead, exchange=exchange, host_memory=memory)
     return SystemConfig(name, str(slots)) if name == "static" else SystemConfig(name)
 
 
@@ -100,7 +103,11 @@ def orders_of(name, exchange):
 
 @pytest.mark.parametrize(
     ("name", "exchange"),
-    [(name, exchange) for name in ALL_SYSTEMS for exchange in (EXCHANGES if name in SCRATCHPAD else ("staged",))],
+    [
+        (name, exchange)
+        for name in ALL_SYSTEMS
+        for exchange in ((*EXCHANGES, MANAGED) if name in SCRATCHPAD else ("staged",))
+    ],
 )
 def test_the_same_bits_in_every_order_of_the_streams(name, exchange, monkeypatch):
     batches, system = batches_of_one_size(22), system_config(name, exchange=exchange)
@@ -139,7 +146,7 @@ def test_what_the_cpu_gives_but_for_rounding(device, name, optimizer, dimension,
 
 
 @pytest.mark.parametrize("device", ["emulated", pytest.param("cupy", marks=pytest.mark.gpu)])
-@pytest.mark.parametrize("exchange", EXCHANGES)
+@pytest.mark.parametrize("exchange", [*EXCHANGES, MANAGED])
 @pytest.mark.parametrize("slots", [40, 60, 100, 239])
 def test_scratchpads_of_any_size_give_the_bits_of_resident(device, exchange, slots):
     batches, gpu = batches_of(count=20, seed=4), gpu_device_of(device)
@@ -178,6 +185,11 @@ WAITS = {
         *GRADIENT_WAITS, ("train", "insert"),
     ],
     ("scratchpipe", "direct"): [
+        ("collect", "insert"), ("collect", "plan"), ("collect", "train"), ("in", "collect"), ("insert", "in"),
+        ("insert", "out"), ("load", "train"), ("loss", "train"), ("out", "collect"), *ROW_WAITS,
+        *GRADIENT_WAITS, ("train", "insert"),
+    ],
+    ("scratchpipe", MANAGED): [
         ("collect", "insert"), ("collect", "plan"), ("collect", "train"), ("in", "collect"), ("insert", "in"),
         ("insert", "out"), ("load", "train"), ("loss", "train"), ("out", "collect"), *ROW_WAITS,
         *GRADIENT_WAITS, ("train", "insert"),
