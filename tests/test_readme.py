@@ -127,7 +127,7 @@ def test_the_tables_of_the_gpu_are_those_of_the_file(monkeypatch):
     monkeypatch.syspath_prepend(str(ROOT / "scripts"))
     from gpu_table import markdown, readme_systems, readme_train
 
-    data = json.loads((ROOT / "docs/measured/gpu_h200.json").read_text(encoding="utf-8"))
+    data = json.loads((ROOT / "docs/measured/gpu_h100.json").read_text(encoding="utf-8"))
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     for table in (readme_systems(data["sections"]), readme_train(data["sections"])):
         assert f"\n\n{table}\n\n" in readme
