@@ -105,6 +105,20 @@ def run_each(names: list[str], arguments: argparse.Namespace, ends: dict[str, fl
     return failed
 
 
+def section_ends(names: list[str], begun: float, seconds: float) -> dict[str, float]:
+    """When each section has to end, of so many seconds for all: it must leave what those after it take, but may take
+    what is thought of it, as the first ones are short and others need them.
+    """
+    ends, end, least = {}, begun + seconds, begun
+    for name in reversed(names):
+        ends[name] = end
+        end -= SECTIONS[name][1]
+    for name in names:
+        least = min(least + SECTIONS[name][1], begun + seconds)
+        ends[name] = max(ends[name], least)
+    return ends
+
+
 def main(given: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, default=Path("gpu_results"))
@@ -122,11 +136,7 @@ def main(given: list[str] | None = None) -> int:
     if arguments.compile:
         compile_for_host(SCALES[arguments.scale])
         return 0
-    # Each section must leave what those after it take.
-    ends, end = {}, time.monotonic() + arguments.seconds
-    for name in reversed(names):
-        ends[name] = end
-        end -= SECTIONS[name][1]
+    ends = section_ends(names, time.monotonic(), arguments.seconds)
     if arguments.here or arguments.scale == TINY.name:
         scale = SCALES[arguments.scale]
         if arguments.host_memory:

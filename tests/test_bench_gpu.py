@@ -52,6 +52,21 @@ def items(measured, section):
     return found
 
 
+def test_no_section_is_left_without_time_by_those_after_it(scripts):
+    from bench_gpu import section_ends
+
+    assert section_ends(["ceilings", "systems", "train"], 1000.0, 168.0) == {
+        "ceilings": 1020.0,
+        "systems": 1168.0,
+        "train": 1168.0,
+    }
+    assert section_ends(["ceilings", "systems", "train"], 1000.0, 500.0) == {
+        "ceilings": 1215.0,
+        "systems": 1455.0,
+        "train": 1500.0,
+    }
+
+
 def test_it_says_where_it_ran(measured):
     assert measured["device"]["name"] == "emulated"
     assert measured["host"].keys() == {"cpu", "threads", "memory"}
