@@ -45,7 +45,7 @@ class KnownVocabularies:
         if preparation is None:
             raise DataError("does not say how its values were made; prepare it again", path=folder)
         self.modulo: int | None = _modulo(preparation, folder)
-        self.min_count: int = _min_count(preparation, folder)
+        self.min_count: int | None = _min_count(preparation, folder)
         # How its tables were asked for: `label`, `dense_columns`, `category_columns`, None where they were not.
         self.columns: dict[str, Any] = _columns(preparation, folder)
 
@@ -190,9 +190,14 @@ def _modulo(preparation: dict[str, Any], folder: Path) -> int | None:
     return modulo
 
 
-def _min_count(preparation: dict[str, Any], folder: Path) -> int:
-    """As the data were prepared with, 1 where preparation.json does not say. Raises DataError where it cannot be."""
-    min_count = preparation["options"].get("min_count", 1)
+def _min_count(preparation: dict[str, Any], folder: Path) -> int | None:
+    """As the data were prepared with, 1 where preparation.json does not say; None where nobody knows it, as they have
+    the ids of others. Raises DataError where it cannot be.
+    """
+    options = preparation["options"]
+    if options.get("vocabulary") is not None and not options.get("grow"):
+        return None
+    min_count = options.get("min_count", 1)
     if type(min_count) is not int or not 1 <= min_count < 2**63:
         raise DataError(
             "damaged: its min_count is not a whole number; prepare it again", path=folder / PREPARATION_FILE

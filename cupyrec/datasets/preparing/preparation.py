@@ -76,13 +76,23 @@ class Preparation:
         elif options.grow:
             self.known.check_can_grow()
             self.id_source = "grown"
-            self.ordering = Ordering(self.known.manifest.ids, options.min_count or self.known.min_count)
+            self.ordering = Ordering(self.known.manifest.ids, self._min_count_of_new_values(self.known))
         else:
             self.id_source = "known"
             self.ordering = Ordering(self.known.manifest.ids, 1)
         self.threads = options.threads or usable_cores()
         asked = {"options": self._asked_options(columns), "inputs": identities(files)}
         self.asked: dict[str, Any] = json.loads(json.dumps(asked))
+
+    def _min_count_of_new_values(self, known: KnownVocabularies) -> int:
+        """As given, or as the known values were chosen. Raises ConfigError where that is not known."""
+        min_count = self.options.min_count or known.min_count
+        if min_count is None:
+            raise ConfigError(
+                f"{self.options.vocabulary}: was prepared with the ids of other data, and does not say which rare "
+                "values that has left out: give --min-count, or let the other data grow"
+            )
+        return min_count
 
     @property
     def learns(self) -> bool:

@@ -442,3 +442,17 @@ def test_what_is_known_takes_of_the_memory_too(tmp_path):
     with pytest.raises(MemoryPlanError, match=r"the vocabularies have grown to .*, of C\d+, has 2,0\d\d values. Run"):
         prepare_small(day, tmp_path / "b", memory_bytes=1_000_000, threads=1, **grow)
     assert sum(prepare_small(day, tmp_path / "b", **grow).new_values) == 1
+
+
+def test_data_with_the_ids_of_others_do_not_know_which_values_are_rare(tmp_path):
+    """They say nothing of the least count by which these have chosen theirs."""
+    single_column(tmp_path, "a", [1] * 9 + [7], min_count=2)
+    single_column(tmp_path, "b", [1, 7], vocabulary=tmp_path / "a")
+    grow = {"vocabulary": tmp_path / "b", "grow": True}
+    with pytest.raises(ConfigError, match="which rare values that has left out: give --min-count, or let the other"):
+        single_column(tmp_path, "c", [7, 8, 8], **grow)
+    assert not (tmp_path / "c").exists()
+    assert single_column(tmp_path, "c", [7, 8, 8], min_count=2, **grow).new_values == (1,)
+    # What has grown knows it.
+    grow["vocabulary"] = tmp_path / "c"
+    assert single_column(tmp_path, "d", [9, 9, 10], **grow).min_count == 2
