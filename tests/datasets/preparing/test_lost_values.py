@@ -9,11 +9,10 @@ import pyarrow.parquet
 import pytest
 from criteo_files_for_tests import write
 from prepare_reference import contents_of
-from small_prepare import criteo_text, prepare_small, small_shards
+from small_prepare import criteo_text, prepare_small, prepare_with_stops, small_shards
 
 from cupyrec.datasets.prepared.manifest import manifest_json, read_manifest
 from cupyrec.datasets.prepared.prepared_data import PreparedData
-from cupyrec.datasets.preparing.job import Stopped
 from cupyrec.datasets.preparing.lost_negatives import lost_negatives
 from cupyrec.datasets.preparing.raw_criteo import parse_raw_rows
 from cupyrec.datasets.preparing.tally import Tally
@@ -51,18 +50,6 @@ def made_table(rows: int, seed: int) -> pa.Table:
 
 
 NAMED = {"label": "label", "dense_columns": ["age", "year"], "category_columns": ["user", "brand", "tags"]}
-
-
-def prepare_with_stops(paths, output, **options):
-    """Stopped wherever it can be."""
-    for patience in range(1, 1000):
-        asked = []
-        try:
-            hooks = {"stop": lambda asked=asked, patience=patience: asked.append(None) or len(asked) >= patience}
-            return prepare_small(paths, output, hooks=hooks, threads=1, **options)
-        except Stopped:
-            continue
-    raise AssertionError("it never came to an end")
 
 
 def test_negatives_of_text_are_counted_whatever_the_threads_and_stops(tmp_path):

@@ -13,7 +13,7 @@ from criteo_files_for_tests import make_line, write
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from prepare_reference import Rows, check_prepared, contents_of, criteo_rows, encode, read_prepared
-from small_prepare import criteo_text, prepare_small, small_shards
+from small_prepare import criteo_text, prepare_small, prepare_with_stops, small_shards
 
 from cupyrec import PreparedData, SampleEncoder
 from cupyrec.datasets.prepared.encoding import EarlierEncoding
@@ -88,18 +88,6 @@ def vocabularies_of(folder: Path) -> dict[str, bytes]:
 def encoding_of(folder: Path) -> EarlierEncoding:
     content = read_manifest(folder)
     return EarlierEncoding(content.encoding, content.table_rows)
-
-
-def prepare_with_stops(paths, output, **options):
-    """Stopped wherever it can be."""
-    for patience in range(1, 1000):
-        asked = []
-        try:
-            hooks = {"stop": lambda asked=asked, patience=patience: asked.append(None) or len(asked) >= patience}
-            return prepare_small(paths, output, hooks=hooks, threads=1, **options)
-        except Stopped:
-            continue
-    raise AssertionError("it never came to an end")
 
 
 @settings(max_examples=12)
