@@ -77,10 +77,11 @@ class TrainedModel:
 
         Raises DataError, and ConfigError on a batch that says that it has the ids of other vocabularies.
         """
-        if None not in (batch.encoding, self.encoding) and batch.encoding != self.encoding:
+        encoding = getattr(batch, "encoding", None)  # what is no batch is told below
+        if None not in (encoding, self.encoding) and encoding != self.encoding:
             raise ConfigError(
-                f"the batch has the ids of other data than those that the model was trained on (encoding "
-                f"{batch.encoding}, not {self.encoding}): make the SampleEncoder of the prepared data of the training"
+                f"the batch has the ids of other data than those that the model was trained on (encoding {encoding}, "
+                f"not {self.encoding}): make the SampleEncoder of the prepared data of the training"
             )
         check_batch(batch, self.config.table_rows, self.config.dense_features)
         check_batch_size(batch, self.batch_size)

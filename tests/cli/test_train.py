@@ -252,7 +252,7 @@ def test_the_file_takes_every_option(data, tmp_path, capsys):
     # The look-ahead goes with one replacement alone, which is the default; raw files are not shuffled; a model to begin
     # with has test_init_from.py.
     elsewhere = {"lookahead", "shuffle", "shuffle-window", "resume", "resume-step", "init-from", "init-state"}
-    left = {"shuffle": False, "shuffle-window": 2**18, "resume": False}
+    left = {"shuffle": False, "shuffle-window": 2**18, "resume": False, "init-state": False}
     assert values.keys() | elsewhere == defaults.keys()
     np.save(tmp_path / "counts.npy", np.arange(sum(values["hash-rows"])))
     # The CPU has one precision alone, which is the default.
