@@ -67,8 +67,10 @@ def parse_rows(text: bytes, transform: str, *, labelled: bool = True) -> tuple[C
     n = text.count(b"\n")
     labels, dense = np.empty(n, dtype=np.float32), np.empty((n, DENSE_FEATURES), dtype=np.float32)
     # What is not parsed, from the first bad cell of a line on, counts as missing.
-    integers, missing = np.empty((DENSE_FEATURES, n), dtype=np.int64), np.ones((DENSE_FEATURES, n), dtype=np.bool_)
-    keys, bad_columns = np.empty((SPARSE_FEATURES, n), dtype=np.uint64), np.empty(n, dtype=np.uint8)
+    integers: np.ndarray = np.empty((DENSE_FEATURES, n), dtype=np.int64)
+    missing = np.ones((DENSE_FEATURES, n), dtype=np.bool_)
+    keys: np.ndarray = np.empty((SPARSE_FEATURES, n), dtype=np.uint64)
+    bad_columns = np.empty(n, dtype=np.uint8)
     parse_lines(np.frombuffer(text, dtype=np.uint8), labelled, labels, integers, missing, keys, bad_columns)
     first_integer = 1 + labelled * LABEL_COLUMNS
     for feature in range(DENSE_FEATURES):
